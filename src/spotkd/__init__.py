@@ -1,0 +1,64 @@
+"""spotkd: spot-adaptive knowledge distillation for PyTorch.
+
+    from spotkd import SpotKD, create_model
+
+The names below are imported when they are first used, so that ``spotkd --help`` does not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .data import DATASETS, Dataset, Loader, load_glyph94
+    from .distillers import DISTILLERS, Distiller
+    from .errors import SpotkdError
+    from .method import Losses, SpotKD, Supervised
+    from .models import MODELS, create_model
+    from .routing import STRATEGIES, Decisions, Strategy
+    from .stages import Batch, StagedModel
+
+__version__ = version("spotkd")
+
+_HOME = {
+    "data": ("DATASETS", "Dataset", "Loader", "load_glyph94"),
+    "distillers": ("DISTILLERS", "Distiller"),
+    "errors": ("SpotkdError",),
+    "method": ("Losses", "SpotKD", "Supervised"),
+    "models": ("MODELS", "create_model"),
+    "routing": ("STRATEGIES", "Decisions", "Strategy"),
+    "stages": ("Batch", "StagedModel"),
+}
+
+__all__ = [
+    "DATASETS",
+    "DISTILLERS",
+    "MODELS",
+    "STRATEGIES",
+    "Batch",
+    "Dataset",
+    "Decisions",
+    "Distiller",
+    "Loader",
+    "Losses",
+    "SpotKD",
+    "SpotkdError",
+    "StagedModel",
+    "Strategy",
+    "Supervised",
+    "create_model",
+    "load_glyph94",
+]
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module 'spotkd' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,191 @@
+"""What a user may set: typed dataclasses, read from a YAML file and the command line.
+
+This module imports nothing heavy, so that ``spotkd --help`` answers at once. Names are checked where they are used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Precision = Literal["auto", "32", "bf16-mixed"]
+
+
+@dataclass
+class ModelConfig:
+    """A network.
+
+    Args:
+        name: a network of the zoo, such as resnet20.
+        checkpoint: weights to start from: a run folder, .safetensors, .pt or .pth.
+    """
+
+    name: str = "resnet20"
+    checkpoint: str | None = None
+
+
+@dataclass
+class DataConfig:
+    """A data set.
+
+    Args:
+        name: a data set by name, such as glyph94.
+        limit: use only the first so many training images; all if unset.
+    """
+
+    name: str = "glyph94"
+    limit: int | None = None
+
+
+@dataclass
+class OptimConfig:
+    """SGD for the student side.
+
+    Args:
+        lr: learning rate; for onecycle its peak.
+        momentum: momentum, of the policy's parameters too.
+        weight_decay: weight decay, on every parameter.
+        schedule: multistep divides the rate by ten at each milestone; onecycle warms up and anneals to zero.
+        milestones: last epochs before the rate drops; unset takes 5/8, 6/8, 7/8 of all (150, 180, 210 of 240).
+    """
+
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["multistep", "onecycle"] = "multistep"
+    milestones: list[int] | None = None
+
+
+@dataclass
+class PolicyConfig:
+    """The policy network and its loss; read by strategies that learn (adaptive, anti).
+
+    Args:
+        lr: learning rate of the policy and the adapters; unset takes half of the student's.
+        weight_decay: their weight decay.
+        bias: initial bias towards the teacher: a number (10 in the paper for pairs of one architecture, else 0), or
+            "scaled" for the paper's 10 scaled down to the length of this run.
+        gamma: the routing loss counts gamma times when above the student's and 1/gamma times when below; 1 is off.
+        share_cost: adds this times the mean routed share of each spot to the routing loss; 0 (paper) is off.
+        target_share: adds target_weight times the squared distance of each spot's share from it; unset (paper) is off.
+        target_weight: weight of the target share.
+    """
+
+    lr: float | None = None
+    weight_decay: float = 1e-3
+    bias: float | Literal["scaled"] = 0.0
+    gamma: float = 1.0
+    share_cost: float = 0.0
+    target_share: float | None = None
+    target_weight: float = 1.0
+
+
+@dataclass
+class RunConfig:
+    """What every training run has.
+
+    Args:
+        out: folder of the run; unset makes one under runs/ from the names and the seed.
+        overwrite: replace the run that the folder holds; without it an existing run is an error.
+        data: the data set.
+        epochs: passes over the training images.
+        batch_size: images in a step.
+        eval_batch_size: images in an evaluation step.
+        seed: of initialisation, order, augmentation and decisions.
+        optim: the optimizer.
+        accelerator: auto, cpu, cuda or mps.
+        precision: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
+        channels_last: store feature maps channels last, which convolutions prefer.
+        quiet: print only the result.
+    """
+
+    out: str | None = None
+    overwrite: bool = False
+    data: DataConfig = field(default_factory=DataConfig)
+    epochs: int = 240
+    batch_size: int = 64
+    eval_batch_size: int = 256
+    seed: int = 1029
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Precision = "auto"
+    channels_last: bool = True
+    quiet: bool = False
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """Train one network on labels: a teacher, or a student alone.
+
+    Args:
+        model: the network.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+
+@dataclass
+class DistillConfig(RunConfig):
+    """Distil a trained teacher into a student.
+
+    Args:
+        teacher: the trained network; its checkpoint is required.
+        student: the network to train.
+        distiller: what to distil.
+        strategy: where to distil: adaptive (SAKD), anti, random, always or never.
+        alpha: weight of the loss on the logits.
+        beta: weight of the distiller; unset takes the paper's.
+        temperature: of the loss on the logits; unset takes its own (4 for kd).
+        policy: the policy network.
+    """
+
+    teacher: ModelConfig = field(default_factory=ModelConfig)
+    student: ModelConfig = field(default_factory=lambda: ModelConfig("resnet8"))
+    distiller: str = "at"
+    strategy: str = "adaptive"
+    alpha: float = 1.0
+    beta: float | None = None
+    temperature: float | None = None
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+
+
+@dataclass
+class EvaluateConfig:
+    """Measure a trained network on the test images.
+
+    Args:
+        checkpoint: a run folder or a weights file.
+        model: the network's name; unset takes the one noted in the file.
+        data: the data set; unset takes the one noted in the file.
+        batch_size: images in a step.
+        accelerator: auto, cpu, cuda or mps.
+        precision: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
+    """
+
+    checkpoint: str
+    model: str | None = None
+    data: str | None = None
+    batch_size: int = 256
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Precision = "auto"
+
+
+@dataclass
+class DemoConfig:
+    """A teacher, and a student four times: alone, by KD, by AT everywhere, and by spot-adaptive AT.
+
+    Args:
+        out: folder for the runs, the table and the pictures.
+        teacher_epochs: passes of the teacher.
+        epochs: passes of each student.
+        faces: how many typefaces of glyph94 to train on, 94 images each.
+        seed: of everything.
+        precision: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
+    """
+
+    out: str = "runs/demo"
+    teacher_epochs: int = 5
+    epochs: int = 4
+    faces: int = 100
+    seed: int = 1029
+    precision: Precision = "auto"

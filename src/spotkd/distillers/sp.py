@@ -1,0 +1,41 @@
+"""SP: Tung, Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv:1907.09682."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..precision import full_precision
+from ..stages import Batch
+from .base import DISTILLERS, Distiller, last_map, normalise
+
+
+@full_precision
+def sp_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """``n / B`` times the mean squared difference of the row-normalised Gram matrices of the ``n`` selected samples.
+
+    Args:
+        student: features ``(B, ...)``.
+        teacher: features ``(B, ...)``; only the batch dimensions must agree.
+        mask: ``(B,)`` of zeros and ones.
+    """
+    pairs = mask[:, None] * mask[None, :]
+
+    def similarity(feature: Tensor) -> Tensor:
+        rows = feature.flatten(1)
+        return normalise(pairs * (rows @ rows.T), dim=1)
+
+    difference = similarity(teacher) - similarity(student)
+    return difference.square().sum() / (mask.sum().clamp(min=1) * len(mask))
+
+
+@DISTILLERS.register("sp")
+class SP(Distiller):
+    """Which samples look alike: the Gram matrix of the last feature map over the batch."""
+
+    spot_rule = last_map
+    default_weight = 3000.0
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
+        return sp_loss(student[0], teacher[0], mask[:, 0])

@@ -1,0 +1,103 @@
+"""Weights on disk: strict, without executing anything that stands in the file."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import SpotkdError
+from ..files import replacing
+
+WEIGHT_FILES = ("student.safetensors", "model.safetensors")  # what a run folder of ours holds
+_SHOWN_KEYS = 5  # keys named in an error before it is cut with a count
+
+
+def find_weights(path: str | Path) -> Path:
+    """The weights file that ``path`` names: itself, or the one inside a run folder."""
+    path = Path(path)
+    if path.is_dir():
+        for name in WEIGHT_FILES:
+            if (path / name).is_file():
+                return path / name
+        raise SpotkdError(f"{path}: the folder holds no {' or '.join(WEIGHT_FILES)}; did the run finish?")
+    if not path.is_file():
+        raise SpotkdError(f"{path}: no such checkpoint; train one with 'spotkd train' or correct the path")
+    return path
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What :func:`save_weights` wrote beside the tensors; empty for files that spotkd did not write."""
+    path = find_weights(path)
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            content = (file.metadata() or {}).get("spotkd", "{}")
+        metadata = json.loads(content)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SpotkdError(f"{path}: not a readable safetensors file ({_one_line(error)})") from error
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a weights file by parameter name; understands the layouts named in :mod:`spotkd.models`."""
+    path = find_weights(path)
+    content: object
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no __iter__
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise SpotkdError(
+            f"{path}: refused, it holds more than tensors (or is no PyTorch file); save a plain state dict instead"
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise SpotkdError(f"{path}: damaged or not a checkpoint ({_one_line(error)})") from error
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise SpotkdError(f"{path}: holds no state dict (neither bare nor under the key 'model')")
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def load_weights(model: nn.Module, path: str | Path, name: str) -> None:
+    """Load a checkpoint into ``model``; every missing, unexpected or misshapen key is an error that names it."""
+    found = read_state_dict(path)
+    wanted = model.state_dict()
+    for problem, keys in (
+        ("lacks", [key for key in wanted if key not in found]),
+        ("has unexpected", [key for key in found if key not in wanted]),
+        (
+            "has another shape for",
+            [
+                f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
+                for key in wanted
+                if key in found and found[key].shape != wanted[key].shape
+            ],
+        ),
+    ):
+        if keys:
+            more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
+            raise SpotkdError(f"{path}: not a checkpoint of {name}: it {problem} {', '.join(keys[:_SHOWN_KEYS])}{more}")
+    model.load_state_dict(found)
+
+
+def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> None:
+    """Write ``model``'s state dict as safetensors with its metadata."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"spotkd": json.dumps(dict(metadata))})
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,96 @@
+"""Strategies: who decides, for each sample of a batch, at which spots it is distilled."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..registry import Registry
+from .policy import straight_through
+
+
+class Decisions(NamedTuple):
+    """The decisions for one batch; columns are the intermediate spots, shallow to deep, then the logits.
+
+    Attributes:
+        mask: ``(B, K + 1)`` zeros and ones without gradient: which samples are distilled where.
+        route: ``(B, K + 1)``, 1 where the routing network takes the teacher's path, with gradients to the policy;
+            None for strategies without a policy.
+    """
+
+    mask: Tensor
+    route: Tensor | None = None
+
+
+class Strategy:
+    """WHERE to distil. A subclass writes :meth:`decide`; ``@STRATEGIES.register("name")`` gives it a name.
+
+    Attributes:
+        learns: whether a policy network, adapters and the routing network are built and trained.
+    """
+
+    learns: ClassVar[bool] = False
+
+    @abstractmethod
+    def decide(self, logits: Tensor) -> Decisions:
+        """Decide for one batch.
+
+        Args:
+            logits: the policy's ``(B, K + 1, 2)`` (0: teacher, 1: student); zeros for strategies that do not learn.
+        """
+
+
+STRATEGIES: Registry[Callable[[], Strategy]] = Registry("strategy")
+
+
+@STRATEGIES.register("adaptive")
+class Adaptive(Strategy):
+    """SAKD: distil where the policy takes the teacher's path."""
+
+    learns = True
+
+    def decide(self, logits: Tensor) -> Decisions:
+        route = straight_through(logits)
+        return Decisions(route.detach(), route)
+
+
+@STRATEGIES.register("anti")
+class Anti(Strategy):
+    """The control experiment: the policy learns as in SAKD, the student is distilled on the complement."""
+
+    learns = True
+
+    def decide(self, logits: Tensor) -> Decisions:
+        route = straight_through(logits)
+        return Decisions(1 - route.detach(), route)
+
+
+@STRATEGIES.register("random")
+class Random(Strategy):
+    """A fair coin for every sample and spot, independent of each other.
+
+    (The author code ties the coin of the logits to that of the last map for multi-spot distillers.)
+    """
+
+    def decide(self, logits: Tensor) -> Decisions:
+        return Decisions((torch.rand_like(logits[..., 0]) < 0.5).to(logits.dtype))
+
+
+@STRATEGIES.register("always")
+class Always(Strategy):
+    """Ordinary distillation: every sample at every spot."""
+
+    def decide(self, logits: Tensor) -> Decisions:
+        return Decisions(torch.ones_like(logits[..., 0]))
+
+
+@STRATEGIES.register("never")
+class Never(Strategy):
+    """No distillation: labels alone, with the cost of the other strategies. A check on everything else."""
+
+    def decide(self, logits: Tensor) -> Decisions:
+        return Decisions(torch.zeros_like(logits[..., 0]))

@@ -1,0 +1,107 @@
+"""A network as a chain of named stages.
+
+Everything here speaks of *stages* ``0..F``. Stage ``k < F`` produces feature ``f_k``; stage ``F`` is the classifier
+and produces the logits. A *spot* is the boundary after a stage, so a spot is named by the index of its stage.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+
+
+class Batch(NamedTuple):
+    """One mini-batch: images ``(B, C, H, W)``, labels ``(B,)`` and, where known, the samples' indices ``(B,)``."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor | None = None
+
+
+class StagedModel(nn.Module):
+    """What teachers and students are: a network that runs stage by stage.
+
+    A subclass names its stages in ``stage_names`` and returns one callable for each from :meth:`stages`. The last
+    stage is the classifier; the one before it returns the *embedding*, the pooled vector ``(B, D)``.
+    """
+
+    stage_names: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def stages(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """The stages in order, each a map from the tensor before it to the tensor after it."""
+
+    def run(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Run stages ``start .. stop - 1`` on ``x``, the output of stage ``start - 1`` (the images if 0)."""
+        for stage in self.stages()[start:stop]:
+            x = stage(x)
+        return x
+
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The output of every stage for images ``x``; the last is the logits ``(B, classes)``."""
+        outputs = []
+        for stage in self.stages():
+            x = stage(x)
+            outputs.append(x)
+        return tuple(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(B, classes)`` of images ``x``."""
+        return self.run(x, 0, len(self.stage_names))
+
+
+def feature_shapes(model: StagedModel, image_shape: Shape) -> tuple[Shape, ...]:
+    """The shape of every stage's output for one image of ``image_shape`` ``(C, H, W)``, without the batch dimension.
+
+    The model is probed in eval mode, so that no running statistic moves, and left in the mode it was found in.
+    """
+    reference = next(model.parameters())
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            outputs = model.features(torch.zeros(1, *image_shape, device=reference.device, dtype=reference.dtype))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return tuple(tuple(output.shape[1:]) for output in outputs)
+
+
+class FrozenTwin:
+    """A student seen as a constant: the same storage, no gradient to its weights, always in eval mode.
+
+    The routing pass runs the student with eval statistics while the main pass of the same step trains it. The twin
+    copies the student's *structure* once and, at each :meth:`refresh`, borrows its current parameters (detached) and
+    buffers. It owns no tensor, so nothing can drift apart: not by ``.to(device)``, not by loading a state dict, not
+    by a wrapper around the student. It is no ``nn.Module`` on purpose: it must not appear in ``parameters()`` or in
+    a state dict a second time.
+
+    Args:
+        source: the network to follow. Its structure must not change afterwards.
+    """
+
+    def __init__(self, source: StagedModel) -> None:
+        tensors = [*source.parameters(), *source.buffers()]
+        shared = {id(tensor): tensor for tensor in tensors}
+        self._source = source
+        self._body = copy.deepcopy(source, shared).eval()
+        self.refresh()
+
+    def refresh(self) -> FrozenTwin:
+        """Borrow the source's tensors as they are now. Cheap: no data is copied."""
+        for mine, theirs in zip(self._body.modules(), self._source.modules(), strict=True):
+            for name, parameter in theirs._parameters.items():
+                mine._parameters[name] = None if parameter is None else parameter.detach()  # type: ignore[assignment]
+            mine._buffers.update(theirs._buffers)
+        return self
+
+    def run(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """As :meth:`StagedModel.run`, with the source's weights as constants and eval statistics."""
+        return self._body.run(x, start, stop)

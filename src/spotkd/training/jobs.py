@@ -1,0 +1,138 @@
+"""From a configuration to a run: what ``spotkd train``, ``distill`` and ``evaluate`` do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+
+from ..config import DistillConfig, EvaluateConfig, PolicyConfig, RunConfig, TrainConfig
+from ..data import DATASETS, Dataset, Loader
+from ..errors import SpotkdError
+from ..method import Method, SpotKD, Supervised
+from ..models import create_model, save_weights
+from ..models.weights import read_metadata
+from ..routing import scaled_bias
+from .device import choose_precision
+from .evaluate import Scores, evaluate
+from .loop import fit
+from .optim import make_optimizer
+from .run import Run, Summary
+
+
+def train(config: TrainConfig) -> Summary:
+    """Train one network on labels; leaves ``model.safetensors`` in the run folder."""
+    data, fabric = _begin(config)
+    method = Supervised(create_model(config.model.name, len(data.classes), config.model.checkpoint))
+    folder = config.out or f"runs/train-{data.name}-{config.model.name}-seed{config.seed}"
+    return _run(method, data, fabric, config, folder, config.model.name, "model.safetensors")
+
+
+def distill(config: DistillConfig) -> Summary:
+    """Distil a teacher into a student; leaves ``student.safetensors`` in the run folder."""
+    data, fabric = _begin(config)
+    if config.teacher.checkpoint is None:
+        raise SpotkdError(
+            "teacher.checkpoint is missing: name a run folder or a weights file; 'spotkd train' makes one"
+        )
+    _check_class_count(config.teacher.checkpoint, data)
+    teacher = create_model(config.teacher.name, len(data.classes), config.teacher.checkpoint)
+    student = create_model(config.student.name, len(data.classes), config.student.checkpoint)
+    method = SpotKD(
+        teacher,
+        student,
+        config.distiller,
+        config.strategy,
+        image_shape=data.image_shape,
+        alpha=config.alpha,
+        beta=config.beta,
+        temperature=config.temperature,
+        gamma=config.policy.gamma,
+        policy_bias=_policy_bias(config, len(data.train)),
+        share_cost=config.policy.share_cost,
+        target_share=config.policy.target_share,
+        target_weight=config.policy.target_weight,
+    )
+    pair = f"{config.teacher.name}-{config.student.name}"
+    folder = config.out or f"runs/{data.name}-{config.distiller}-{pair}-{config.strategy}-seed{config.seed}"
+    return _run(method, data, fabric, config, folder, config.student.name, "student.safetensors", config.policy)
+
+
+def evaluate_checkpoint(config: EvaluateConfig) -> Scores:
+    """Test scores of a checkpoint; model and data set default to what the file itself notes."""
+    noted = read_metadata(config.checkpoint)
+    names = {"model": config.model or noted.get("model"), "data": config.data or noted.get("data")}
+    for key, value in names.items():
+        if value is None:
+            raise SpotkdError(f"{config.checkpoint}: does not note its {key}; name it with --{key}")
+    data = DATASETS[str(names["data"])]()
+    if given_classes := noted.get("classes"):
+        _compare_classes(config.checkpoint, len(given_classes), data)
+    fabric = _fabric(config.accelerator, config.precision)
+    model = create_model(str(names["model"]), len(data.classes), config.checkpoint)
+    model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loader = Loader(
+        data, data.test, config.batch_size, training=False, device=fabric.device, memory_format=torch.channels_last
+    )
+    return evaluate(model, loader, fabric, len(data.classes))
+
+
+def _begin(config: RunConfig) -> tuple[Dataset, Fabric]:
+    """Check the numbers, open the data, find the device, seed everything."""
+    for key in ("epochs", "batch_size", "eval_batch_size"):
+        if getattr(config, key) < 1:
+            raise SpotkdError(f"{key} is {getattr(config, key)}: it must be at least 1")
+    if not 0 <= config.seed < 2**32:
+        raise SpotkdError(f"seed is {config.seed}: it must lie between 0 and 2**32 - 1")
+    data = DATASETS[config.data.name]().limited(config.data.limit)
+    fabric = _fabric(config.accelerator, config.precision)
+    torch.manual_seed(config.seed)
+    return data, fabric
+
+
+def _fabric(accelerator: str, precision: str) -> Fabric:
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=1)
+        chosen = choose_precision(precision, fabric.device)  # type: ignore[arg-type]
+        return Fabric(accelerator=accelerator, devices=1, precision=chosen)
+    except (RuntimeError, ValueError) as error:
+        raise SpotkdError(f"accelerator {accelerator}: {' '.join(str(error).split())}") from error
+
+
+def _run(
+    method: Method,
+    data: Dataset,
+    fabric: Fabric,
+    config: RunConfig,
+    folder: str,
+    model: str,
+    weights: str,
+    policy: PolicyConfig | None = None,
+) -> Summary:
+    policy = policy or PolicyConfig()
+    steps = -(-len(data.train) // config.batch_size)
+    optimizer, schedule = make_optimizer(method, config.optim, config.epochs, steps, policy.lr, policy.weight_decay)
+    run = Run(folder, config, config.overwrite)
+    summary = fit(method, data, optimizer, schedule, fabric, config, run, model)
+    metadata = {"model": model, "data": data.name, "classes": data.classes, "test_top1": summary.scores.top1}
+    save_weights(method.student, Path(folder) / weights, metadata)
+    return summary
+
+
+def _policy_bias(config: DistillConfig, images: int) -> float:
+    if config.policy.bias != "scaled":
+        return float(config.policy.bias)
+    steps = config.epochs * -(-images // config.batch_size)
+    lr = config.optim.lr / 2 if config.policy.lr is None else config.policy.lr
+    return scaled_bias(steps, lr, config.policy.weight_decay, config.optim.momentum)
+
+
+def _check_class_count(checkpoint: str, data: Dataset) -> None:
+    if classes := read_metadata(checkpoint).get("classes"):
+        _compare_classes(checkpoint, len(classes), data)
+
+
+def _compare_classes(checkpoint: str, classes: int, data: Dataset) -> None:
+    if classes != len(data.classes):
+        raise SpotkdError(f"{checkpoint}: trained on {classes} classes, and {data.name} has {len(data.classes)}")

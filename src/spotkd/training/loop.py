@@ -1,0 +1,142 @@
+"""The training loop, for every method there is."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from rich.console import Console
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..config import RunConfig
+from ..data import Dataset, Loader
+from ..errors import SpotkdError
+from ..method import Losses, Method
+from ..stages import Batch
+from .evaluate import evaluate
+from .progress import TrainingProgress
+from .run import Run, Summary
+
+
+class Meter:
+    """Means over an epoch, summed on the device and read only when somebody looks."""
+
+    def __init__(self, spot_names: tuple[str, ...], device: torch.device) -> None:
+        self.names = [*(f"loss_{term}" for term in Losses.terms()), "train_top1", *(f"share_{n}" for n in spot_names)]
+        self._sums = torch.zeros(len(self.names), device=device, dtype=torch.float64)
+        self._count = 0
+
+    def add(self, losses: Losses, batch: Batch) -> None:
+        hits = 100 * (losses.logits.argmax(1) == batch.labels).float().mean()
+        terms = torch.stack([*losses[: len(Losses.terms())], hits]).detach()
+        self._sums += torch.cat([terms, losses.mask.mean(0)]).double() * len(batch.labels)
+        self._count += len(batch.labels)
+
+    def read(self) -> dict[str, float]:
+        """Means by name. Waits for the device."""
+        values = (self._sums / max(self._count, 1)).tolist()
+        return dict(zip(self.names, values, strict=True))
+
+
+def shares_of(means: dict[str, float]) -> dict[str, float]:
+    """The shares of distilled samples by spot, out of the means of a meter."""
+    return {name.removeprefix("share_"): value for name, value in means.items() if name.startswith("share_")}
+
+
+def total_of(means: dict[str, float]) -> float:
+    """The total loss, out of the means of a meter."""
+    return sum(means[f"loss_{term}"] for term in Losses.terms())
+
+
+def fit(
+    method: Method,
+    data: Dataset,
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    fabric: Fabric,
+    config: RunConfig,
+    run: Run,
+    title: str,
+) -> Summary:
+    """Train ``method`` for ``config.epochs`` epochs; after each, evaluate its student and write a checkpoint.
+
+    Raises:
+        SpotkdError: a loss term was not finite.
+    """
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    common: dict[str, Any] = {"seed": config.seed, "device": fabric.device, "memory_format": layout}
+    train = Loader(data, data.train, config.batch_size, training=True, **common)
+    test = Loader(data, data.test, config.eval_batch_size, training=False, **common)
+    method.to(memory_format=layout)  # type: ignore[call-overload]
+    wrapped, optimizer = fabric.setup(method, optimizer)
+    board = TensorBoardLogger(run.folder, name="tensorboard", version="")
+    seconds = 0.0
+
+    with TrainingProgress(title, config.epochs, len(train), Console(), config.quiet) as progress:
+        for epoch in range(1, config.epochs + 1):
+            wrapped.train()
+            meter, started = Meter(method.spot_names, fabric.device), time.perf_counter()
+            rates = [group["lr"] for group in optimizer.param_groups]
+            for batch in train.epoch(epoch):
+                losses = wrapped(batch)
+                optimizer.zero_grad()
+                fabric.backward(losses.total)
+                optimizer.step()
+                schedule.step()
+                meter.add(losses, batch)
+                progress.step(lambda meter=meter: _summary_of(meter))  # type: ignore[misc]
+            means = meter.read()
+            spent = time.perf_counter() - started
+            seconds += spent
+            _stop_if_not_finite(means, epoch, run)
+
+            scores = evaluate(method.student, test, fabric, len(data.classes))
+            rate = dict(zip(("lr", "lr_policy"), rates, strict=False))
+            tested = {"test_top1": scores.top1, "test_top5": scores.top5, "test_loss": scores.loss}
+            row = {"epoch": epoch, **rate, **means, **tested, "seconds": spent}
+            run.log(row)
+            board.log_metrics(row, epoch)
+            run.checkpoint(_state(method, optimizer, schedule, config, epoch))
+            progress.epoch(epoch, total_of(means), scores.top1, shares_of(means))
+    board.finalize("success")
+    summary = Summary(title, scores, config.epochs, seconds, shares_of(means), run.folder)
+    run.finish(summary)
+    return summary
+
+
+def _summary_of(meter: Meter) -> tuple[float, dict[str, float]]:
+    means = meter.read()
+    return total_of(means), shares_of(means)
+
+
+def _stop_if_not_finite(means: dict[str, float], epoch: int, run: Run) -> None:
+    broken = [name.removeprefix("loss_") for name, value in means.items() if not math.isfinite(value)]
+    if broken:
+        good = f"{run.folder / 'last.ckpt'} holds epoch {epoch - 1}" if epoch > 1 else "no epoch was completed"
+        raise SpotkdError(
+            f"epoch {epoch}: not finite: {', '.join(broken)}; {good}; lower --optim.lr or the weight of that loss"
+        )
+
+
+def _state(
+    method: Method, optimizer: Optimizer, schedule: LRScheduler, config: RunConfig, epoch: int
+) -> dict[str, Any]:
+    weights = {key: value for key, value in method.state_dict().items() if not key.startswith("teacher.")}
+    random: dict[str, Tensor | list[Tensor]] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state_all()
+    return {
+        "epoch": epoch,
+        "method": weights,
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "random": random,
+        "config": asdict(config),
+    }

@@ -1,0 +1,121 @@
+"""A run on disk: its configuration, its metrics, its checkpoint and its result.
+
+- config.yaml: the resolved configuration; ``--config`` takes it as it is
+- metrics.csv: a row an epoch
+- tensorboard/: the same numbers
+- last.ckpt: everything that training needs to go on
+- summary.json: the result
+- student.safetensors: the trained network (model.safetensors for a run of ``spotkd train``)
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from .. import __version__
+from ..config import RunConfig
+from ..errors import SpotkdError
+from ..files import replacing
+from .evaluate import Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The result of a run.
+
+    Attributes:
+        model: name of the trained network.
+        scores: test scores after the last epoch, not the best of all epochs.
+        epochs: number of epochs.
+        seconds: wall time of training, without evaluation.
+        shares: share of samples distilled at each spot in the last epoch, by the spot's name.
+        folder: where the run lies.
+    """
+
+    model: str
+    scores: Scores
+    epochs: int
+    seconds: float
+    shares: dict[str, float]
+    folder: Path
+
+
+class Run:
+    """The folder of a run.
+
+    Args:
+        folder: created if need be.
+        config: written to ``config.yaml``.
+        overwrite: remove what an earlier run left there; a folder that holds anything else is left alone.
+
+    Raises:
+        SpotkdError: the folder already holds a run, or cannot be made.
+    """
+
+    FILES = ("config.yaml", "metrics.csv", "last.ckpt", "summary.json", "student.safetensors", "model.safetensors")
+
+    def __init__(self, folder: str | Path, config: RunConfig, overwrite: bool = False) -> None:
+        self.folder = Path(folder)
+        if (self.folder / "config.yaml").exists() and not overwrite:
+            raise SpotkdError(
+                f"{self.folder}: holds a run already; give another --out, or replace it: --overwrite true"
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name in self.FILES:
+                (self.folder / name).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+            with replacing(self.folder / "config.yaml") as path:
+                path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
+        except OSError as error:
+            raise SpotkdError(f"{self.folder}: cannot write a run there ({error.strerror or error})") from error
+        self._columns: list[str] = []
+
+    def log(self, row: Mapping[str, float | int]) -> None:
+        """Append a row to ``metrics.csv``; the first one fixes the columns."""
+        with (self.folder / "metrics.csv").open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if not self._columns:
+                self._columns = list(row)
+                writer.writerow(self._columns)
+            writer.writerow(f"{row[key]:.6g}" if isinstance(row[key], float) else row[key] for key in self._columns)
+
+    def checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Replace ``last.ckpt``."""
+        with replacing(self.folder / "last.ckpt") as path:
+            torch.save(dict(state), path)
+
+    def finish(self, summary: Summary) -> None:
+        """Write ``summary.json``."""
+        content = dataclasses.asdict(summary) | {
+            "folder": None,
+            "scores": summary.scores._asdict(),
+            "protocol": "last epoch",
+            "spotkd": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        del content["folder"]  # a run may be moved
+        with replacing(self.folder / "summary.json") as path:
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_metrics(folder: str | Path) -> dict[str, list[float]]:
+    """The columns of a run's ``metrics.csv``."""
+    path = Path(folder) / "metrics.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise SpotkdError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else {})}
