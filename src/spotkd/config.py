@@ -6,8 +6,12 @@ This module imports nothing heavy, so that ``spotkd --help`` answers at once. Na
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
+from .errors import SpotkdError
+
+C = TypeVar("C")
 Precision = Literal["auto", "32", "bf16-mixed"]
 
 
@@ -189,3 +193,21 @@ class DemoConfig:
     faces: int = 100
     seed: int = 1029
     precision: Precision = "auto"
+
+
+def read_config(kind: type[C], path: str | Path) -> C:
+    """The configuration of a run from its ``config.yaml``, checked like the command line.
+
+    Raises:
+        SpotkdError: no such file, an unknown key, a value of the wrong type.
+    """
+    from argparse import ArgumentError
+
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    try:
+        return kind(**vars(parser.instantiate(parser.parse_path(path))))
+    except (ArgumentError, TypeError, OSError) as error:
+        raise SpotkdError(f"{path}: {' '.join(str(error).split())}") from error

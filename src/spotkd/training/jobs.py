@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from ..config import DistillConfig, EvaluateConfig, PolicyConfig, RunConfig, TrainConfig
+from ..config import DistillConfig, EvaluateConfig, PolicyConfig, RunConfig, TrainConfig, read_config
 from ..data import DATASETS, Dataset, Loader
 from ..errors import SpotkdError
 from ..method import Method, SpotKD, Supervised
@@ -18,7 +18,7 @@ from .device import choose_precision
 from .evaluate import Scores, evaluate
 from .loop import fit
 from .optim import make_optimizer
-from .run import Run, Summary
+from .run import Run, Summary, read_checkpoint
 
 
 def train(config: TrainConfig) -> Summary:
@@ -32,16 +32,36 @@ def train(config: TrainConfig) -> Summary:
 def distill(config: DistillConfig) -> Summary:
     """Distil a teacher into a student; leaves ``student.safetensors`` in the run folder."""
     data, fabric = _begin(config)
+    method = _distillation(config, data)
+    pair = f"{config.teacher.name}-{config.student.name}"
+    folder = config.out or f"runs/{data.name}-{config.distiller}-{pair}-{config.strategy}-seed{config.seed}"
+    return _run(method, data, fabric, config, folder, config.student.name, "student.safetensors", config.policy)
+
+
+def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
+    """The method of a finished distillation, with its trained student, policy and adapters, and its data set.
+
+    Raises:
+        SpotkdError: the folder holds no distillation, or its files are damaged.
+    """
+    config = read_config(DistillConfig, Path(folder) / "config.yaml")
+    data = DATASETS[config.data.name]().limited(config.data.limit)
+    method = _distillation(config, data)
+    state = read_checkpoint(Path(folder) / "last.ckpt")
+    teacher = {f"teacher.{key}": value for key, value in method.teacher.state_dict().items()}
+    method.load_state_dict(state["method"] | teacher)
+    return method, data
+
+
+def _distillation(config: DistillConfig, data: Dataset) -> SpotKD:
     if config.teacher.checkpoint is None:
         raise SpotkdError(
             "teacher.checkpoint is missing: name a run folder or a weights file; 'spotkd train' makes one"
         )
     _check_class_count(config.teacher.checkpoint, data)
-    teacher = create_model(config.teacher.name, len(data.classes), config.teacher.checkpoint)
-    student = create_model(config.student.name, len(data.classes), config.student.checkpoint)
-    method = SpotKD(
-        teacher,
-        student,
+    return SpotKD(
+        create_model(config.teacher.name, len(data.classes), config.teacher.checkpoint),
+        create_model(config.student.name, len(data.classes), config.student.checkpoint),
         config.distiller,
         config.strategy,
         image_shape=data.image_shape,
@@ -54,9 +74,6 @@ def distill(config: DistillConfig) -> Summary:
         target_share=config.policy.target_share,
         target_weight=config.policy.target_weight,
     )
-    pair = f"{config.teacher.name}-{config.student.name}"
-    folder = config.out or f"runs/{data.name}-{config.distiller}-{pair}-{config.strategy}-seed{config.seed}"
-    return _run(method, data, fabric, config, folder, config.student.name, "student.safetensors", config.policy)
 
 
 def evaluate_checkpoint(config: EvaluateConfig) -> Scores:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import pickle
 import platform
 import shutil
 from collections.abc import Mapping
@@ -108,6 +109,19 @@ class Run:
         del content["folder"]  # a run may be moved
         with replacing(self.folder / "summary.json") as path:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of ours, read without executing anything that stands in it."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise SpotkdError(f"{path}: no such checkpoint; did the run finish an epoch?") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise SpotkdError(f"{path}: damaged or not a checkpoint of spotkd") from error
+    if not isinstance(state, dict) or "method" not in state:
+        raise SpotkdError(f"{path}: not a checkpoint of spotkd")
+    return state
 
 
 def read_metrics(folder: str | Path) -> dict[str, list[float]]:

@@ -1,0 +1,98 @@
+"""Pictures for people: one style, readable without colour (every line has its own marker and dash)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from torch import Tensor
+
+# Okabe and Ito's palette: distinct with every common colour blindness.
+_STYLES: list[dict[str, Any]] = [
+    {"color": color, "marker": marker, "linestyle": line}
+    for color, marker, line in [
+        ("#0072B2", "o", "-"),
+        ("#D55E00", "s", "--"),
+        ("#009E73", "^", "-."),
+        ("#CC79A7", "D", ":"),
+        ("#E69F00", "v", "-"),
+        ("#56B4E9", "P", "--"),
+    ]
+]
+
+
+def _axes(title: str, ylabel: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, 4.2), dpi=140, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    return figure, axes
+
+
+def _lines(axes: Axes, curves: Mapping[str, Sequence[float]]) -> None:
+    for number, (name, values) in enumerate(curves.items()):
+        style = _STYLES[number % len(_STYLES)]
+        axes.plot(range(1, len(values) + 1), values, label=name, linewidth=1.8, markersize=5, **style)
+
+
+def plot_accuracy(curves: Mapping[str, Sequence[float]], path: str | Path) -> None:
+    """Test accuracy in percent by epoch, a line a run."""
+    figure, axes = _axes("Test accuracy of the student by epoch", "top-1 (%)")
+    _lines(axes, curves)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(Path(path))
+
+
+def plot_shares(curves: Mapping[str, Sequence[float]], path: str | Path) -> None:
+    """Share of training samples distilled at each spot (0 to 1) by epoch, a line a spot."""
+    figure, axes = _axes("Samples distilled at each spot by epoch", "share of the training samples")
+    _lines(axes, curves)
+    axes.set_ylim(-0.03, 1.03)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(frameon=False, title="spot", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(Path(path))
+
+
+def plot_decisions(
+    images: Tensor, probability: Tensor, spots: Sequence[str], path: str | Path, count: int = 16
+) -> None:
+    """A sheet of the images surest to go to the teacher and to the student at each spot.
+
+    Args:
+        images: ``(N, C, H, W)`` uint8.
+        probability: ``(N, len(spots))`` P(teacher).
+        spots: names of the columns.
+        path: where to write the picture.
+        count: images a row.
+    """
+    count = min(count, len(images) // 2)
+    figure = Figure(figsize=(0.52 * count + 2.4, 1.42 * len(spots) + 0.75), dpi=140, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(
+        "Test images by P(teacher): the highest and the lowest at each spot", x=0.01, ha="left", fontsize=11
+    )
+    panels = figure.subfigures(len(spots), 1, squeeze=False)[:, 0]
+    for panel, spot, column in zip(panels, spots, probability.unbind(1), strict=True):
+        order = column.argsort(descending=True, stable=True)
+        rows = panel.subplots(2, count, squeeze=False)
+        ends = (("to the teacher", order[:count]), ("to the student", order.flip(0)[:count]))
+        for cells, (side, chosen) in zip(rows, ends, strict=True):
+            for cell, index in zip(cells, chosen.tolist(), strict=True):
+                picture = images[index].permute(1, 2, 0).numpy()
+                cell.imshow(np.squeeze(picture), cmap="gray", vmin=0, vmax=255)
+                cell.set_xticks([])
+                cell.set_yticks([])
+                cell.set_xlabel(f"{column[index]:.2f}", fontsize=6, labelpad=1)
+            cells[0].set_ylabel(f"{spot}\n{side}", rotation=0, ha="right", va="center", fontsize=8)
+    figure.savefig(Path(path))

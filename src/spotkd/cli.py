@@ -1,0 +1,154 @@
+"""The command line: ``spotkd demo | train | distill | evaluate``.
+
+A mistake of the user is one line on standard error and exit status 2. Nothing heavy is imported before the arguments
+have been read.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentParser
+from rich.console import Console
+
+from . import __version__
+from .config import DemoConfig, DistillConfig, EvaluateConfig, TrainConfig
+from .errors import SpotkdError
+
+# Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
+_NAMED = ("model", "teacher", "student", "data")
+
+
+def _train(config: TrainConfig) -> None:
+    from .training import train
+
+    summary = train(config)
+    print(f"test top-1 {summary.scores.top1:.2f} % after epoch {summary.epochs}; run in {summary.folder}")
+
+
+def _distill(config: DistillConfig) -> None:
+    from .training import distill
+    from .training.progress import describe_shares
+
+    summary = distill(config)
+    print(
+        f"test top-1 {summary.scores.top1:.2f} % after epoch {summary.epochs}, "
+        f"distilled in it: {describe_shares(summary.shares)}; run in {summary.folder}"
+    )
+
+
+def _evaluate(config: EvaluateConfig) -> None:
+    from .training import evaluate_checkpoint
+
+    scores = evaluate_checkpoint(config)
+    print(
+        f"top-1 {scores.top1:.2f} %, top-5 {scores.top5:.2f} %, loss {scores.loss:.4f} on {scores.images} test images"
+    )
+
+
+def _demo(config: DemoConfig) -> None:
+    from .demo import run_demo
+
+    run_demo(config, Console())
+
+
+_COMMANDS: dict[str, tuple[type, Callable[[Any], None], str]] = {
+    "demo": (DemoConfig, _demo, "a teacher and four students on glyph94, with a table and pictures"),
+    "train": (TrainConfig, _train, "train one network on labels: a teacher, or a student alone"),
+    "distill": (DistillConfig, _distill, "distil a trained teacher into a student"),
+    "evaluate": (EvaluateConfig, _evaluate, "measure a trained network on the test images"),
+}
+
+_USAGE = f"""usage: spotkd COMMAND [options]
+
+Spot-adaptive knowledge distillation: a policy decides, sample by sample, where the teacher teaches.
+
+commands:
+{chr(10).join(f"  {name:<10} {help_text}" for name, (_, _, help_text) in _COMMANDS.items())}
+
+  spotkd COMMAND --help            every option with its default
+  spotkd COMMAND --config FILE     options from a YAML file; the command line overrides it
+  spotkd COMMAND --print_config    the resolved options as such a file
+  spotkd --version                 the version
+"""
+
+
+def _parser(command: str) -> ArgumentParser:
+    config, _, help_text = _COMMANDS[command]
+    parser = ArgumentParser(
+        prog=f"spotkd {command}", description=help_text.capitalize() + ".", exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="a YAML file with options")
+    if command == "evaluate":
+        parser.add_argument("checkpoint", type=str, help="a run folder or a weights file")
+        parser.add_class_arguments(config, skip={"checkpoint"})
+    else:
+        parser.add_class_arguments(config)
+    return parser
+
+
+def _spelled_out(arguments: Sequence[str], named: Sequence[str]) -> list[str]:
+    """Short forms written in full: ``--teacher NAME`` and dashes inside option names."""
+    spelled = []
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
+            follows = value if equals else next(iter(arguments[position + 1 :]), "")
+            is_file = follows.startswith("{") or follows.endswith((".yaml", ".yml", ".json"))
+            if name[2:] in named and not is_file:
+                name += ".name"
+            argument = name + equals + value
+        spelled.append(argument)
+    return spelled
+
+
+def _run(arguments: Sequence[str]) -> None:
+    command, *rest = arguments
+    if command not in _COMMANDS:
+        from .registry import unknown_name
+
+        raise unknown_name("command", command, list(_COMMANDS))
+    config_type, function, _ = _COMMANDS[command]
+    parser = _parser(command)
+    defaults = parser.get_defaults()
+    named = [name for name in _NAMED if f"{name}.name" in defaults]
+    values = parser.instantiate(parser.parse_args(_spelled_out(rest, named)))
+    keys = {key: value for key, value in vars(values).items() if key != "config"}
+    function(config_type(**keys))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, 2 for a mistake of the user, 130 when interrupted."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_USAGE, end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"spotkd {__version__}")
+        return 0
+    try:
+        _run(arguments)
+    except (SpotkdError, ArgumentError) as error:
+        print(f"spotkd: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("spotkd: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
