@@ -12,7 +12,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from . import __version__
@@ -82,7 +82,7 @@ def _parser(command: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"spotkd {command}", description=help_text.capitalize() + ".", exit_on_error=False, allow_abbrev=False
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="a YAML file with options")
+    parser.add_argument("--config", action="config", help="a YAML file with options")
     if command == "evaluate":
         parser.add_argument("checkpoint", type=str, help="a run folder or a weights file")
         parser.add_class_arguments(config, skip={"checkpoint"})

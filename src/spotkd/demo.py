@@ -96,8 +96,8 @@ def _report(rows: list[tuple[str, Summary]], config: DemoConfig, out: Path, cons
     console.print(table)
     notes = (
         f"One run each, seed {config.seed}: differences of a point or two are within the noise of a seed.\n"
-        f"SAKD-AT here steers each spot's share towards {POLICY.target_share:.0%} (target_share, not in the paper); the "
-        "paper's objective alone sends every sample to the teacher within so short a run."
+        f"SAKD-AT here steers the share of each spot towards {POLICY.target_share:.0%} (target_share, not in the "
+        "paper); the paper's objective alone sends every sample to the teacher in so short a run."
     )
     console.print(notes, highlight=False)
     markdown = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *lines)]

@@ -1,12 +1,18 @@
-"""Writing files so that a reader, or a restart, sees the old content or the whole new one and nothing between."""
+"""Files: written so that nobody ever sees half of one, read so that nothing in them is ever executed."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import torch
+
+from .errors import SpotkdError
 
 
 @contextmanager
@@ -36,3 +42,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def load_tensors(path: str | Path) -> object:
+    """What ``torch.save`` wrote, onto the CPU; anything but tensors and plain containers is refused.
+
+    Raises:
+        SpotkdError: the file is missing, damaged, or holds something that would have to be executed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a damaged file makes the reader guess aloud; one line of ours is enough
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise SpotkdError(f"{path}: no such file") from error
+    except pickle.UnpicklingError as error:
+        raise SpotkdError(
+            f"{path}: refused, it holds more than tensors (or is no PyTorch file); save a plain state dict instead"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise SpotkdError(f"{path}: damaged or not a checkpoint ({' '.join(str(error).split())[:200]})") from error

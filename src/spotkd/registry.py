@@ -14,7 +14,7 @@ F = TypeVar("F")
 
 def unknown_name(kind: str, name: str, known: list[str]) -> SpotkdError:
     """The error for a name that does not exist, with the near matches or, failing those, all names."""
-    near = get_close_matches(name, known, n=3, cutoff=0.5)
+    near = get_close_matches(name, known, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     return SpotkdError(f"unknown {kind} '{name}': {hint}")
 
@@ -51,6 +51,9 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

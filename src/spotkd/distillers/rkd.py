@@ -27,6 +27,7 @@ def rkd_loss(student: Tensor, teacher: Tensor, mask: Tensor, distance: float, an
         distance: weight of the distance term.
         angle: weight of the angle term.
     """
+    mask = mask.to(student.dtype)
     count = mask.sum()
     pairs = mask[:, None] * mask[None, :]
     diagonal = torch.eye(len(mask), dtype=torch.bool, device=mask.device)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import SpotkdError
-from ..files import replacing
+from ..files import load_tensors, replacing
 
 WEIGHT_FILES = ("student.safetensors", "model.safetensors")  # what a run folder of ours holds
 _SHOWN_KEYS = 5  # keys named in an error before it is cut with a count
@@ -51,18 +49,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a weights file by parameter name; understands the layouts named in :mod:`spotkd.models`."""
     path = find_weights(path)
     content: object
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no __iter__
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise SpotkdError(
-            f"{path}: refused, it holds more than tensors (or is no PyTorch file); save a plain state dict instead"
-        ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise SpotkdError(f"{path}: damaged or not a checkpoint ({_one_line(error)})") from error
+    if path.suffix == ".safetensors":
+        try:
+            content = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise SpotkdError(f"{path}: not a readable safetensors file ({_one_line(error)})") from error
+    else:
+        content = load_tensors(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import pickle
 import platform
 import shutil
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ import yaml
 from .. import __version__
 from ..config import RunConfig
 from ..errors import SpotkdError
-from ..files import replacing
+from ..files import load_tensors, replacing
 from .evaluate import Scores
 
 
@@ -113,12 +112,7 @@ class Run:
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint of ours, read without executing anything that stands in it."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise SpotkdError(f"{path}: no such checkpoint; did the run finish an epoch?") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise SpotkdError(f"{path}: damaged or not a checkpoint of spotkd") from error
+    state = load_tensors(path)
     if not isinstance(state, dict) or "method" not in state:
         raise SpotkdError(f"{path}: not a checkpoint of spotkd")
     return state
