@@ -188,8 +188,8 @@ class DemoConfig:
     """
 
     out: str = "runs/demo"
-    teacher_epochs: int = 5
-    epochs: int = 4
+    teacher_epochs: int = 4
+    epochs: int = 3
     faces: int = 100
     seed: int = 1029
     precision: Precision = "auto"

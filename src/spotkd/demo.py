@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -34,27 +34,25 @@ POLICY = PolicyConfig(bias="scaled", target_share=0.6, target_weight=3.0)
 def run_demo(config: DemoConfig, console: Console) -> None:
     """Train the five networks, print the table, write the pictures."""
     out = Path(config.out)
-    common = asdict(
-        RunConfig(
-            overwrite=True,
-            data=DataConfig(limit=FACE * config.faces),
-            epochs=config.epochs,
-            batch_size=32,
-            seed=config.seed,
-            precision=config.precision,
-        )
-    ) | {"data": DataConfig(limit=FACE * config.faces), "optim": OptimConfig(lr=0.1, schedule="onecycle")}
+    common: dict[str, Any] = {
+        "overwrite": True,
+        "data": DataConfig(limit=FACE * config.faces),
+        "batch_size": 32,
+        "seed": config.seed,
+        "optim": OptimConfig(lr=0.2, schedule="onecycle"),
+        "precision": config.precision,
+    }
 
     def learn(name: str, title: str, model: str, epochs: int) -> tuple[str, Summary]:
         console.rule(title, align="left")
-        options = common | {"out": str(out / name), "epochs": epochs}
-        return title, train(TrainConfig(**options, model=ModelConfig(model)))
+        return title, train(TrainConfig(**common, out=str(out / name), epochs=epochs, model=ModelConfig(model)))
 
     def teach(name: str, title: str, distiller: str, strategy: str, policy: PolicyConfig) -> tuple[str, Summary]:
         console.rule(title, align="left")
-        options = common | {"out": str(out / name), "distiller": distiller, "strategy": strategy, "policy": policy}
-        teacher = ModelConfig(TEACHER, str(out / "teacher"))
-        return title, distill(DistillConfig(**options, teacher=teacher, student=ModelConfig(STUDENT)))
+        run = DistillConfig(**common, out=str(out / name), epochs=config.epochs, student=ModelConfig(STUDENT))
+        run.teacher = ModelConfig(TEACHER, str(out / "teacher"))
+        run.distiller, run.strategy, run.policy = distiller, strategy, policy
+        return title, distill(run)
 
     console.print(
         f"{TEACHER} teaches {STUDENT} to read {FACE * config.faces} images of the 94 printable characters "
@@ -74,7 +72,7 @@ def run_demo(config: DemoConfig, console: Console) -> None:
     plot_shares({spot: metrics[f"share_{spot}"] for spot in sakd.shares}, out / "shares.png")
     method, data = restore(sakd.folder)
     probability = teacher_probability(method, Loader(data, data.test, 256, training=False))
-    plot_decisions(data.test.images, probability, method.spot_names, out / "decisions.png")
+    plot_decisions(data.test, probability, method.spot_names, out / "decisions.png")
     _report(rows, config, out, console)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
+
+from ..data import ImageSet
 
 # Okabe and Ito's palette: distinct with every common colour blindness.
 _STYLES: list[dict[str, Any]] = [
@@ -65,18 +68,19 @@ def plot_shares(curves: Mapping[str, Sequence[float]], path: str | Path) -> None
 
 
 def plot_decisions(
-    images: Tensor, probability: Tensor, spots: Sequence[str], path: str | Path, count: int = 16
+    split: ImageSet, probability: Tensor, spots: Sequence[str], path: str | Path, count: int = 16, per_class: int = 2
 ) -> None:
-    """A sheet of the images surest to go to the teacher and to the student at each spot.
+    """A sheet of the images with the highest and the lowest P(teacher) at each spot.
 
     Args:
-        images: ``(N, C, H, W)`` uint8.
+        split: ``N`` images and their labels.
         probability: ``(N, len(spots))`` P(teacher).
         spots: names of the columns.
         path: where to write the picture.
         count: images a row.
+        per_class: at most so many images of a class stand in a row, so that one class does not fill it.
     """
-    count = min(count, len(images) // 2)
+    count = min(count, per_class * len(set(split.labels.tolist())))
     figure = Figure(figsize=(0.52 * count + 2.4, 1.42 * len(spots) + 0.75), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(
@@ -84,15 +88,26 @@ def plot_decisions(
     )
     panels = figure.subfigures(len(spots), 1, squeeze=False)[:, 0]
     for panel, spot, column in zip(panels, spots, probability.unbind(1), strict=True):
-        order = column.argsort(descending=True, stable=True)
         rows = panel.subplots(2, count, squeeze=False)
-        ends = (("to the teacher", order[:count]), ("to the student", order.flip(0)[:count]))
-        for cells, (side, chosen) in zip(rows, ends, strict=True):
-            for cell, index in zip(cells, chosen.tolist(), strict=True):
-                picture = images[index].permute(1, 2, 0).numpy()
+        for cells, most in zip(rows, (True, False), strict=True):
+            chosen = _first_of_each_class(column.argsort(descending=most, stable=True), split.labels, per_class)
+            for cell, index in zip(cells, chosen[:count], strict=True):
+                picture = split.images[index].permute(1, 2, 0).numpy()
                 cell.imshow(np.squeeze(picture), cmap="gray", vmin=0, vmax=255)
                 cell.set_xticks([])
                 cell.set_yticks([])
                 cell.set_xlabel(f"{column[index]:.2f}", fontsize=6, labelpad=1)
+            side = "most to the teacher" if most else "most to the student"
             cells[0].set_ylabel(f"{spot}\n{side}", rotation=0, ha="right", va="center", fontsize=8)
     figure.savefig(Path(path))
+
+
+def _first_of_each_class(order: Tensor, labels: Tensor, per_class: int) -> list[int]:
+    """The indices in ``order`` without those of a class that has already been named ``per_class`` times."""
+    seen: Counter[int] = Counter()
+    kept = []
+    for index, label in zip(order.tolist(), labels[order].tolist(), strict=True):
+        seen[label] += 1
+        if seen[label] <= per_class:
+            kept.append(index)
+    return kept
