@@ -56,7 +56,7 @@ def run_demo(config: DemoConfig, console: Console) -> None:
 
     console.print(
         f"{TEACHER} teaches {STUDENT} to read {FACE * config.faces} images of the 94 printable characters "
-        f"in {config.faces} typefaces; tested on 9964 images in typefaces it never saw."
+        f"in {config.faces} typefaces; tested on 9964 images in 106 others."
     )
     rows = [
         learn("teacher", f"teacher {TEACHER}", TEACHER, config.teacher_epochs),

@@ -1,0 +1,26 @@
+"""The demo, at a fraction of its size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spotkd.cli import main
+from spotkd.training.run import read_metrics
+
+
+@pytest.mark.slow
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    for _ in range(2):  # a second time over the first
+        assert main(["demo", "--faces", "4", "--epochs", "1", "--teacher_epochs", "1", "--out", str(out)]) == 0
+    rows = [line for line in (out / "table.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 5
+    assert {path.name for path in out.glob("*.png")} == {"accuracy.png", "shares.png", "decisions.png"}
+    printed = capsys.readouterr().out
+    for run in ("teacher", "alone", "kd", "at", "sakd"):
+        top1 = read_metrics(out / run)["test_top1"][-1]
+        assert f"{top1:.2f}" in printed
+        assert any(f" {top1:.2f} " in row for row in rows)
+    assert "One run each" in printed

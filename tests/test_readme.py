@@ -1,0 +1,47 @@
+"""The README's loop runs as printed, and its commands are commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from spotkd.cli import _parser, _spelled_out
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_loop_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    (loop,) = re.findall(r"<!-- loop -->\n```python\n(.*?)```", README, flags=re.DOTALL)
+    exec(compile(loop, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "'task'" in printed
+    assert "distilled at {'layer1'" in printed
+
+
+PAGES = [ROOT / "README.md", ROOT / "docs" / "commands.md"]
+COMMANDS = [
+    line
+    for page in PAGES
+    for line in re.findall(r"^(?: {4})?spotkd (\w.*)$", page.read_text(encoding="utf-8").replace("\\\n", " "), re.MULTILINE)
+    if "[" not in line and "COMMAND" not in line
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_shown_parses(line: str) -> None:
+    command, *arguments = shlex.split(line)
+    _parser(command).parse_args(_spelled_out(arguments, ("model", "teacher", "student", "data")))
+
+
+def test_commands_were_found() -> None:
+    assert len(COMMANDS) >= 6
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (*PAGES, *(ROOT / "docs").rglob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
