@@ -26,7 +26,9 @@ PAGES = [ROOT / "README.md", ROOT / "docs" / "commands.md"]
 COMMANDS = [
     line
     for page in PAGES
-    for line in re.findall(r"^(?: {4})?spotkd (\w.*)$", page.read_text(encoding="utf-8").replace("\\\n", " "), re.MULTILINE)
+    for line in re.findall(
+        r"^(?: {4})?spotkd (\w.*)$", page.read_text(encoding="utf-8").replace("\\\n", " "), re.MULTILINE
+    )
     if "[" not in line and "COMMAND" not in line
 ]
 

@@ -16,7 +16,6 @@ from .config import (
     ModelConfig,
     OptimConfig,
     PolicyConfig,
-    RunConfig,
     TrainConfig,
 )
 from .data import Loader
@@ -38,6 +37,7 @@ def run_demo(config: DemoConfig, console: Console) -> None:
         "overwrite": True,
         "data": DataConfig(limit=FACE * config.faces),
         "batch_size": 32,
+        "eval_batch_size": 64,
         "seed": config.seed,
         "optim": OptimConfig(lr=0.2, schedule="onecycle"),
         "precision": config.precision,
@@ -78,7 +78,10 @@ def run_demo(config: DemoConfig, console: Console) -> None:
 
 def _report(rows: list[tuple[str, Summary]], config: DemoConfig, out: Path, console: Console) -> None:
     spots = list(rows[-1][1].shares)
-    header = ["run", "test top-1 (%)", "seconds", *(f"distilled {spot}" for spot in spots)]
+    header = ["run", "top-1 (%)", "seconds", *spots]
+    title = (
+        "Test accuracy after the last epoch, training time, share of samples distilled at each spot in the last epoch"
+    )
     lines = [
         [
             title,
@@ -88,7 +91,7 @@ def _report(rows: list[tuple[str, Summary]], config: DemoConfig, out: Path, cons
         ]
         for title, s in rows
     ]
-    table = Table(*header, title="Test accuracy after the last epoch, training time, share of samples distilled there")
+    table = Table(*header, title=title)
     for line in lines:
         table.add_row(*line)
     console.print(table)
@@ -100,6 +103,6 @@ def _report(rows: list[tuple[str, Summary]], config: DemoConfig, out: Path, cons
     console.print(notes, highlight=False)
     markdown = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *lines)]
     with replacing(out / "table.md") as path:
-        path.write_text("\n".join(markdown) + "\n\n" + notes + "\n", encoding="utf-8")
+        path.write_text("\n".join([f"{title}:", "", *markdown, "", notes, ""]), encoding="utf-8")
     pictures = ", ".join(str(out / name) for name in ("accuracy.png", "shares.png", "decisions.png"))
     console.print(f"Pictures: {pictures}\nTable: {out / 'table.md'}", highlight=False, soft_wrap=True)

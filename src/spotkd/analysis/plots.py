@@ -83,9 +83,8 @@ def plot_decisions(
     count = min(count, per_class * len(set(split.labels.tolist())))
     figure = Figure(figsize=(0.52 * count + 2.4, 1.42 * len(spots) + 0.75), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(
-        "Test images by P(teacher): the highest and the lowest at each spot", x=0.01, ha="left", fontsize=11
-    )
+    title = f"Where the policy sends test images: P(teacher) below each, at most {per_class} of a class in a row"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     panels = figure.subfigures(len(spots), 1, squeeze=False)[:, 0]
     for panel, spot, column in zip(panels, spots, probability.unbind(1), strict=True):
         rows = panel.subplots(2, count, squeeze=False)
