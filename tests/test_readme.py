@@ -23,14 +23,11 @@ def test_the_loop_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 PAGES = [ROOT / "README.md", ROOT / "docs" / "commands.md"]
-COMMANDS = [
-    line
-    for page in PAGES
-    for line in re.findall(
-        r"^(?: {4})?spotkd (\w.*)$", page.read_text(encoding="utf-8").replace("\\\n", " "), re.MULTILINE
-    )
-    if "[" not in line and "COMMAND" not in line
-]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES).replace("\\\n", " ")
+FENCED = re.findall(r"^```\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
+INDENTED = re.findall(r"^ {4}(.*)", TEXT, flags=re.MULTILINE)
+SHOWN = re.findall(r"^spotkd (.*)$", "\n".join(FENCED + INDENTED), flags=re.MULTILINE)
+COMMANDS = [line for line in SHOWN if "[" not in line]  # the one with brackets shows the defaults
 
 
 @pytest.mark.parametrize("line", COMMANDS)
