@@ -7,7 +7,7 @@ TEST_ENV := .venv-test
 .PHONY: demo test clean
 
 demo: $(DEMO_ENV)/installed
-	$(DEMO_ENV)/bin/spotkd demo
+	$(DEMO_ENV)/bin/spotkd demo --overwrite true
 
 test: $(TEST_ENV)/installed
 	$(TEST_ENV)/bin/ruff check .

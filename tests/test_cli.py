@@ -52,7 +52,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     save_weights(
         create_model("resnet8", 10), path, {"model": "resnet8", "data": "glyph94", "classes": list("0123456789")}
     )
-    torch.save(create_model("resnet8", 94).state_dict(), path.with_name("resnet8.pt"))
+    fitting = create_model("resnet8", 94)
+    torch.save(fitting.state_dict(), path.with_name("resnet8.pt"))
+    save_weights(fitting, path.with_name("fitting.safetensors"), {"model": "resnet8", "data": "glyph94"})
     return str(path)
 
 
@@ -78,13 +80,26 @@ MISTAKES = {
     (*TRAINED, "--distiller", "attn"): "unknown distiller 'attn'",
     (*TRAINED, "--strategy", "adapt"): "unknown strategy 'adapt'",
     (*TRAINED, "--distiller", "kd", "--beta", "2"): "beta has no effect",
+    (*TRAINED, "--policy.gamma", "0"): "gamma is 0.0: it must be above 0",
+    (*TRAINED, "--temperature", "-1"): "temperature is -1.0",
+    (*TRAINED, "--policy.target_share", "60"): "target_share is 60.0",
+    (*TRAINED, "--policy.lr", "0"): "policy.lr is 0.0",
+    ("train", "--optim.lr", "nan"): "optim.lr is nan",
+    ("train", "--optim.weight_decay", "-1"): "optim.weight_decay is -1.0",
+    ("train", "--optim.momentum", "1"): "optim.momentum is 1.0",
+    ("train", "--optim.milestones", "[9, 3]"): "optim.milestones is [9, 3]",
     (*TRAINED, "--strategy", "always", "--policy.target_share", "0.5"): "this strategy has none",
     ("distill", "--policy.bias", "paper"): 'Parser key "policy.bias"',
     ("evaluate",): "required: checkpoint",
     ("evaluate", "none"): "none: no such checkpoint",
     ("evaluate", "BARE"): "does not note its model; name it with --model",
     ("evaluate", "WEIGHTS"): "trained on 10 classes",
-    ("demo", "--faces", "0"): "data.limit is 0",
+    ("demo", "--faces", "0"): "faces is 0: it must lie between 1 and 532",
+    ("demo", "--teacher_epochs", "0"): "teacher_epochs is 0",
+    ("demo", "--epochs", "0"): "epochs is 0",
+    ("evaluate", "FITTING", "--batch_size", "0"): "batch_size is 0",
+    ("train", "--optim.schedule", "onecycle", "--optim.milestones", "[9]"): "onecycle has none",
+    (*TRAINED, "--alpha", "nan"): "alpha is nan",
 }  # fmt: skip
 
 
@@ -100,6 +115,7 @@ def test_mistakes_are_one_line(
         pytest.skip("cuda is no mistake here")
     monkeypatch.chdir(tmp_path)
     places = {"WEIGHTS": weights, "BARE": str(Path(weights).with_name("resnet8.pt"))}
+    places["FITTING"] = str(Path(weights).with_name("fitting.safetensors"))
     assert run(*(places.get(argument, argument) for argument in arguments)) == 2
     error = capsys.readouterr().err
     assert error.startswith("spotkd: ")

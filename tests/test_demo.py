@@ -13,11 +13,14 @@ from spotkd.training.run import read_metrics
 @pytest.mark.slow
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
-    for _ in range(2):  # a second time over the first
-        assert main(["demo", "--faces", "4", "--epochs", "1", "--teacher_epochs", "1", "--out", str(out)]) == 0
+    for again in ([], ["--overwrite", "true"]):
+        assert main(["demo", "--faces", "4", "--epochs", "1", "--teacher_epochs", "1", "--out", str(out), *again]) == 0
     rows = [line for line in (out / "table.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + 5
     assert {path.name for path in out.glob("*.png")} == {"accuracy.png", "shares.png", "decisions.png"}
+    assert main(["demo", "--faces", "4", "--out", str(out)]) == 2  # not over the first unasked
+    shares = read_metrics(out / "sakd")
+    assert any(0.02 < values[-1] < 0.98 for name, values in shares.items() if name.startswith("share_"))
     printed = capsys.readouterr().out
     for run in ("teacher", "alone", "kd", "at", "sakd"):
         top1 = read_metrics(out / run)["test_top1"][-1]

@@ -48,6 +48,10 @@ def test_twin_shares_storage_whatever_happens_to_the_student(pair: tuple[TinyNet
     assert shares_storage(method.twin, student)
     student.double()  # behind the method's back
     assert shares_storage(method.twin, student)
+    if torch.cuda.is_available():
+        method.cuda()
+        assert shares_storage(method.twin, student)
+        method.cpu()
     method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert shares_storage(method.twin, student)
     state = {key: torch.zeros_like(value) for key, value in student.state_dict().items()}

@@ -136,13 +136,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SpotkdError, ArgumentError) as error:
         print(f"spotkd: {_one_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("spotkd: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader (`| head`) has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a folder that vanished: the system's words name the file
+        print(f"spotkd: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("spotkd: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

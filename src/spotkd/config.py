@@ -185,6 +185,7 @@ class DemoConfig:
         faces: how many typefaces of glyph94 to train on, 94 images each.
         seed: of everything.
         precision: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
+        overwrite: replace the runs that the folder holds; without it existing runs are an error.
     """
 
     out: str = "runs/demo"
@@ -193,6 +194,7 @@ class DemoConfig:
     faces: int = 100
     seed: int = 1029
     precision: Precision = "auto"
+    overwrite: bool = False
 
 
 def read_config(kind: type[C], path: str | Path) -> C:

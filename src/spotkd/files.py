@@ -30,7 +30,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
-        with temporary.open("rb") as file:
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
         if os.name == "posix":  # the rename itself lies in the folder's data
@@ -61,4 +61,9 @@ def load_tensors(path: str | Path) -> object:
             f"{path}: refused, it holds more than tensors (or is no PyTorch file); save a plain state dict instead"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise SpotkdError(f"{path}: damaged or not a checkpoint ({' '.join(str(error).split())[:200]})") from error
+        raise SpotkdError(f"{path}: damaged or not a checkpoint ({one_line(error)})") from error
+
+
+def one_line(error: Exception) -> str:
+    """An exception's words on one line, cut at 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

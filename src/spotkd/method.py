@@ -148,7 +148,7 @@ class SpotKD(Method):
         target_weight: see ``target_share``.
 
     Raises:
-        SpotkdError: unknown names, different class counts, features that cannot be joined.
+        SpotkdError: unknown names, numbers out of range, different class counts, features that cannot be joined.
     """
 
     def __init__(
@@ -169,7 +169,14 @@ class SpotKD(Method):
         target_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        for name, value in (("gamma", gamma), ("temperature", 1.0 if temperature is None else temperature)):
+            if not value > 0:
+                raise SpotkdError(f"{name} is {value}: it must be above 0")
+        if target_share is not None and not 0 <= target_share <= 1:
+            raise SpotkdError(f"target_share is {target_share}: it is a share, between 0 and 1")
         shapes = s_shapes, t_shapes = feature_shapes(student, image_shape), feature_shapes(teacher, image_shape)
+        if {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:
+            raise SpotkdError("teacher and student share parameters: they must be two networks, the teacher is frozen")
         if s_shapes[-1] != t_shapes[-1]:
             raise SpotkdError(f"the student has {s_shapes[-1][0]} classes and the teacher {t_shapes[-1][0]}")
         if len(s_shapes[-2]) != 1 or len(t_shapes[-2]) != 1:
@@ -197,6 +204,11 @@ class SpotKD(Method):
             self.routing = RoutingNetwork(self.spots, *shapes)
             self.policy = PolicyNetwork(t_shapes[-2][0], s_shapes[-2][0], len(self.spots) + 1, policy_bias)
             self.twin = FrozenTwin(student)
+        # What was built here follows the student; the networks themselves stay where the user put them.
+        reference = next(student.parameters())
+        for name, module in self.named_children():
+            if name not in ("student", "teacher"):
+                module.to(reference.device, reference.dtype)
 
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
         batch = Batch(*batch)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from spotkd import Dataset, Loader
-from spotkd.data import augment, prepare
+from spotkd import Dataset, Loader, SpotkdError
+from spotkd.data import ImageSet, augment, prepare
 
 
 def test_augmentation_equals_one_image_at_a_time() -> None:
@@ -65,6 +65,14 @@ def test_evaluation_keeps_order_and_pixels(tiny_data: Dataset) -> None:
     batches = list(Loader(data, data.test, 40, training=False).epoch(0))
     expected = prepare(data.test.images, torch.tensor(data.mean), torch.tensor(data.std), torch.contiguous_format)
     assert torch.equal(batches[0].images, expected)
+
+
+def test_no_images_and_no_batch(tiny_data: Dataset) -> None:
+    empty = ImageSet(tiny_data.test.images[:0], tiny_data.test.labels[:0])
+    with pytest.raises(SpotkdError, match="tiny: no test images"):
+        Loader(tiny_data, empty, 4, training=False)
+    with pytest.raises(SpotkdError, match="batch_size is 0"):
+        Loader(tiny_data, tiny_data.test, 0, training=False)
 
 
 def test_flips_happen_only_where_the_data_set_allows(tiny_data: Dataset) -> None:

@@ -98,6 +98,18 @@ def test_zero_and_duplicate_features_stay_bounded(name: str) -> None:
     assert all(g.abs().max() < 1e3 for g in gradients)
 
 
+@pytest.mark.parametrize("apart", [0.0, 1e-7, 1e-3])
+def test_near_duplicates_stay_bounded(apart: float) -> None:
+    """Equal but for rounding: the published form of RKD divides by that distance and reaches 1e11."""
+    distiller = build("rkd").float()
+    student, teacher, batch = inputs(distiller, relu=True)
+    near = student[0].detach().float()
+    near[5] = near[6] + apart
+    near.requires_grad_()
+    (gradient,) = torch.autograd.grad(distiller([near], [teacher[0].float()], torch.ones(B, 1), batch), near)
+    assert gradient.abs().max() < 1e3
+
+
 @pytest.mark.parametrize("name", DISTILLERS)
 def test_half_precision_features_lose_only_their_own_rounding(name: str) -> None:
     distiller = build(name)

@@ -126,8 +126,21 @@ def test_a_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
     with pytest.raises(SpotkdError, match="holds a run already"):
         Run(tmp_path / "r", config)
     assert read_metrics(tmp_path / "r") == {"epoch": [1.0], "loss": [0.5]}
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "model.safetensors").write_text("from elsewhere")
+    with pytest.raises(SpotkdError, match=r"holds a run already \(model\.safetensors\)"):
+        Run(tmp_path / "foreign", config)
+    assert (tmp_path / "foreign" / "model.safetensors").read_text() == "from elsewhere"
     Run(tmp_path / "r", config, overwrite=True)
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["config.yaml", "notes.txt"]
+
+
+def test_a_run_does_not_bury_its_own_teacher(tiny: Path) -> None:
+    config = DistillConfig(teacher=ModelConfig("tinynet6", str(tiny / "teacher")), student=ModelConfig("tinynet4"))
+    config.overwrite = True
+    with pytest.raises(SpotkdError, match="which this run starts from, lies there"):
+        distill(configured(config, tiny / "teacher"))
+    assert (tiny / "teacher" / "model.safetensors").exists()
 
 
 def test_an_unwritable_folder(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def plot_decisions(
                 cell.set_yticks([])
                 cell.set_xlabel(f"{column[index]:.2f}", fontsize=6, labelpad=1)
             side = "most to the teacher" if most else "most to the student"
+            if column.max() - column.min() < 0.01:
+                side = "(all the same)"
             cells[0].set_ylabel(f"{spot}\n{side}", rotation=0, ha="right", va="center", fontsize=8)
     figure.savefig(Path(path))
 

@@ -14,6 +14,7 @@ import torch
 from .images import DATASETS, Dataset, ImageSet
 
 FACE = 94  # images a face, one for each class
+FACES = 532  # faces to train on
 
 
 @DATASETS.register("glyph94")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import SpotkdError
 from ..stages import Batch
 from .images import Dataset, ImageSet
 
@@ -51,6 +52,9 @@ class Loader:
         seed: of order and augmentation.
         device: where the images are kept and the batches are made.
         memory_format: of the batches.
+
+    Raises:
+        SpotkdError: no images, or a batch size below 1.
     """
 
     def __init__(
@@ -64,6 +68,10 @@ class Loader:
         device: torch.device | str = "cpu",
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
+        if batch_size < 1:
+            raise SpotkdError(f"batch_size is {batch_size}: it must be at least 1")
+        if not len(split):
+            raise SpotkdError(f"{data.name}: no {'training' if training else 'test'} images")
         self.images, self.labels = split.images.to(device), split.labels.to(device)
         self.batch_size, self.training, self.seed, self.memory_format = batch_size, training, seed, memory_format
         self.padding, self.flip = data.padding, data.flip

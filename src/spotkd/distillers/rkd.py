@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, Distiller, embedding, normalise
+from .base import DISTILLERS, Distiller, embedding
 
 
 @full_precision
@@ -40,7 +40,7 @@ def rkd_loss(student: Tensor, teacher: Tensor, mask: Tensor, distance: float, an
         apart = square > 1e-12
         lengths = torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 1e-6).masked_fill(diagonal, 0.0)
         mean = (pairs * lengths).sum() / (count * (count - 1)).clamp(min=1)
-        unit = normalise(edges, dim=-1)
+        unit = torch.where(apart[..., None], edges / torch.where(apart, square, 1.0).sqrt()[..., None], 0.0)
         return lengths / torch.where(count > 1, mean, 1.0), unit @ unit.transpose(1, 2)
 
     lengths_s, angles_s = relations(student)

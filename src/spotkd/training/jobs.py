@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 
-from ..config import DistillConfig, EvaluateConfig, PolicyConfig, RunConfig, TrainConfig, read_config
+from ..config import DistillConfig, EvaluateConfig, ModelConfig, PolicyConfig, RunConfig, TrainConfig, read_config
 from ..data import DATASETS, Dataset, Loader
 from ..errors import SpotkdError
 from ..method import Method, SpotKD, Supervised
 from ..models import create_model, save_weights
-from ..models.weights import read_metadata
+from ..models.weights import find_weights, read_metadata
 from ..routing import scaled_bias
 from .device import choose_precision
 from .evaluate import Scores, evaluate
@@ -26,7 +27,7 @@ def train(config: TrainConfig) -> Summary:
     data, fabric = _begin(config)
     method = Supervised(create_model(config.model.name, len(data.classes), config.model.checkpoint))
     folder = config.out or f"runs/train-{data.name}-{config.model.name}-seed{config.seed}"
-    return _run(method, data, fabric, config, folder, config.model.name, "model.safetensors")
+    return _run(method, data, fabric, config, folder, config.model, "model.safetensors")
 
 
 def distill(config: DistillConfig) -> Summary:
@@ -35,7 +36,7 @@ def distill(config: DistillConfig) -> Summary:
     method = _distillation(config, data)
     pair = f"{config.teacher.name}-{config.student.name}"
     folder = config.out or f"runs/{data.name}-{config.distiller}-{pair}-{config.strategy}-seed{config.seed}"
-    return _run(method, data, fabric, config, folder, config.student.name, "student.safetensors", config.policy)
+    return _run(method, data, fabric, config, folder, config.student, "student.safetensors", config.policy)
 
 
 def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
@@ -97,15 +98,45 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Scores:
 
 def _begin(config: RunConfig) -> tuple[Dataset, Fabric]:
     """Check the numbers, open the data, find the device, seed everything."""
-    for key in ("epochs", "batch_size", "eval_batch_size"):
-        if getattr(config, key) < 1:
-            raise SpotkdError(f"{key} is {getattr(config, key)}: it must be at least 1")
-    if not 0 <= config.seed < 2**32:
-        raise SpotkdError(f"seed is {config.seed}: it must lie between 0 and 2**32 - 1")
+    _check_numbers(config)
     data = DATASETS[config.data.name]().limited(config.data.limit)
     fabric = _fabric(config.accelerator, config.precision)
     torch.manual_seed(config.seed)
     return data, fabric
+
+
+def _check_numbers(config: RunConfig) -> None:
+    policy = config.policy if isinstance(config, DistillConfig) else PolicyConfig()
+    lowest: dict[str, tuple[float, float]] = {  # value and bound
+        "epochs": (config.epochs, 1),
+        "batch_size": (config.batch_size, 1),
+        "eval_batch_size": (config.eval_batch_size, 1),
+        "seed": (config.seed, 0),
+        "optim.weight_decay": (config.optim.weight_decay, 0),
+        "optim.momentum": (config.optim.momentum, 0),
+        "policy.weight_decay": (policy.weight_decay, 0),
+    }
+    finite = {
+        "policy.share_cost": policy.share_cost,
+        "policy.target_weight": policy.target_weight,
+        "policy.gamma": policy.gamma,
+        "policy.bias": 0.0 if policy.bias == "scaled" else policy.bias,
+    }
+    if isinstance(config, DistillConfig):
+        finite |= {"alpha": config.alpha, "beta": config.beta or 0.0, "temperature": config.temperature or 0.0}
+    for key, value in finite.items():
+        if not math.isfinite(float(value)):
+            raise SpotkdError(f"{key} is {value}: it must be a finite number")
+    for key, (value, bound) in lowest.items():
+        if not bound <= value < math.inf:
+            raise SpotkdError(f"{key} is {value}: it must be at least {bound}")
+    for key, rate in (("optim.lr", config.optim.lr), ("policy.lr", policy.lr)):
+        if rate is not None and not 0 < rate < math.inf:
+            raise SpotkdError(f"{key} is {rate}: it must be above 0")
+    if config.seed >= 2**32:
+        raise SpotkdError(f"seed is {config.seed}: it must be below 2**32")
+    if config.optim.momentum >= 1:
+        raise SpotkdError(f"optim.momentum is {config.optim.momentum}: it must be below 1")
 
 
 def _fabric(accelerator: str, precision: str) -> Fabric:
@@ -123,16 +154,22 @@ def _run(
     fabric: Fabric,
     config: RunConfig,
     folder: str,
-    model: str,
+    model: ModelConfig,
     weights: str,
     policy: PolicyConfig | None = None,
 ) -> Summary:
     policy = policy or PolicyConfig()
     steps = -(-len(data.train) // config.batch_size)
     optimizer, schedule = make_optimizer(method, config.optim, config.epochs, steps, policy.lr, policy.weight_decay)
+    started_from = [model.checkpoint, config.teacher.checkpoint if isinstance(config, DistillConfig) else None]
+    for checkpoint in filter(None, started_from):
+        if find_weights(checkpoint).resolve() in [Path(folder).resolve() / name for name in Run.FILES]:
+            raise SpotkdError(
+                f"out is {folder}: {checkpoint}, which this run starts from, lies there; give another --out"
+            )
     run = Run(folder, config, config.overwrite)
-    summary = fit(method, data, optimizer, schedule, fabric, config, run, model)
-    metadata = {"model": model, "data": data.name, "classes": data.classes, "test_top1": summary.scores.top1}
+    summary = fit(method, data, optimizer, schedule, fabric, config, run, model.name)
+    metadata = {"model": model.name, "data": data.name, "classes": data.classes, "test_top1": summary.scores.top1}
     save_weights(method.student, Path(folder) / weights, metadata)
     return summary
 

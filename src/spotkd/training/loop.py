@@ -30,13 +30,14 @@ class Meter:
 
     def __init__(self, spot_names: tuple[str, ...], device: torch.device) -> None:
         self.names = [*(f"loss_{term}" for term in Losses.terms()), "train_top1", *(f"share_{n}" for n in spot_names)]
-        self._sums = torch.zeros(len(self.names), device=device, dtype=torch.float64)
+        precise = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        self._sums = torch.zeros(len(self.names), device=device, dtype=precise)
         self._count = 0
 
     def add(self, losses: Losses, batch: Batch) -> None:
         hits = 100 * (losses.logits.argmax(1) == batch.labels).float().mean()
         terms = torch.stack([*losses[: len(Losses.terms())], hits]).detach()
-        self._sums += torch.cat([terms, losses.mask.mean(0)]).double() * len(batch.labels)
+        self._sums += torch.cat([terms, losses.mask.mean(0)]).to(self._sums.dtype) * len(batch.labels)
         self._count += len(batch.labels)
 
     def read(self) -> dict[str, float]:
@@ -106,7 +107,8 @@ def fit(
             run.checkpoint(_state(method, optimizer, schedule, config, epoch))
             progress.epoch(epoch, total_of(means), scores.top1, shares_of(means))
     board.finalize("success")
-    summary = Summary(title, scores, config.epochs, seconds, shares_of(means), run.folder)
+    device = f"{fabric.device.type}, {fabric._precision.precision}"
+    summary = Summary(title, scores, config.epochs, seconds, shares_of(means), run.folder, device)
     run.finish(summary)
     return summary
 

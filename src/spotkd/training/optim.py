@@ -32,10 +32,15 @@ def make_optimizer(
 
     Two groups with rates and decays of their own are the same arithmetic as two optimizers, since every update is
     element by element.
+
+    Raises:
+        SpotkdError: milestones that do not fit the epochs.
     """
     groups = method.parameter_groups(config.lr, config.weight_decay, policy_lr, policy_weight_decay)
     optimizer = SGD(groups, lr=config.lr, momentum=config.momentum)
     if config.schedule == "onecycle":
+        if config.milestones is not None:
+            raise SpotkdError("optim.milestones belong to optim.schedule multistep; onecycle has none")
         peaks = [group["lr"] for group in groups]
         steps = max(epochs * steps_per_epoch, 2)  # the schedule cannot have fewer
         return optimizer, OneCycleLR(optimizer, peaks, total_steps=steps, cycle_momentum=False)

@@ -3,7 +3,7 @@
 - config.yaml: the resolved configuration; ``--config`` takes it as it is
 - metrics.csv: a row an epoch
 - tensorboard/: the same numbers
-- last.ckpt: everything that training needs to go on
+- last.ckpt: the complete state of training after the last epoch
 - summary.json: the result
 - student.safetensors: the trained network (model.safetensors for a run of ``spotkd train``)
 """
@@ -25,7 +25,7 @@ import yaml
 from .. import __version__
 from ..config import RunConfig
 from ..errors import SpotkdError
-from ..files import load_tensors, replacing
+from ..files import load_tensors, one_line, replacing
 from .evaluate import Scores
 
 
@@ -40,6 +40,7 @@ class Summary:
         seconds: wall time of training, without evaluation.
         shares: share of samples distilled at each spot in the last epoch, by the spot's name.
         folder: where the run lies.
+        device: what it ran on, and in which precision.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Summary:
     seconds: float
     shares: dict[str, float]
     folder: Path
+    device: str
 
 
 class Run:
@@ -56,7 +58,7 @@ class Run:
     Args:
         folder: created if need be.
         config: written to ``config.yaml``.
-        overwrite: remove what an earlier run left there; a folder that holds anything else is left alone.
+        overwrite: remove the files that a run writes; whatever else lies there is left alone.
 
     Raises:
         SpotkdError: the folder already holds a run, or cannot be made.
@@ -66,9 +68,10 @@ class Run:
 
     def __init__(self, folder: str | Path, config: RunConfig, overwrite: bool = False) -> None:
         self.folder = Path(folder)
-        if (self.folder / "config.yaml").exists() and not overwrite:
+        there = [name for name in (*self.FILES, "tensorboard") if (self.folder / name).exists()]
+        if there and not overwrite:
             raise SpotkdError(
-                f"{self.folder}: holds a run already; give another --out, or replace it: --overwrite true"
+                f"{self.folder}: holds a run already ({there[0]}); give another --out, or replace it: --overwrite true"
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +79,9 @@ class Run:
                 (self.folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
             with replacing(self.folder / "config.yaml") as path:
-                path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
+                # Consent to overwrite was given for this run, not for whoever repeats it from its configuration.
+                content = dataclasses.asdict(config) | {"overwrite": False}
+                path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         except OSError as error:
             raise SpotkdError(f"{self.folder}: cannot write a run there ({error.strerror or error})") from error
         self._columns: list[str] = []
@@ -92,13 +97,16 @@ class Run:
 
     def checkpoint(self, state: Mapping[str, Any]) -> None:
         """Replace ``last.ckpt``."""
-        with replacing(self.folder / "last.ckpt") as path:
-            torch.save(dict(state), path)
+        target = self.folder / "last.ckpt"
+        try:
+            with replacing(target) as path:
+                torch.save(dict(state), path)
+        except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+            raise SpotkdError(f"{target}: cannot be written, the last good one stays ({one_line(error)})") from error
 
     def finish(self, summary: Summary) -> None:
         """Write ``summary.json``."""
         content = dataclasses.asdict(summary) | {
-            "folder": None,
             "scores": summary.scores._asdict(),
             "protocol": "last epoch",
             "spotkd": __version__,
