@@ -189,7 +189,7 @@ class DemoConfig:
     """
 
     out: str = "runs/demo"
-    teacher_epochs: int = 4
+    teacher_epochs: int = 3
     epochs: int = 3
     faces: int = 100
     seed: int = 1029
