@@ -84,7 +84,7 @@ MISTAKES = {
     (*TRAINED, "--temperature", "-1"): "temperature is -1.0",
     (*TRAINED, "--policy.target_share", "60"): "target_share is 60.0",
     (*TRAINED, "--policy.lr", "0"): "policy.lr is 0.0",
-    ("train", "--optim.lr", "nan"): "optim.lr is nan",
+    ("train", "--optim.lr", "nan"): 'Parser key "optim.lr"',
     ("train", "--optim.weight_decay", "-1"): "optim.weight_decay is -1.0",
     ("train", "--optim.momentum", "1"): "optim.momentum is 1.0",
     ("train", "--optim.milestones", "[9, 3]"): "optim.milestones is [9, 3]",
@@ -99,7 +99,7 @@ MISTAKES = {
     ("demo", "--epochs", "0"): "epochs is 0",
     ("evaluate", "FITTING", "--batch_size", "0"): "batch_size is 0",
     ("train", "--optim.schedule", "onecycle", "--optim.milestones", "[9]"): "onecycle has none",
-    (*TRAINED, "--alpha", "nan"): "alpha is nan",
+    (*TRAINED, "--alpha", "1e400"): "alpha is inf: it must be a finite number",
 }  # fmt: skip
 
 
