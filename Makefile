@@ -16,11 +16,13 @@ test: $(TEST_ENV)/installed
 	OMP_NUM_THREADS=1 $(TEST_ENV)/bin/pytest -n auto
 
 $(DEMO_ENV)/installed: pyproject.toml constraints.txt
+	@echo "Installing spotkd and PyTorch into $(DEMO_ENV), which takes a minute or more"
 	$(PYTHON) -m venv $(DEMO_ENV)
 	$(DEMO_ENV)/bin/pip install --quiet -c constraints.txt -e .
 	touch $@
 
 $(TEST_ENV)/installed: pyproject.toml constraints.txt
+	@echo "Installing spotkd and its test tools into $(TEST_ENV), which takes a minute or more"
 	$(PYTHON) -m venv $(TEST_ENV)
 	$(TEST_ENV)/bin/pip install --quiet -c constraints.txt -e '.[test,data]'
 	touch $@

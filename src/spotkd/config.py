@@ -135,7 +135,7 @@ class DistillConfig(RunConfig):
     Args:
         teacher: the trained network; its checkpoint is required.
         student: the network to train.
-        distiller: what to distil.
+        distiller: what to distil: kd, fitnet, at, sp or rkd.
         strategy: where to distil: adaptive (SAKD), anti, random, always or never.
         alpha: weight of the loss on the logits.
         beta: weight of the distiller; unset takes the paper's.

@@ -20,6 +20,7 @@ from ..data import Dataset, Loader
 from ..errors import SpotkdError
 from ..method import Losses, Method
 from ..stages import Batch
+from .device import choose_precision
 from .evaluate import evaluate
 from .progress import TrainingProgress
 from .run import Run, Summary
@@ -107,7 +108,7 @@ def fit(
             run.checkpoint(_state(method, optimizer, schedule, config, epoch))
             progress.epoch(epoch, total_of(means), scores.top1, shares_of(means))
     board.finalize("success")
-    device = f"{fabric.device.type}, {fabric._precision.precision}"
+    device = f"{fabric.device.type}, {choose_precision(config.precision, fabric.device)}"
     summary = Summary(title, scores, config.epochs, seconds, shares_of(means), run.folder, device)
     run.finish(summary)
     return summary
