@@ -17,7 +17,7 @@ from rich.console import Console
 
 from . import __version__
 from .config import DemoConfig, DistillConfig, EvaluateConfig, TrainConfig
-from .errors import SpotkdError
+from .errors import SpotkdError, one_line
 
 # Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
 _NAMED = ("model", "teacher", "student", "data")
@@ -134,23 +134,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(arguments)
     except (SpotkdError, ArgumentError) as error:
-        print(f"spotkd: {_one_line(error)}", file=sys.stderr)
+        print(f"spotkd: {one_line(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader (`| head`) has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a folder that vanished: the system's words name the file
-        print(f"spotkd: {_one_line(error)}", file=sys.stderr)
+        print(f"spotkd: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("spotkd: interrupted", file=sys.stderr)
         return 130
     return 0
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

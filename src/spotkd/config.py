@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from .errors import SpotkdError
+from .errors import SpotkdError, one_line
 
 C = TypeVar("C")
 Precision = Literal["auto", "32", "bf16-mixed"]
@@ -212,4 +212,4 @@ def read_config(kind: type[C], path: str | Path) -> C:
     try:
         return kind(**vars(parser.instantiate(parser.parse_path(path))))
     except (ArgumentError, TypeError, OSError) as error:
-        raise SpotkdError(f"{path}: {' '.join(str(error).split())}") from error
+        raise SpotkdError(f"{path}: {one_line(error)}") from error

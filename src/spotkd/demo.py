@@ -89,12 +89,12 @@ def _report(rows: list[tuple[str, Summary]], config: DemoConfig, out: Path, cons
     )
     lines = [
         [
-            title,
+            name,
             f"{s.scores.top1:.2f}",
             f"{s.seconds:.0f}",
             *(f"{s.shares[p]:.0%}" if p in s.shares else "-" for p in spots),
         ]
-        for title, s in rows
+        for name, s in rows
     ]
     table = Table(*header, title=title)
     for line in lines:

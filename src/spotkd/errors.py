@@ -1,4 +1,4 @@
-"""The one exception for mistakes that the user can mend."""
+"""Mistakes that the user can mend: one exception, one line."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ class SpotkdError(ValueError):
     The message is one line that names the key or the file and says what to do. The command line prints it and
     exits with status 2; library code lets it propagate.
     """
+
+
+def one_line(error: Exception) -> str:
+    """An exception's words on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

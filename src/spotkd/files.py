@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from .errors import SpotkdError
+from .errors import SpotkdError, one_line
 
 
 @contextmanager
@@ -61,9 +61,4 @@ def load_tensors(path: str | Path) -> object:
             f"{path}: refused, it holds more than tensors (or is no PyTorch file); save a plain state dict instead"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise SpotkdError(f"{path}: damaged or not a checkpoint ({one_line(error)})") from error
-
-
-def one_line(error: Exception) -> str:
-    """An exception's words on one line, cut at 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise SpotkdError(f"{path}: damaged or not a checkpoint ({one_line(error)[:200]})") from error

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import SpotkdError
-from ..files import load_tensors, one_line, replacing
+from ..errors import SpotkdError, one_line
+from ..files import load_tensors, replacing
 
 WEIGHT_FILES = ("student.safetensors", "model.safetensors")  # what a run folder of ours holds
 _SHOWN_KEYS = 5  # keys named in an error before it is cut with a count
@@ -41,7 +41,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             content = (file.metadata() or {}).get("spotkd", "{}")
         metadata = json.loads(content)
     except (SafetensorError, OSError, ValueError) as error:
-        raise SpotkdError(f"{path}: not a readable safetensors file ({one_line(error)})") from error
+        raise SpotkdError(f"{path}: not a readable safetensors file ({one_line(error)[:200]})") from error
     return metadata if isinstance(metadata, dict) else {}
 
 
@@ -53,7 +53,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         try:
             content = load_file(path)
         except (SafetensorError, OSError) as error:
-            raise SpotkdError(f"{path}: not a readable safetensors file ({one_line(error)})") from error
+            raise SpotkdError(f"{path}: not a readable safetensors file ({one_line(error)[:200]})") from error
     else:
         content = load_tensors(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
@@ -92,4 +92,4 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={"spotkd": json.dumps(dict(metadata))})
     except (OSError, SafetensorError) as error:
-        raise SpotkdError(f"{path}: cannot be written ({one_line(error)})") from error
+        raise SpotkdError(f"{path}: cannot be written ({one_line(error)[:200]})") from error

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 from ..config import DistillConfig, EvaluateConfig, ModelConfig, PolicyConfig, RunConfig, TrainConfig, read_config
 from ..data import DATASETS, Dataset, Loader
-from ..errors import SpotkdError
+from ..errors import SpotkdError, one_line
 from ..method import Method, SpotKD, Supervised
 from ..models import create_model, save_weights
 from ..models.weights import find_weights, read_metadata
@@ -70,7 +70,7 @@ def _distillation(config: DistillConfig, data: Dataset) -> SpotKD:
         beta=config.beta,
         temperature=config.temperature,
         gamma=config.policy.gamma,
-        policy_bias=_policy_bias(config, len(data.train)),
+        policy_bias=_policy_bias(config, data),
         share_cost=config.policy.share_cost,
         target_share=config.policy.target_share,
         target_weight=config.policy.target_weight,
@@ -85,8 +85,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Scores:
         if value is None:
             raise SpotkdError(f"{config.checkpoint}: does not note its {key}; name it with --{key}")
     data = DATASETS[str(names["data"])]()
-    if given_classes := noted.get("classes"):
-        _compare_classes(config.checkpoint, len(given_classes), data)
+    _check_class_count(config.checkpoint, data)
     fabric = _fabric(config.accelerator, config.precision)
     model = create_model(str(names["model"]), len(data.classes), config.checkpoint)
     model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -145,7 +144,7 @@ def _fabric(accelerator: str, precision: str) -> Fabric:
         chosen = choose_precision(precision, fabric.device)  # type: ignore[arg-type]
         return Fabric(accelerator=accelerator, devices=1, precision=chosen)
     except (RuntimeError, ValueError) as error:
-        raise SpotkdError(f"accelerator {accelerator}: {' '.join(str(error).split())}") from error
+        raise SpotkdError(f"accelerator {accelerator}: {one_line(error)}") from error
 
 
 def _run(
@@ -159,7 +158,7 @@ def _run(
     policy: PolicyConfig | None = None,
 ) -> Summary:
     policy = policy or PolicyConfig()
-    steps = -(-len(data.train) // config.batch_size)
+    steps = _steps_per_epoch(config, data)
     optimizer, schedule = make_optimizer(method, config.optim, config.epochs, steps, policy.lr, policy.weight_decay)
     started_from = [model.checkpoint, config.teacher.checkpoint if isinstance(config, DistillConfig) else None]
     for checkpoint in filter(None, started_from):
@@ -174,19 +173,19 @@ def _run(
     return summary
 
 
-def _policy_bias(config: DistillConfig, images: int) -> float:
+def _steps_per_epoch(config: RunConfig, data: Dataset) -> int:
+    return -(-len(data.train) // config.batch_size)
+
+
+def _policy_bias(config: DistillConfig, data: Dataset) -> float:
     if config.policy.bias != "scaled":
         return float(config.policy.bias)
-    steps = config.epochs * -(-images // config.batch_size)
+    steps = config.epochs * _steps_per_epoch(config, data)
     lr = config.optim.lr / 2 if config.policy.lr is None else config.policy.lr
     return scaled_bias(steps, lr, config.policy.weight_decay, config.optim.momentum)
 
 
 def _check_class_count(checkpoint: str, data: Dataset) -> None:
-    if classes := read_metadata(checkpoint).get("classes"):
-        _compare_classes(checkpoint, len(classes), data)
-
-
-def _compare_classes(checkpoint: str, classes: int, data: Dataset) -> None:
-    if classes != len(data.classes):
-        raise SpotkdError(f"{checkpoint}: trained on {classes} classes, and {data.name} has {len(data.classes)}")
+    classes = read_metadata(checkpoint).get("classes")  # only files of ours note them
+    if classes and len(classes) != len(data.classes):
+        raise SpotkdError(f"{checkpoint}: trained on {len(classes)} classes, and {data.name} has {len(data.classes)}")

@@ -24,8 +24,8 @@ import yaml
 
 from .. import __version__
 from ..config import RunConfig
-from ..errors import SpotkdError
-from ..files import load_tensors, one_line, replacing
+from ..errors import SpotkdError, one_line
+from ..files import load_tensors, replacing
 from .evaluate import Scores
 
 
@@ -102,7 +102,9 @@ class Run:
             with replacing(target) as path:
                 torch.save(dict(state), path)
         except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
-            raise SpotkdError(f"{target}: cannot be written, the last good one stays ({one_line(error)})") from error
+            raise SpotkdError(
+                f"{target}: cannot be written, the last good one stays ({one_line(error)[:200]})"
+            ) from error
 
     def finish(self, summary: Summary) -> None:
         """Write ``summary.json``."""
