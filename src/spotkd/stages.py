@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]
@@ -25,18 +26,34 @@ class Batch(NamedTuple):
     indices: Tensor | None = None
 
 
+class Rectified(NamedTuple):
+    """A stage that ends in a ReLU, written so that what stands before it can be seen: ``relu(body(x))``."""
+
+    body: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x))
+
+
 class StagedModel(nn.Module):
     """What teachers and students are: a network that runs stage by stage.
 
     A subclass names its stages in ``stage_names`` and returns one callable for each from :meth:`stages`. The last
     stage is the classifier; the one before it returns the *embedding*, the pooled vector ``(B, D)``.
+
+    Attributes:
+        stage_names: a name for every stage.
     """
 
-    stage_names: ClassVar[tuple[str, ...]]
+    stage_names: tuple[str, ...]
 
     @abstractmethod
     def stages(self) -> tuple[Callable[[Tensor], Tensor], ...]:
-        """The stages in order, each a map from the tensor before it to the tensor after it."""
+        """The stages in order, each a map from the tensor before it to the tensor after it.
+
+        A stage whose last operation is a ReLU is given as :class:`Rectified`, so that distillers of pre-activations
+        find them.
+        """
 
     def run(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Run stages ``start .. stop - 1`` on ``x``, the output of stage ``start - 1`` (the images if 0)."""
@@ -51,6 +68,19 @@ class StagedModel(nn.Module):
             x = stage(x)
             outputs.append(x)
         return tuple(outputs)
+
+    def observe(self, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """As :meth:`features`, and beside it the same before the ReLU that ends each stage (itself where none does)."""
+        outputs, before = [], []
+        for stage in self.stages():
+            if isinstance(stage, Rectified):
+                before.append(stage.body(x))
+                x = F.relu(before[-1])
+            else:
+                x = stage(x)
+                before.append(x)
+            outputs.append(x)
+        return tuple(outputs), tuple(before)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, classes)`` of images ``x``."""
