@@ -6,10 +6,12 @@ FitNet's loss regressor is of the same design, so adapters lie below both.
 
 from __future__ import annotations
 
+from math import isqrt
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import SpotkdError
 from .stages import Shape
 
 
@@ -24,9 +26,10 @@ class ConvReg(nn.Module):
     Args:
         shape_in: ``(C, H, W)`` of what comes in.
         shape_out: ``(C, H, W)`` of what goes out.
+        relu: whether a ReLU ends it; without one negative values can be matched too.
     """
 
-    def __init__(self, shape_in: Shape, shape_out: Shape) -> None:
+    def __init__(self, shape_in: Shape, shape_out: Shape, relu: bool = True) -> None:
         super().__init__()
         (channels_in, height_in, width_in), (channels_out, height_out, width_out) = shape_in, shape_out
         self.resize_to: tuple[int, int] | None = None
@@ -40,6 +43,7 @@ class ConvReg(nn.Module):
             if (height_in, width_in) != (height_out, width_out):
                 self.resize_to = (height_out, width_out)
         self.norm = nn.BatchNorm2d(channels_out)
+        self.relu = nn.ReLU() if relu else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.resize_to is not None:
@@ -49,17 +53,89 @@ class ConvReg(nn.Module):
                 if shrinks
                 else F.interpolate(x, self.resize_to, mode="bilinear", align_corners=False)
             )
-        return F.relu(self.norm(self.conv(x)))
+        out: Tensor = self.relu(self.norm(self.conv(x)))
+        return out
+
+
+class TokenReg(nn.Module):
+    """LayerNorm and a linear layer from tokens of ``shape_in`` to tokens of ``shape_out``, both ``(N, C)``.
+
+    Sequences of different lengths are resampled linearly first. LayerNorm stands in front because the scale of a
+    transformer's residual stream grows with depth; there is no ReLU, because that stream is signed.
+    """
+
+    def __init__(self, shape_in: Shape, shape_out: Shape) -> None:
+        super().__init__()
+        (length_in, channels_in), (self.length, channels_out) = shape_in, shape_out
+        self.resample = length_in != self.length
+        self.norm = nn.LayerNorm(channels_in)
+        self.linear = nn.Linear(channels_in, channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.resample:
+            x = F.interpolate(x.transpose(1, 2), self.length, mode="linear", align_corners=False).transpose(1, 2)
+        out: Tensor = self.linear(self.norm(x))
+        return out
+
+
+class AcrossKinds(nn.Module):
+    """Joins a map, tokens or a vector to a feature of another kind, by way of maps and :class:`ConvReg`.
+
+    Tokens become the map of their square grid, and a map becomes the tokens of its positions, with its mean for
+    whatever stands before the grid (class token, registers). A vector is a map of one position.
+    """
+
+    def __init__(self, shape_in: Shape, shape_out: Shape) -> None:
+        super().__init__()
+        self.shape_out = shape_out
+        self.regressor = ConvReg(map_shape(shape_in), map_shape(shape_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.regressor(as_map(x))
+        if len(self.shape_out) == 1:
+            return y.flatten(1)
+        if len(self.shape_out) == 3:
+            return y
+        tokens = y.flatten(2).transpose(1, 2)
+        before = self.shape_out[0] - tokens.shape[1]
+        return torch.cat([tokens.mean(1, keepdim=True).expand(-1, before, -1), tokens], dim=1)
+
+
+def map_shape(shape: Shape) -> Shape:
+    """The shape ``(C, H, W)`` that :func:`as_map` gives a feature of ``shape``."""
+    if len(shape) == 3:
+        return shape
+    if len(shape) == 2:
+        side = isqrt(shape[0])
+        return shape[1], side, side
+    return shape[0], 1, 1
+
+
+def as_map(feature: Tensor) -> Tensor:
+    """A feature as a map ``(B, C, H, W)``.
+
+    Tokens ``(B, N, C)`` are laid out on the largest square grid that they fill; those in front of it (class token,
+    registers) are left out. A vector ``(B, D)`` is a map of one position.
+    """
+    if feature.dim() == 4:
+        return feature
+    if feature.dim() == 3:
+        side = isqrt(feature.shape[1])
+        grid = feature[:, -side * side :].transpose(1, 2)
+        return grid.reshape(*grid.shape[:2], side, side)
+    return feature[:, :, None, None]
 
 
 def connect(shape_in: Shape, shape_out: Shape) -> nn.Module:
-    """The adapter from one feature space to another: :class:`ConvReg` for maps, a linear layer for vectors.
+    """The adapter from one feature space to another, for shapes without the batch dimension.
 
-    Raises:
-        SpotkdError: one side is a map and the other a vector.
+    Maps ``(C, H, W)`` are joined by :class:`ConvReg`, tokens ``(N, C)`` by :class:`TokenReg`, vectors ``(D,)`` by a
+    linear layer, and features of different kinds by :class:`AcrossKinds`.
     """
-    if len(shape_in) == len(shape_out) == 3:
+    if len(shape_in) != len(shape_out):
+        return AcrossKinds(shape_in, shape_out)
+    if len(shape_in) == 3:
         return ConvReg(shape_in, shape_out)
-    if len(shape_in) == len(shape_out) == 1:
-        return nn.Linear(shape_in[0], shape_out[0])
-    raise SpotkdError(f"no adapter joins features of shapes {shape_in} and {shape_out}: pair maps (C, H, W) or vectors")
+    if len(shape_in) == 2:
+        return TokenReg(shape_in, shape_out)
+    return nn.Linear(shape_in[0], shape_out[0])

@@ -1,10 +1,48 @@
 """WHAT to distil: one file a method, each a pure loss function and a thin module around it."""
 
+from .ab import AB
 from .at import AT
-from .base import DISTILLERS, Distiller, LogitDistiller
+from .base import DISTILLERS, Distiller, LogitDistiller, Preparation, Spots, option_names
+from .cc import CC
+from .crd import CRD
+from .dist import DIST
+from .dkd import DKD
 from .fitnet import FitNet
+from .fsp import FSP
+from .ft import FT
 from .kd import KD
+from .kdsvd import KDSVD
+from .nst import NST
+from .ofd import OFD
+from .pkt import PKT
+from .reviewkd import ReviewKD
 from .rkd import RKD
 from .sp import SP
+from .vid import VID
 
-__all__ = ["AT", "DISTILLERS", "KD", "RKD", "SP", "Distiller", "FitNet", "LogitDistiller"]
+__all__ = [
+    "AB",
+    "AT",
+    "CC",
+    "CRD",
+    "DIST",
+    "DISTILLERS",
+    "DKD",
+    "FSP",
+    "FT",
+    "KD",
+    "KDSVD",
+    "NST",
+    "OFD",
+    "PKT",
+    "RKD",
+    "SP",
+    "VID",
+    "Distiller",
+    "FitNet",
+    "LogitDistiller",
+    "Preparation",
+    "ReviewKD",
+    "Spots",
+    "option_names",
+]

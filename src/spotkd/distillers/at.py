@@ -1,15 +1,36 @@
-"""AT: Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv:1612.03928."""
+"""AT: attention maps.
+
+Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv:1612.03928.
+
+**Idea.** Not what the teacher's channels say but where in the image they are active.
+
+**Formula.** At each spot, with `A(f)` the mean over channels of `f^2`, a vector over the `HW` positions scaled to
+length 1:
+
+    l_b = 1 / (H W) * || A(f_s)_b - A(f_t)_b ||^2
+    L   = sum over spots of 1 / B * sum_b m_b * l_b
+
+**Constants.** Exponent 2, weight 1000.
+
+**Spots.** All feature maps but the stem's. Takes maps and tokens: tokens are laid out on their square grid, without
+the class token. Maps of different sizes meet at the smaller one, to which the other is averaged.
+
+**Cost.** One pass over each map; no parameters.
+
+**Paper and author code.** The paper sums squared distances over spots with `beta / 2`; the code takes the mean over
+positions, followed here. A map of zeros has the attention zero and gets no gradient (the code divides by 1e-12).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..adapters import as_map
 from ..precision import full_precision
 from ..stages import Batch
-from .base import DISTILLERS, Distiller, all_maps, masked_mean, normalise
+from .base import DISTILLERS, MAP, TOKENS, Distiller, all_maps, at_one_size, masked_mean, normalise, total
 
 
 def attention_map(feature: Tensor) -> Tensor:
@@ -21,10 +42,9 @@ def attention_map(feature: Tensor) -> Tensor:
 def at_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over positions of the squared difference of the attention maps of each sample, ``(B,)``.
 
-    Sizes that differ are brought together by averaging the larger map to the smaller one's size.
+    From maps ``(B, C, H, W)`` or tokens ``(B, N, C)``.
     """
-    size = (min(student.shape[-2], teacher.shape[-2]), min(student.shape[-1], teacher.shape[-1]))
-    student, teacher = (f if f.shape[-2:] == size else F.adaptive_avg_pool2d(f, size) for f in (student, teacher))
+    student, teacher = at_one_size(as_map(student), as_map(teacher))
     return (attention_map(student) - attention_map(teacher)).square().mean(1)
 
 
@@ -33,8 +53,8 @@ class AT(Distiller):
     """Where the activations are: spatial attention maps at every feature map but the stem's."""
 
     spot_rule = all_maps
+    takes = (MAP, TOKENS)
     default_weight = 1000.0
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
-        losses = [masked_mean(at_loss(s, t), m) for s, t, m in zip(student, teacher, mask.unbind(1), strict=True)]
-        return sum(losses[1:], losses[0])
+        return total([masked_mean(at_loss(s, t), m) for s, t, m in zip(student, teacher, mask.unbind(1), strict=True)])

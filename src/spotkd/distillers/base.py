@@ -8,41 +8,51 @@ multiplied by the mask; a loss on relations between samples takes the mask into 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SpotkdError
+from ..precision import full_precision
 from ..registry import Registry
 from ..stages import Batch, Shape
 
 SpotRule = Callable[[Sequence[Shape]], tuple[int, ...]]
+Spots = tuple[tuple[int, int], ...]
+
+VECTOR, TOKENS, MAP = 1, 2, 3  # the kinds of features, by the number of dimensions beside the batch's
+_KINDS = {VECTOR: "vectors (D,)", TOKENS: "tokens (N, C)", MAP: "feature maps (C, H, W)"}
 
 
 # Where a distiller sits in one network, given the shapes of all its stage outputs. Each network resolves the rule for
-# itself: the author code uses one index for both, which names different things when their lengths differ.
+# itself: the author code uses one index for both, which names different things when their lengths differ. Tokens of a
+# vision transformer count as maps here; whether the distiller can use them is the question of `takes`.
 
 
-def _maps(shapes: Sequence[Shape]) -> list[int]:
-    return [index for index, shape in enumerate(shapes) if len(shape) == 3]
+def every_map(shapes: Sequence[Shape]) -> tuple[int, ...]:
+    """Every feature map, the stem's too."""
+    return tuple(index for index, shape in enumerate(shapes) if len(shape) in (MAP, TOKENS))
 
 
 def all_maps(shapes: Sequence[Shape]) -> tuple[int, ...]:
     """Every feature map but the stem's."""
-    return tuple(_maps(shapes)[1:])
+    return every_map(shapes)[1:]
 
 
 def third_map(shapes: Sequence[Shape]) -> tuple[int, ...]:
     """Feature map ``f_2``, or the last one of a shorter network."""
-    return tuple(_maps(shapes)[:3][-1:])
+    return every_map(shapes)[:3][-1:]
 
 
 def last_map(shapes: Sequence[Shape]) -> tuple[int, ...]:
     """The deepest feature map."""
-    return tuple(_maps(shapes)[-1:])
+    return every_map(shapes)[-1:]
 
 
 def embedding(shapes: Sequence[Shape]) -> tuple[int, ...]:
@@ -50,41 +60,118 @@ def embedding(shapes: Sequence[Shape]) -> tuple[int, ...]:
     return (len(shapes) - 2,)
 
 
+def maps_and_embedding(shapes: Sequence[Shape]) -> tuple[int, ...]:
+    """Every feature map but the stem's, and the pooled vector."""
+    return (*all_maps(shapes), *embedding(shapes))
+
+
 def logits(shapes: Sequence[Shape]) -> tuple[int, ...]:
     """The classifier's output, which is the last spot of every network."""
     return (len(shapes) - 1,)
 
 
+_MANY = (every_map, all_maps, maps_and_embedding)  # rules that may give more than one spot
+
+
+def pair(rule: SpotRule, student: Sequence[Shape], teacher: Sequence[Shape]) -> Spots:
+    """The spots of two networks by one rule: like with like, from the shallow end up to the shorter list.
+
+    Maps (and tokens) are paired with maps, vectors with vectors.
+    """
+    pairs: list[tuple[int, int]] = []
+    for vectors in (False, True):
+        mine, theirs = (
+            [index for index in rule(shapes) if (len(shapes[index]) == VECTOR) is vectors]
+            for shapes in (student, teacher)
+        )
+        pairs += zip(mine, theirs, strict=False)
+    return tuple(pairs)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A phase of training that a distiller needs before distillation begins.
+
+    Attributes:
+        what: what is being trained, for people.
+        epochs: passes over the training images.
+        lr: learning rate of its SGD, which is constant.
+        momentum: its momentum.
+        weight_decay: its weight decay.
+        trains_student: whether the student is trained along.
+    """
+
+    what: str
+    epochs: int = 30
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    trains_student: bool = False
+
+
 class Distiller(nn.Module):
     """A method of distillation: one loss at one or more spots.
 
-    A subclass sets ``spot_rule`` and ``default_weight`` and writes :meth:`forward`; register it with
-    ``@DISTILLERS.register("name")``.
+    A subclass sets ``spot_rule``, ``takes`` and ``default_weight`` and writes :meth:`forward`; register it with
+    ``@DISTILLERS.register("name")``. Options of its own are keyword arguments of its constructor.
 
     Args:
         student_shapes: shapes of all stage outputs of the student, without the batch dimension.
         teacher_shapes: the same of the teacher.
+        spots: pairs ``(student stage, teacher stage)``, shallow to deep, in place of those of the rule.
+        labels: ``(n,)`` labels of all training samples, in the order of ``Batch.indices``; only distillers that keep a
+            memory of the training set (CRD) need them.
 
     Attributes:
-        spots: pairs ``(student stage, teacher stage)``, shallow to deep. Lists of different lengths are paired from
-            the shallow end up to the shorter one.
+        spot_rule: where it sits in one network, given the shapes of all stage outputs.
+        takes: the kinds of features that it can use.
+        default_weight: its weight beta in the student's loss; the paper's.
+        warmup: share of the run's epochs over which its weight rises linearly to the full one; 0 for none.
+        before_relu: whether it sees features before the ReLU that ends a stage.
+        preparation: a phase of training before distillation, or None.
+        spots: pairs ``(student stage, teacher stage)``, shallow to deep; see :func:`pair`.
+        ramp: the present factor of the warm-up.
 
     Raises:
-        SpotkdError: the rule finds no spot in one of the networks.
+        SpotkdError: the rule finds no spot in one of the networks, or features of a kind that it cannot use.
     """
 
     spot_rule: ClassVar[SpotRule]
+    takes: ClassVar[tuple[int, ...]] = (MAP,)
     default_weight: ClassVar[float] = 1.0
+    warmup: ClassVar[float] = 0.0
+    before_relu: ClassVar[bool] = False
+    preparation: ClassVar[Preparation | None] = None
 
-    def __init__(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
+    def __init__(
+        self,
+        student_shapes: Sequence[Shape],
+        teacher_shapes: Sequence[Shape],
+        *,
+        spots: Spots | None = None,
+        labels: Tensor | None = None,
+    ) -> None:
         super().__init__()
-        rule = type(self).spot_rule
-        self.spots = tuple(zip(rule(student_shapes), rule(teacher_shapes), strict=False))
+        rule, name = type(self).spot_rule, type(self).__name__
+        self.ramp = 1.0
+        self.spots = pair(rule, student_shapes, teacher_shapes) if spots is None else spots
         if not self.spots:
             raise SpotkdError(
-                f"{type(self).__name__} finds no spot: it distils at '{rule.__name__}' and "
+                f"{name} finds no spot: it distils at '{rule.__name__}' and "
                 f"the stages put out {list(student_shapes)} (student) and {list(teacher_shapes)} (teacher)"
             )
+        if len(self.spots) > 1 and rule not in _MANY:
+            raise SpotkdError(f"{name} distils at one spot, and {len(self.spots)} are given")
+        for which, shapes, stages in zip(
+            ("student", "teacher"), (student_shapes, teacher_shapes), zip(*self.spots, strict=True), strict=True
+        ):
+            for stage in stages:
+                if len(shapes[stage]) not in self.takes:
+                    raise SpotkdError(
+                        f"{name} distils {' or '.join(_KINDS[kind] for kind in self.takes)}, and stage {stage} of the "
+                        f"{which} puts out {_KINDS.get(len(shapes[stage]), 'something else')} of shape "
+                        f"{tuple(shapes[stage])}; 'spotkd distillers' shows what each distiller takes"
+                    )
 
     @abstractmethod
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
@@ -92,29 +179,61 @@ class Distiller(nn.Module):
 
         Args:
             student: features at ``spots``, with gradients.
-            teacher: features at ``spots``, without.
+            teacher: features at ``spots``; without gradients, unless the strategy trains the teacher too.
             mask: ``(B, len(spots))``, ones where the sample is distilled at the spot; carries no gradient.
             batch: the batch itself, for distillers that need labels or sample indices.
         """
 
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """Epoch ``epoch`` of ``epochs``, counted from 1, begins: moves the warm-up."""
+        rising = round(self.warmup * epochs)
+        self.ramp = min(1.0, epoch / rising) if rising else 1.0
+
+    def prepared_modules(self) -> list[nn.Module]:
+        """The parts of its own that the preparation trains."""
+        return []
+
+    def preparation_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """The loss of the preparation, a scalar, from features at the spots; ``student`` is empty if not trained."""
+        raise NotImplementedError(f"{type(self).__name__} has no preparation")
+
 
 class LogitDistiller(Distiller):
-    """A distiller of the logits: it stands at the last spot, where KD does by default.
+    """A distiller of the logits: it stands at the last spot, where KD does by default. A subclass writes :meth:`loss`.
 
     Attributes:
         temperature: divides the logits of both networks.
+        standardise: bring each sample's logits to mean 0 and deviation 1 first (Sun et al., "Logit Standardization in
+            Knowledge Distillation", CVPR 2024), so that the student need not match the teacher's scale.
     """
 
     spot_rule = logits
+    takes = (VECTOR,)
     temperature: float = 4.0
+    standardise: bool = False
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
+        s, t = student[0], teacher[0]
+        if self.standardise:
+            s, t = standardised(s), standardised(t)
+        return self.loss(s, t, mask[:, 0], batch)
+
+    @abstractmethod
+    def loss(self, student: Tensor, teacher: Tensor, mask: Tensor, batch: Batch) -> Tensor:
+        """As :meth:`Distiller.forward`, from logits ``(B, C)`` and the mask ``(B,)`` of the one spot."""
 
 
-DISTILLERS: Registry[Callable[[Sequence[Shape], Sequence[Shape]], Distiller]] = Registry("distiller")
+DISTILLERS: Registry[Callable[..., Distiller]] = Registry("distiller")
 
 
 def masked_mean(per_sample: Tensor, mask: Tensor) -> Tensor:
     """``(1 / B) * sum_b mask_b * per_sample_b``, which is ``n / B`` times the mean over the selected samples."""
     return (per_sample * mask).mean()
+
+
+def total(terms: Sequence[Tensor]) -> Tensor:
+    """The sum of the terms of all spots."""
+    return torch.stack(list(terms)).sum()
 
 
 def normalise(x: Tensor, dim: int) -> Tensor:
@@ -127,3 +246,30 @@ def normalise(x: Tensor, dim: int) -> Tensor:
     alive = square > 1e-24
     norm = torch.where(alive, square, 1.0).sqrt()
     return torch.where(alive, x / norm, 0.0)
+
+
+@full_precision
+def standardised(x: Tensor) -> Tensor:
+    """Logits ``(B, C)`` with mean 0 and (unbiased) standard deviation 1 in each row; constant rows become zeros."""
+    centred = x - x.mean(1, keepdim=True)
+    scale = math.sqrt(max(x.shape[1] - 1, 1))
+    return normalise(centred, dim=1) * scale
+
+
+def at_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Two maps at the smaller of their sizes: the larger one is averaged down."""
+    size = (min(student.shape[-2], teacher.shape[-2]), min(student.shape[-1], teacher.shape[-1]))
+    student, teacher = (f if f.shape[-2:] == size else F.adaptive_avg_pool2d(f, size) for f in (student, teacher))
+    return student, teacher
+
+
+def option_names(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The options of a distiller, by name with their defaults: the keyword arguments of its own constructor."""
+    from inspect import Parameter, signature
+
+    known = {"student_shapes", "teacher_shapes", "spots", "labels"}
+    return {
+        name: parameter.default
+        for name, parameter in signature(factory).parameters.items()
+        if name not in known and parameter.kind is Parameter.KEYWORD_ONLY
+    }

@@ -1,8 +1,28 @@
-"""KD: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531."""
+"""KD: the teacher's softened logits.
+
+Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531.
+
+**Idea.** The teacher's probabilities say more than the label: which wrong classes are nearly right. A temperature
+above 1 brings these small numbers out.
+
+**Formula.** For the logits `z_t`, `z_s` of one sample, with the sum taken over the samples selected at the last spot:
+
+    L = tau^2 / B * sum_b m_b * KL( softmax(z_t / tau) || softmax(z_s / tau) )
+
+**Constants.** `tau = 4`; weight `alpha = 1`.
+
+**Spots.** The logits. KD stands there beside every distiller of features, and alone as `kd`.
+
+**Cost.** Nothing beside the networks; no parameters.
+
+**Paper and author code.** Equal. The code has a second class with "NLL" in its name that computes the same number.
+Options beyond both: `standardise` (Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024,
+arXiv:2403.01427) brings each sample's logits to mean 0 and deviation 1 first, so that only their relations are
+learnt; its paper then uses `temperature` 2 and `alpha` 9. Constant logits become zeros (the paper's code adds 1e-7 to
+the deviation).
+"""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,7 +45,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 @DISTILLERS.register("kd")
 class KD(LogitDistiller):
-    """The logits, softened by a temperature. In SAKD it stands at the last spot beside every other distiller."""
+    """The logits, softened by a temperature."""
 
-    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
-        return masked_mean(kd_loss(student[0], teacher[0], self.temperature), mask[:, 0])
+    def loss(self, student: Tensor, teacher: Tensor, mask: Tensor, batch: Batch) -> Tensor:
+        return masked_mean(kd_loss(student, teacher, self.temperature), mask)

@@ -1,4 +1,25 @@
-"""SP: Tung, Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv:1907.09682."""
+"""SP: which samples look alike.
+
+Tung, Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv:1907.09682.
+
+**Idea.** Two images that excite the teacher alike should excite the student alike, whatever the features themselves
+are.
+
+**Formula.** With `X` the flattened features of the `n` selected samples and `G` the rows of `X X^T` scaled to length
+1:
+
+    L = n / B * 1 / n^2 * || G_t - G_s ||^2
+
+**Constants.** Weight 3000.
+
+**Spots.** The last feature map. Takes maps, tokens and vectors, in any combination: only the batch must agree. The
+loss relates samples, so the mask goes into the Gram matrices before their rows are normalised.
+
+**Cost.** Two `B x B` Gram matrices; no parameters.
+
+**Paper and author code.** Equal. A row of zeros stays zero and gets no gradient (the code's reaches 1e10 there). One
+selected sample gives 0.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +29,7 @@ from torch import Tensor
 
 from ..precision import full_precision
 from ..stages import Batch
-from .base import DISTILLERS, Distiller, last_map, normalise
+from .base import DISTILLERS, MAP, TOKENS, VECTOR, Distiller, last_map, normalise
 
 
 @full_precision
@@ -35,6 +56,7 @@ class SP(Distiller):
     """Which samples look alike: the Gram matrix of the last feature map over the batch."""
 
     spot_rule = last_map
+    takes = (MAP, TOKENS, VECTOR)
     default_weight = 3000.0
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:

@@ -1,0 +1,202 @@
+"""CRD: contrast with thousands of remembered samples.
+
+Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020, arXiv:1910.10699.
+
+**Idea.** The student's embedding of an image should be told apart from the teacher's embeddings of other images, and
+the other way round. A memory keeps the last embedding of every training sample by either network, so that there are
+thousands of negatives.
+
+**Formula.** `v_s`, `v_t` are both embeddings after a linear layer to 128 numbers, scaled to length 1; `M_s`, `M_t`
+the memories. For sample `b` with positive `k = 0` and `K` negatives out of `N` training samples, `q = K / N`:
+
+    o_k = exp( v_s . M_t[k] / tau ) / Z
+    l_b(o) = - ln( o_0 / (o_0 + q + eps) ) - sum_k ln( q / (o_k + q + eps) )
+    L   = 1 / B * sum_b m_b * ( l_b(student against teacher's memory) + l_b(teacher against student's memory) )
+
+Then, at the selected samples' rows: `M <- normalise( M / 2 + v / 2 )`. `Z` is set once, by the first batch with a
+selected sample, so that the mean score there is `1 / N`.
+
+**Constants.** `negatives = 16384`, `dim = 128`, `tau = 0.07`, `momentum = 0.5`, `eps = 1e-7`, weight 0.8.
+
+**Spots.** The pooled embedding. Takes vectors. Needs the labels of all training samples and each sample's index
+(`SpotKD(..., labels=...)` and `Batch.indices`).
+
+**Cost.** Two linear layers and two memories of `N x 128` numbers (51 MB for 50 000 samples), kept in the checkpoint.
+Scores of a batch with *all* samples are one matrix product (`B x N`), from which those of the negatives are picked:
+the published code gathers `B x (K + 1) x 128` numbers twice, 1 GB for 64 samples.
+
+**Paper and author code.** Negatives are drawn on the device: uniformly from the other classes, without replacement
+where the smallest such pool has enough, else with. The samples of one batch share one random order of the training
+set and begin in it at random places of their own; the draw of each sample has the code's distribution. `relaxed`
+draws the positive from the sample's class (it may be the sample itself). `Z` is kept in the checkpoint (the code
+loses it), and rows of zeros are guarded (the code divides by a bare norm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SpotkdError
+from ..precision import full_precision
+from ..stages import Batch, Shape
+from .base import DISTILLERS, VECTOR, Distiller, embedding, masked_mean, normalise
+
+_EPS = 1e-7
+
+
+@full_precision
+def crd_loss(positive: Tensor, negatives: Tensor, drawn: Tensor, ratio: float) -> Tensor:
+    """The contrastive loss of each sample, ``(B,)``, in one direction.
+
+    Args:
+        positive: normalised scores ``(B,)`` of the positives.
+        negatives: normalised scores ``(B, W)`` of candidates.
+        drawn: ``(B, W)`` ones where a candidate is one of the sample's ``K`` negatives.
+        ratio: ``K / N``.
+    """
+    hit = (positive / (positive + ratio + _EPS)).log()
+    misses = (ratio / (negatives + ratio + _EPS)).log()
+    return -hit - (drawn * misses).sum(1)
+
+
+class Negatives(nn.Module):
+    """Draws, for each sample of a batch, a positive and ``count`` negatives from the training set, on the device.
+
+    Args:
+        labels: ``(N,)`` labels of the training set.
+        count: negatives of a sample.
+        relaxed: draw the positive from the sample's class instead of taking the sample itself.
+    """
+
+    labels: Tensor
+    order: Tensor
+    first: Tensor
+    sizes: Tensor
+
+    def __init__(self, labels: Tensor, count: int, relaxed: bool) -> None:
+        super().__init__()
+        self.count, self.relaxed = count, relaxed
+        sizes = torch.bincount(labels)
+        self.largest = int(sizes.max())
+        if self.largest == len(labels):
+            raise SpotkdError("CRD contrasts samples of different classes, and all training labels are the same")
+        # Not part of the state: they follow from the data.
+        self.register_buffer("labels", labels, persistent=False)
+        self.register_buffer("order", labels.argsort(stable=True), persistent=False)  # samples class by class
+        self.register_buffer("sizes", sizes, persistent=False)
+        self.register_buffer("first", sizes.cumsum(0) - sizes, persistent=False)
+
+    def forward(self, indices: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Positives ``(B,)``, candidates ``(B, W)`` and which of them are drawn ``(B, W)``, from a batch's own."""
+        total, batch, device = len(self.labels), len(labels), labels.device
+        sizes, first = self.sizes[labels], self.first[labels]
+        positives = indices
+        if self.relaxed:
+            positives = self.order[first + (torch.rand(batch, device=device) * sizes).long()]
+        if self.count > total - self.largest:  # too few for some class: with replacement
+            among = (torch.rand(batch, self.count, device=device) * (total - sizes)[:, None]).long()
+            among += (among >= first[:, None]) * sizes[:, None]  # step over the sample's own class
+            return positives, self.order[among], torch.ones_like(among, dtype=torch.bool)
+        # One random order of all samples; each of the batch starts somewhere and takes the first of other classes.
+        shuffled = torch.randperm(total, device=device)
+        start = torch.randint(total, (batch, 1), device=device)
+        window = torch.arange(self.count + self.largest, device=device)
+        candidates = shuffled[(start + window) % total]
+        foreign = self.labels[candidates] != labels[:, None]
+        return positives, candidates, foreign & (foreign.cumsum(1, dtype=torch.int32) <= self.count)
+
+
+@DISTILLERS.register("crd")
+class CRD(Distiller):
+    """Contrast: the embeddings of one image by both networks belong together, among thousands of remembered others.
+
+    Args:
+        negatives: negatives of each sample.
+        relaxed: draw the positive from the sample's class instead of taking the sample itself.
+        dim: length of the embedded vectors.
+        tau: temperature of the scores.
+        momentum: share of the old value when a memory row is updated.
+    """
+
+    spot_rule = embedding
+    takes = (VECTOR,)
+    default_weight = 0.8
+    memory_student: Tensor
+    memory_teacher: Tensor
+    norms: Tensor
+    norms_known: Tensor
+
+    def __init__(
+        self,
+        student_shapes: Sequence[Shape],
+        teacher_shapes: Sequence[Shape],
+        *,
+        negatives: int = 16384,
+        relaxed: bool = False,
+        dim: int = 128,
+        tau: float = 0.07,
+        momentum: float = 0.5,
+        **common: Any,
+    ) -> None:
+        super().__init__(student_shapes, teacher_shapes, **common)
+        labels: Tensor | None = common.get("labels")
+        if labels is None:
+            raise SpotkdError("CRD keeps a memory of the training set: give its labels, SpotKD(..., labels=...)")
+        ((at_student, at_teacher),) = self.spots
+        self.tau, self.momentum = tau, momentum
+        self.embed_student = nn.Linear(student_shapes[at_student][0], dim)
+        self.embed_teacher = nn.Linear(teacher_shapes[at_teacher][0], dim)
+        self.draw = Negatives(labels, negatives, relaxed)
+        bound = (3 / dim) ** 0.5
+        for name in ("memory_student", "memory_teacher"):
+            self.register_buffer(name, torch.empty(len(labels), dim).uniform_(-bound, bound))
+        self.register_buffer("norms", torch.ones(2))  # Z of the student's and of the teacher's scores
+        self.register_buffer("norms_known", torch.tensor(False))
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
+        if batch.indices is None:
+            raise SpotkdError("CRD needs to know which samples these are: give Batch(images, labels, indices)")
+        return self._contrast(
+            self.embed_student(student[0]), self.embed_teacher(teacher[0]), mask[:, 0], batch.indices, batch.labels
+        )
+
+    @full_precision
+    def _contrast(self, student: Tensor, teacher: Tensor, mask: Tensor, indices: Tensor, labels: Tensor) -> Tensor:
+        v_s, v_t = normalise(student, dim=1), normalise(teacher, dim=1)
+        positives, candidates, drawn = self.draw(indices, labels)
+        scores = []
+        for v, memory in ((v_s, self.memory_teacher), (v_t, self.memory_student)):
+            # A copy: the memory is updated below, and the backward pass needs it as it was.
+            every = torch.exp(v @ memory.clone().to(v.dtype).T / self.tau)
+            scores.append((every.gather(1, positives[:, None])[:, 0], every.gather(1, candidates)))
+        norms = self._normalisers(scores, drawn, mask)
+        ratio = self.draw.count / len(self.memory_student)
+        losses = [crd_loss(p / z, n / z, drawn, ratio) for (p, n), z in zip(scores, norms.unbind(), strict=True)]
+        if self.training:
+            self._remember(v_s.detach(), v_t.detach(), mask, indices)
+        return masked_mean(losses[0] + losses[1], mask)
+
+    @torch.no_grad()
+    def _normalisers(self, scores: Sequence[tuple[Tensor, Tensor]], drawn: Tensor, mask: Tensor) -> Tensor:
+        """Both ``Z``: those kept, or, at the first batch with a selected sample, the mean score times ``N``."""
+        count = mask.sum()
+        summed = torch.stack([((p + (drawn * n).sum(1)) * mask).sum() for p, n in scores])
+        means = summed / (count * (self.draw.count + 1)).clamp(min=1)
+        fresh = torch.where(count > 0, means * len(self.memory_student), 1.0)
+        norms = torch.where(self.norms_known, self.norms.to(fresh.dtype), fresh)
+        if self.training:
+            self.norms.copy_(norms)
+            self.norms_known.logical_or_(count > 0)
+        return norms
+
+    @torch.no_grad()
+    def _remember(self, v_s: Tensor, v_t: Tensor, mask: Tensor, indices: Tensor) -> None:
+        """Move the memory rows of the selected samples towards their present embeddings."""
+        for memory, v in ((self.memory_student, v_s), (self.memory_teacher, v_t)):
+            old = memory[indices]
+            new = normalise(self.momentum * old + (1 - self.momentum) * v.to(old.dtype), dim=1)
+            memory.index_copy_(0, indices, torch.where(mask[:, None] > 0, new, old))

@@ -1,0 +1,83 @@
+"""DIST: correlations of probabilities instead of their values.
+
+Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, arXiv:2205.10536.
+
+**Idea.** A much stronger teacher is too sharp to be matched value by value. It is enough that the student's
+probabilities go up and down with the teacher's: over the classes of one sample (inter) and over the samples of one
+class (intra).
+
+**Formula.** With `P` the probabilities at temperature `tau` of the `n` selected samples and `rho` Pearson's
+correlation:
+
+    inter = 1 / n * sum_b ( 1 - rho(P_s[b, :], P_t[b, :]) )
+    intra = 1 / C * sum_c ( 1 - rho(P_s[:, c], P_t[:, c]) )
+    L     = n / B * tau^2 * ( inter_weight * inter + intra_weight * intra )
+
+**Constants.** `tau = 4`, both weights 2 (beta and gamma in the paper), weight `alpha = 1`.
+
+**Spots.** The logits, in KD's place. The intra term relates samples: the mask goes into its means and its sums.
+
+**Cost.** Nothing beside the networks; no parameters.
+
+**Paper and author code.** The code adds 1e-8 to the product of the norms. Here a row without variation has
+correlation 0 and no gradient. With fewer than two selected samples no correlation over samples exists, and the intra
+term is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..precision import full_precision
+from ..stages import Batch, Shape
+from .base import DISTILLERS, LogitDistiller, masked_mean, normalise
+
+
+@full_precision
+def dist_loss(
+    student: Tensor, teacher: Tensor, mask: Tensor, temperature: float, inter_weight: float, intra_weight: float
+) -> Tensor:
+    """``n / B`` times DIST's loss of the ``n`` selected samples, from logits ``(B, C)`` and a mask ``(B,)``."""
+    p_s, p_t = torch.softmax(student / temperature, 1), torch.softmax(teacher / temperature, 1)
+    mask = mask.to(p_s.dtype)
+    count, chosen = mask.sum(), mask[:, None]
+
+    def over_classes(p: Tensor) -> Tensor:
+        return normalise(p - p.mean(1, keepdim=True), dim=1)
+
+    def over_samples(p: Tensor) -> Tensor:
+        mean = (chosen * p).sum(0, keepdim=True) / count.clamp(min=1)
+        return normalise(chosen * (p - mean), dim=0)
+
+    inter = masked_mean(1 - (over_classes(p_s) * over_classes(p_t)).sum(1), mask)
+    intra = (1 - (over_samples(p_s) * over_samples(p_t)).sum(0)).mean() * count / len(mask)
+    return temperature**2 * (inter_weight * inter + intra_weight * torch.where(count > 1, intra, 0.0))
+
+
+@DISTILLERS.register("dist")
+class DIST(LogitDistiller):
+    """The logits, by correlation: over the classes of a sample and over the samples of a class.
+
+    Args:
+        inter_weight: weight of the term over classes.
+        intra_weight: weight of the term over samples.
+    """
+
+    def __init__(
+        self,
+        student_shapes: Sequence[Shape],
+        teacher_shapes: Sequence[Shape],
+        *,
+        inter_weight: float = 2.0,
+        intra_weight: float = 2.0,
+        **common: Any,
+    ) -> None:
+        super().__init__(student_shapes, teacher_shapes, **common)
+        self.inter_weight, self.intra_weight = inter_weight, intra_weight
+
+    def loss(self, student: Tensor, teacher: Tensor, mask: Tensor, batch: Batch) -> Tensor:
+        return dist_loss(student, teacher, mask, self.temperature, self.inter_weight, self.intra_weight)

@@ -1,0 +1,65 @@
+"""PKT: the probability that one sample is another's neighbour.
+
+Passalis, Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018, arXiv:1803.10837.
+
+**Idea.** Turn the cosines between samples into, for each sample, a distribution over the others, and match
+distributions.
+
+**Formula.** Over the `n` selected samples, with `K_ij = (cos(x_i, x_j) + 1) / 2` and `p_ij = K_ij / sum_j K_ij`:
+
+    L = n / B * 1 / n^2 * sum_ij p_ij^t * ln( (p_ij^t + 1e-7) / (p_ij^s + 1e-7) )
+
+**Constants.** Weight 30000.
+
+**Spots.** The pooled embedding. Takes vectors. The loss relates samples: the mask goes into the matrix before its
+rows are divided by their sums.
+
+**Cost.** Two `B x B` matrices; no parameters.
+
+**Paper and author code.** The code divides rows by `norm + 1e-7`, as here; a row of zeros stays zero and gets no
+gradient (the code's is NaN). One selected sample gives 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..precision import full_precision
+from ..stages import Batch
+from .base import DISTILLERS, VECTOR, Distiller, embedding
+
+_EPS = 1e-7
+
+
+@full_precision
+def pkt_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """``n / B`` times PKT's divergence of the ``n`` selected samples, from vectors ``(B, D)`` and a mask ``(B,)``."""
+    mask = mask.to(student.dtype)
+    pairs = mask[:, None] * mask[None, :]
+
+    def neighbours(x: Tensor) -> Tensor:
+        square = x.square().sum(1, keepdim=True)
+        alive = square > 0
+        unit = torch.where(alive, x / (torch.where(alive, square, 1.0).sqrt() + _EPS), 0.0)
+        kernel = pairs * (unit @ unit.T + 1) / 2
+        # An unselected row is all zeros; whatever it is divided by, its terms are masked.
+        return kernel / torch.where(mask[:, None] > 0, kernel.sum(1, keepdim=True), 1.0)
+
+    p_s, p_t = neighbours(student), neighbours(teacher)
+    terms = pairs * p_t * ((p_t + _EPS) / (p_s + _EPS)).log()
+    return terms.sum() / (mask.sum().clamp(min=1) * len(mask))
+
+
+@DISTILLERS.register("pkt")
+class PKT(Distiller):
+    """Who is whose neighbour: distributions over the batch from the cosines of the embeddings."""
+
+    spot_rule = embedding
+    takes = (VECTOR,)
+    default_weight = 30000.0
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
+        return pkt_loss(student[0], teacher[0], mask[:, 0])
