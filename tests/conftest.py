@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spotkd.data import Dataset, ImageSet
-from spotkd.stages import StagedModel
+from spotkd.stages import Batch, StagedModel
 
 torch.set_num_threads(1)
 
@@ -36,6 +37,9 @@ class TinyNet(StagedModel):
 
 
 IMAGE_SHAPE = (3, 8, 8)
+TRAINING_LABELS = torch.arange(30) % 5  # for distillers that keep a memory of the training set
+OPTIONS = {"crd": {"negatives": 8}}  # by distiller: what suits so small a training set
+EQUAL_WIDTH = ("fsp", "kdsvd")  # distillers that compare networks channel by channel
 
 
 def randomise_statistics(model: nn.Module) -> None:
@@ -58,12 +62,22 @@ def pair() -> tuple[TinyNet, TinyNet]:
     return teacher, student
 
 
+def for_distiller(pair: tuple[TinyNet, TinyNet], distiller: object) -> tuple[TinyNet, TinyNet]:
+    """Copies of the pair; the teacher as narrow as the student for distillers that need it."""
+    teacher, student = copy.deepcopy(pair)
+    if distiller in EQUAL_WIDTH:
+        teacher = TinyNet(4).double()
+        randomise_statistics(teacher)
+    return teacher, student
+
+
 @pytest.fixture
-def batch() -> tuple[Tensor, Tensor]:
-    """Eleven images, an odd number."""
+def batch() -> Batch:
+    """Eleven images, an odd number, and which of the training samples they are."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(11, *IMAGE_SHAPE, generator=generator, dtype=torch.float64)
-    return images, torch.randint(5, (11,), generator=generator)
+    indices = torch.randperm(30, generator=generator)[:11]
+    return Batch(images, TRAINING_LABELS[indices], indices)
 
 
 @pytest.fixture

@@ -15,6 +15,18 @@ from torch import Tensor, nn
 from .stages import Shape
 
 
+class BatchNorm2d(nn.BatchNorm2d):
+    """As usual, but a batch of one value a channel is normalised with the running statistics: it has no variance.
+
+    The usual one raises an error there, which would end a run at a last batch of one image.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
 class ConvReg(nn.Module):
     """A convolution with bias, BatchNorm and ReLU from maps of ``shape_in`` to maps of ``shape_out``.
 
@@ -42,7 +54,7 @@ class ConvReg(nn.Module):
             self.conv = nn.Conv2d(channels_in, channels_out, 1)
             if (height_in, width_in) != (height_out, width_out):
                 self.resize_to = (height_out, width_out)
-        self.norm = nn.BatchNorm2d(channels_out)
+        self.norm = BatchNorm2d(channels_out)
         self.relu = nn.ReLU() if relu else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,12 +20,14 @@ class ModelConfig:
     """A network.
 
     Args:
-        name: a network of the zoo, such as resnet20.
+        name: a network of the zoo, such as resnet20, or torchvision:NAME, timm:NAME, python:MODULE.FUNCTION.
         checkpoint: weights to start from: a run folder, .safetensors, .pt or .pth.
+        at: modules of a network from outside the zoo after which a stage ends, as layer1,layer2; unset proposes some.
     """
 
     name: str = "resnet20"
     checkpoint: str | None = None
+    at: list[str] | str | None = None
 
 
 @dataclass
@@ -62,7 +64,7 @@ class OptimConfig:
 
 @dataclass
 class PolicyConfig:
-    """The policy network and its loss; read by strategies that learn (adaptive, anti).
+    """The policy network and its loss; read by strategies that learn (adaptive, anti, joint).
 
     Args:
         lr: learning rate of the policy and the adapters; unset takes half of the student's.
@@ -70,6 +72,7 @@ class PolicyConfig:
         bias: initial bias towards the teacher: a number (10 in the paper for pairs of one architecture, else 0), or
             "scaled" for the paper's 10 scaled down to the length of this run.
         gamma: the routing loss counts gamma times when above the student's and 1/gamma times when below; 1 is off.
+            (joint: it multiplies every cross entropy.)
         share_cost: adds this times the mean routed share of each spot to the routing loss; 0 (paper) is off.
         target_share: adds target_weight times the squared distance of each spot's share from it; unset (paper) is off.
         target_weight: weight of the target share.
@@ -82,6 +85,21 @@ class PolicyConfig:
     share_cost: float = 0.0
     target_share: float | None = None
     target_weight: float = 1.0
+
+
+@dataclass
+class PreparationConfig:
+    """The phase of training that some distillers need before distillation (ft, ab).
+
+    Args:
+        epochs: its passes over the training images; unset takes an eighth of the run's epochs (30 of 240).
+        lr: its learning rate; unset takes the distiller's own.
+        checkpoint: a run folder or its prepared.ckpt, to take the result from instead of preparing again.
+    """
+
+    epochs: int | None = None
+    lr: float | None = None
+    checkpoint: str | None = None
 
 
 @dataclass
@@ -135,22 +153,30 @@ class DistillConfig(RunConfig):
     Args:
         teacher: the trained network; its checkpoint is required.
         student: the network to train.
-        distiller: what to distil: kd, fitnet, at, sp or rkd.
-        strategy: where to distil: adaptive (SAKD), anti, random, always or never.
+        distiller: what to distil; 'spotkd distillers' lists them. python:MODULE.CLASS for one of yours.
+        strategy: where to distil: adaptive (SAKD), anti, random, always, never or joint, or python:MODULE.CLASS.
+        options: the distiller's own options, as --options.negatives 4096; its page in the docs lists them.
+        spots: pairs of stages student:teacher, as layer1:layer2,layer3:layer4, in place of the distiller's own.
         alpha: weight of the loss on the logits.
         beta: weight of the distiller; unset takes the paper's.
         temperature: of the loss on the logits; unset takes its own (4 for kd).
+        standardise: bring logits to mean 0 and deviation 1 before the loss on them.
         policy: the policy network.
+        preparation: the phase before distillation that some distillers need.
     """
 
     teacher: ModelConfig = field(default_factory=ModelConfig)
     student: ModelConfig = field(default_factory=lambda: ModelConfig("resnet8"))
     distiller: str = "at"
     strategy: str = "adaptive"
+    options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    spots: list[str] | str | None = None
     alpha: float = 1.0
     beta: float | None = None
     temperature: float | None = None
+    standardise: bool = False
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    preparation: PreparationConfig = field(default_factory=PreparationConfig)
 
 
 @dataclass

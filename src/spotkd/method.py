@@ -6,21 +6,24 @@ Song, Chen, Ye, Song, "Spot-adaptive Knowledge Distillation", IEEE Transactions 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .distillers import DISTILLERS, KD, Distiller, LogitDistiller
+from .distillers import DISTILLERS, KD, Distiller, LogitDistiller, Preparation, Spots, option_names
 from .errors import SpotkdError
 from .precision import full_precision
+from .registry import unknown_name
 from .routing import STRATEGIES, PolicyNetwork, RoutingNetwork, Strategy
 from .stages import Batch, FrozenTwin, Shape, StagedModel, feature_shapes
 
 cross_entropy = full_precision(F.cross_entropy)
-DistillerFactory = Callable[[Sequence[Shape], Sequence[Shape]], Distiller]
+DistillerFactory = Callable[..., Distiller]
+Seen = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
 
 class Losses(NamedTuple):
@@ -30,6 +33,7 @@ class Losses(NamedTuple):
         task: cross entropy of the student with the labels.
         kl: KL divergence from the teacher's logits on the samples selected at the last spot, times ``alpha``.
         distill: the distiller's loss on the samples selected at its spots, times ``beta``.
+        teacher: cross entropy of the teacher with the labels, where the strategy trains it.
         route: cross entropy of the routing network, times the factor of the gamma rule.
         balance: the penalty while fewer than half of the batch are routed to the teacher at the logits.
         share: the optional share cost and target share.
@@ -40,6 +44,7 @@ class Losses(NamedTuple):
     task: Tensor
     kl: Tensor
     distill: Tensor
+    teacher: Tensor
     route: Tensor
     balance: Tensor
     share: Tensor
@@ -58,8 +63,8 @@ class Losses(NamedTuple):
 
     @property
     def student(self) -> Tensor:
-        """What trains the student and the distiller's own parts."""
-        return self.task + self.kl + self.distill
+        """What trains the student, the distiller's own parts and, where the strategy says so, the teacher."""
+        return self.task + self.kl + self.distill + self.teacher
 
     @property
     def policy(self) -> Tensor:
@@ -72,15 +77,22 @@ class Method(nn.Module):
 
     Attributes:
         student: the network that is trained, evaluated and saved.
+        trained_teacher: the teacher, where it is trained along.
         spot_names: names of the columns of ``Losses.mask``.
+        policy_warmup: share of the epochs in which the policy's rate is a hundredth of itself.
     """
 
-    student: StagedModel
+    student: nn.Module
+    trained_teacher: nn.Module | None = None
     spot_names: tuple[str, ...] = ()
+    policy_warmup: float = 0.0
 
     @abstractmethod
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
         """The losses of one batch, a :class:`~spotkd.stages.Batch` or a plain ``(images, labels)``."""
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:  # plain training has nothing to do
+        """Epoch ``epoch`` of ``epochs``, counted from 1, begins."""
 
     def student_parameters(self) -> list[nn.Parameter]:
         """What the student's loss trains."""
@@ -109,7 +121,7 @@ class Method(nn.Module):
 class Supervised(Method):
     """Plain training: cross entropy with the labels. Makes teachers and the references for students."""
 
-    def __init__(self, student: StagedModel) -> None:
+    def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.student = student
 
@@ -118,7 +130,7 @@ class Supervised(Method):
         logits = self.student(batch.images)
         task = cross_entropy(logits, batch.labels)
         zero = task.new_zeros(())
-        return Losses(task, zero, zero, zero, zero, zero, logits.detach(), task.new_zeros(len(logits), 0))
+        return Losses(task, zero, zero, zero, zero, zero, zero, logits.detach(), task.new_zeros(len(logits), 0))
 
 
 class SpotKD(Method):
@@ -129,15 +141,20 @@ class SpotKD(Method):
     tensor: the routing pass sees the student through a :class:`~spotkd.stages.FrozenTwin`.
 
     Args:
-        teacher: a trained network; frozen in place and kept in eval mode.
+        teacher: a trained network; frozen in place and kept in eval mode, unless the strategy trains it.
         student: the network to train.
-        distiller: WHAT to distil: a registered name, or a callable that takes the shapes of the stage outputs of
-            student and teacher and returns a :class:`~spotkd.distillers.Distiller`.
+        distiller: WHAT to distil: a registered name, a :class:`~spotkd.distillers.Distiller` class, or any callable
+            with its constructor's arguments.
         strategy: WHERE to distil: a registered name or a :class:`~spotkd.routing.Strategy`.
         image_shape: ``(C, H, W)`` of the images; adapters are built for it.
-        alpha: weight of the KL term on the logits.
+        alpha: weight of the loss on the logits.
         beta: weight of the distiller; None takes its own default.
         temperature: of the loss on the logits; None takes its own default (4 for KD).
+        standardise: bring logits to mean 0 and deviation 1 before the loss on them.
+        options: the distiller's own options, by name.
+        spots: pairs ``(student stage, teacher stage)`` by name or index, shallow to deep, in place of the distiller's.
+        labels: ``(n,)`` labels of all training samples, in the order of ``Batch.indices``; for distillers with a
+            memory (CRD).
         gamma: class weight of the routing loss: its cross entropy counts ``gamma`` times when it is above the
             student's and ``1 / gamma`` times when below. 1 turns the rule off; the paper uses 1 or 2.
         policy_bias: initial bias towards the teacher, see :class:`~spotkd.routing.PolicyNetwork`.
@@ -148,8 +165,10 @@ class SpotKD(Method):
         target_weight: see ``target_share``.
 
     Raises:
-        SpotkdError: unknown names, numbers out of range, different class counts, features that cannot be joined.
+        SpotkdError: unknown names, numbers out of range, different class counts, features that cannot be used.
     """
+
+    student: StagedModel
 
     def __init__(
         self,
@@ -162,6 +181,10 @@ class SpotKD(Method):
         alpha: float = 1.0,
         beta: float | None = None,
         temperature: float | None = None,
+        standardise: bool = False,
+        options: Mapping[str, Any] | None = None,
+        spots: Sequence[tuple[str | int, str | int]] | None = None,
+        labels: Tensor | None = None,
         gamma: float = 1.0,
         policy_bias: float = 0.0,
         share_cost: float = 0.0,
@@ -174,22 +197,21 @@ class SpotKD(Method):
                 raise SpotkdError(f"{name} is {value}: it must be above 0")
         if target_share is not None and not 0 <= target_share <= 1:
             raise SpotkdError(f"target_share is {target_share}: it is a share, between 0 and 1")
-        shapes = s_shapes, t_shapes = feature_shapes(student, image_shape), feature_shapes(teacher, image_shape)
-        if {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:
-            raise SpotkdError("teacher and student share parameters: they must be two networks, the teacher is frozen")
-        if s_shapes[-1] != t_shapes[-1]:
-            raise SpotkdError(f"the student has {s_shapes[-1][0]} classes and the teacher {t_shapes[-1][0]}")
-        if len(s_shapes[-2]) != 1 or len(t_shapes[-2]) != 1:
-            raise SpotkdError(f"the stage before the classifier gives {s_shapes[-2]} and {t_shapes[-2]}, not vectors")
+        shapes = s_shapes, t_shapes = _shapes_of(student, teacher, image_shape)
         self.student = student
-        self.teacher = teacher.requires_grad_(False).eval()
         self.strategy = STRATEGIES[strategy]() if isinstance(strategy, str) else strategy
+        self.joint = self.strategy.trains_teacher
+        self.teacher = teacher.requires_grad_(self.joint).train(self.joint)
         # A distiller of the logits takes the place of KD there; any other stands beside KD at spots of its own.
-        chosen = (DISTILLERS[distiller] if isinstance(distiller, str) else distiller)(*shapes)
+        factory, options = DISTILLERS[distiller] if isinstance(distiller, str) else distiller, dict(options or {})
+        for option in options.keys() - option_names(factory):
+            raise unknown_name(f"option of distiller {distiller}", option, list(option_names(factory)))
+        chosen = factory(*shapes, spots=_indices(spots, student, teacher), labels=labels, **options)
         at_logits = isinstance(chosen, LogitDistiller)
         self.logit_distiller = chosen if isinstance(chosen, LogitDistiller) else KD(*shapes)
         if temperature is not None:
             self.logit_distiller.temperature = temperature
+        self.logit_distiller.standardise = standardise
         if at_logits and beta is not None:
             raise SpotkdError(f"beta has no effect: {type(chosen).__name__} distils the logits, whose weight is alpha")
         if not self.strategy.learns and (share_cost or target_share is not None):
@@ -203,7 +225,9 @@ class SpotKD(Method):
         if self.strategy.learns:
             self.routing = RoutingNetwork(self.spots, *shapes)
             self.policy = PolicyNetwork(t_shapes[-2][0], s_shapes[-2][0], len(self.spots) + 1, policy_bias)
+            self.policy_warmup = self.strategy.policy_warmup
             self.twin = FrozenTwin(student)
+            self.teacher_twin = FrozenTwin(teacher) if self.joint else None
         # What was built here follows the student; the networks themselves stay where the user put them.
         reference = next(student.parameters())
         for name, module in self.named_children():
@@ -212,25 +236,39 @@ class SpotKD(Method):
 
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
         batch = Batch(*batch)
-        with torch.no_grad():
-            t = self.teacher.features(batch.images)
-        s = self.student.features(batch.images)
+        with nullcontext() if self.joint else torch.no_grad():
+            t, t_seen = self._observe(self.teacher, batch.images)
+        s, s_seen = self._observe(self.student, batch.images)
         decisions = self.strategy.decide(self.policy_logits(t, s))
 
-        task = cross_entropy(s[-1], batch.labels)
-        kl = self.alpha * self.logit_distiller(s[-1:], t[-1:], decisions.mask[:, -1:], batch)
+        weight = self.gamma if self.joint else 1.0
+        task = weight * cross_entropy(s[-1], batch.labels)
+        teacher = weight * cross_entropy(t[-1], batch.labels) if self.joint else task.new_zeros(())
+        kl = (
+            self.alpha * self.logit_distiller.ramp * self.logit_distiller(s[-1:], t[-1:], decisions.mask[:, -1:], batch)
+        )
         distill = task.new_zeros(())
         if self.distiller is not None:
-            s_spots, t_spots = [s[i] for i, _ in self.spots], [t[j] for _, j in self.spots]
-            distill = self.beta * self.distiller(s_spots, t_spots, decisions.mask[:, :-1], batch)
+            at_spots = [s_seen[i] for i, _ in self.spots], [t_seen[j] for _, j in self.spots]
+            distill = self.beta * self.distiller.ramp * self.distiller(*at_spots, decisions.mask[:, :-1], batch)
 
         route = balance = share = task.new_zeros(())
         if decisions.route is not None:
-            routed = self.routing(batch.images, self.teacher, self.twin.refresh(), t, decisions.route)
-            route = self.class_weighted(cross_entropy(routed, batch.labels), task.detach())
-            balance = F.relu(len(s[-1]) / 2 - decisions.route[:, -1].sum())
+            routed = cross_entropy(self.route(batch.images, t, decisions.route), batch.labels)
             share = self.share_terms(decisions.route.mean(0))
-        return Losses(task, kl, distill, route, balance, share, s[-1].detach(), decisions.mask)
+            if self.joint:
+                route = weight * routed
+            else:
+                route = self.class_weighted(routed, task.detach())
+                balance = F.relu(len(s[-1]) / 2 - decisions.route[:, -1].sum())
+        return Losses(task, kl, distill, teacher, route, balance, share, s[-1].detach(), decisions.mask)
+
+    def _observe(self, network: StagedModel, images: Tensor) -> Seen:
+        """All stage outputs, and the same as the distiller wants to see them: before the ReLU or after."""
+        if self.distiller is not None and self.distiller.before_relu:
+            return network.observe(images)
+        features = network.features(images)
+        return features, features
 
     def policy_logits(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
         """The policy's logits ``(B, K + 1, 2)`` from all features of both; zeros where nothing learns."""
@@ -238,6 +276,14 @@ class SpotKD(Method):
             logits: Tensor = self.policy(teacher[-2], student[-2])
             return logits
         return torch.zeros(len(student[-1]), len(self.spots) + 1, 2, device=student[-1].device)
+
+    def route(self, images: Tensor, teacher_features: Sequence[Tensor], decisions: Tensor) -> Tensor:
+        """Logits ``(B, classes)`` of the routing network, in which both networks are constants in eval mode."""
+        if self.teacher_twin is None:
+            logits: Tensor = self.routing(images, self.teacher, self.twin.refresh(), teacher_features, decisions)
+        else:  # the teacher's own pass was in train mode: nothing of it can be used again
+            logits = self.routing(images, self.teacher_twin.refresh(), self.twin.refresh(), None, decisions)
+        return logits
 
     def class_weighted(self, routed: Tensor, student: Tensor) -> Tensor:
         """The gamma rule, decided once from the unscaled values (the author code tests the scaled value again)."""
@@ -252,15 +298,111 @@ class SpotKD(Method):
             terms = terms + self.target_weight * (shares - self.target_share).square().sum()
         return terms
 
+    @property
+    def preparation(self) -> Preparation | None:
+        """The phase of training that the distiller needs before distillation (FT, AB); None for most."""
+        return None if self.distiller is None else self.distiller.preparation
+
+    @contextmanager
+    def preparing(self) -> Iterator[list[nn.Parameter]]:
+        """While the distiller is prepared: yields what the preparation trains.
+
+        .. code-block:: python
+
+            with method.preparing() as parameters:
+                optimizer = torch.optim.SGD(parameters, lr=method.preparation.lr, momentum=0.9)
+                for batch in batches:
+                    optimizer.zero_grad()
+                    method.preparation_loss(batch).backward()
+                    optimizer.step()
+        """
+        distiller, preparation = self._prepared()
+        own = [p for module in distiller.prepared_modules() for p in module.parameters()]
+        frozen = [p for p in own if not p.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        try:
+            yield [*own, *(self.student.parameters() if preparation.trains_student else ())]
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+
+    def preparation_loss(self, batch: Batch | Sequence[Any]) -> Tensor:
+        """The distiller's preparation loss on one batch, for all its samples."""
+        distiller, preparation = self._prepared()
+        images = Batch(*batch).images
+        with torch.no_grad():
+            _, t = self._observe(self.teacher, images)
+        s = self._observe(self.student, images)[1] if preparation.trains_student else None
+        at_student = [] if s is None else [s[i] for i, _ in self.spots]
+        return distiller.preparation_loss(at_student, [t[j] for _, j in self.spots])
+
+    def _prepared(self) -> tuple[Distiller, Preparation]:
+        if self.distiller is None or self.preparation is None:
+            raise SpotkdError(f"{type(self.distiller or self.logit_distiller).__name__} has no preparation")
+        return self.distiller, self.preparation
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """Moves whatever follows the epochs: the strategy's schedule and the distillers' warm-ups."""
+        self.strategy.start_epoch(epoch, epochs)
+        for distiller in filter(None, (self.logit_distiller, self.distiller)):
+            distiller.start_epoch(epoch, epochs)
+
+    @property
+    def trained_teacher(self) -> StagedModel | None:  # type: ignore[override]
+        return self.teacher if self.joint else None
+
     def student_parameters(self) -> list[nn.Parameter]:
-        modules = [self.student, self.logit_distiller, *([self.distiller] if self.distiller else [])]
+        modules = [self.student, self.teacher, self.logit_distiller, *([self.distiller] if self.distiller else [])]
         return [p for module in modules for p in module.parameters() if p.requires_grad]
 
     def policy_parameters(self) -> list[nn.Parameter]:
         return [*self.policy.parameters(), *self.routing.parameters()] if self.strategy.learns else []
 
     def train(self, mode: bool = True) -> SpotKD:
-        """As usual, but the teacher stays in eval mode."""
+        """As usual, but a teacher that is not trained stays in eval mode."""
         super().train(mode)
-        self.teacher.eval()
+        self.teacher.train(mode and self.joint)
         return self
+
+
+def _shapes_of(
+    student: StagedModel, teacher: StagedModel, image_shape: Shape
+) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
+    """The shapes of all stage outputs of both networks, which must fit each other."""
+    if {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:
+        raise SpotkdError("teacher and student share parameters: they must be two networks, the teacher is frozen")
+    of_student, of_teacher = feature_shapes(student, image_shape), feature_shapes(teacher, image_shape)
+    if of_student[-1] != of_teacher[-1]:
+        raise SpotkdError(f"the student has {of_student[-1][0]} classes and the teacher {of_teacher[-1][0]}")
+    if len(of_student[-2]) != 1 or len(of_teacher[-2]) != 1:
+        raise SpotkdError(
+            f"the stage before the classifier gives {of_student[-2]} (student) and {of_teacher[-2]} (teacher): it must "
+            "give vectors"
+        )
+    return of_student, of_teacher
+
+
+def _indices(
+    spots: Sequence[tuple[str | int, str | int]] | None, student: StagedModel, teacher: StagedModel
+) -> Spots | None:
+    """Pairs of stages, by name or index, as pairs of indices; they must rise in both networks."""
+    if spots is None:
+        return None
+
+    def index(stage: str | int, network: StagedModel) -> int:
+        names = list(network.stage_names)
+        if str(stage) in names:
+            return names.index(str(stage))
+        if isinstance(stage, int) and 0 <= stage < len(names):
+            return stage
+        raise unknown_name("stage in spots", str(stage), names)
+
+    pairs = tuple((index(s, student), index(t, teacher)) for s, t in spots)
+    for side, network in zip(zip(*pairs, strict=True), (student, teacher), strict=True):
+        if list(side) != sorted(set(side)) or side[-1] == len(network.stage_names) - 1:
+            raise SpotkdError(
+                f"spots {list(spots)}: give each network's stages once, from shallow to deep, without the classifier "
+                f"(the logits always are the last spot); they are {', '.join(network.stage_names[:-1])}"
+            )
+    return pairs

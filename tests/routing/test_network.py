@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-from spotkd.distillers import DISTILLERS
+from spotkd.distillers import DISTILLERS, LogitDistiller
 from spotkd.routing import RoutingNetwork
-from spotkd.stages import FrozenTwin, feature_shapes
+from spotkd.stages import Batch, FrozenTwin, feature_shapes
 
-from ..conftest import IMAGE_SHAPE, TinyNet
+from ..conftest import IMAGE_SHAPE, TRAINING_LABELS, TinyNet, for_distiller
 
 
 def build(pair: tuple[TinyNet, TinyNet], distiller: str) -> RoutingNetwork:
     teacher, student = (network.eval().requires_grad_(False) for network in pair)
     shapes = feature_shapes(student, IMAGE_SHAPE), feature_shapes(teacher, IMAGE_SHAPE)
-    spots = () if distiller == "kd" else DISTILLERS[distiller](*shapes).spots
-    return RoutingNetwork(spots, *shapes).double()
+    chosen = DISTILLERS[distiller](*shapes, labels=TRAINING_LABELS)
+    return RoutingNetwork(() if isinstance(chosen, LogitDistiller) else chosen.spots, *shapes).double()
 
 
 @pytest.mark.parametrize("distiller", list(DISTILLERS))
-def test_all_teacher_and_all_student(
-    distiller: str, pair: tuple[TinyNet, TinyNet], batch: tuple[Tensor, Tensor]
-) -> None:
-    teacher, student = pair
+def test_all_teacher_and_all_student(distiller: str, pair: tuple[TinyNet, TinyNet], batch: Batch) -> None:
+    teacher, student = pair = for_distiller(pair, distiller)
     routing = build(pair, distiller)
     images = batch[0]
     features = teacher.features(images)
@@ -35,7 +32,7 @@ def test_all_teacher_and_all_student(
         assert torch.equal(routed, network(images))
 
 
-def test_each_sample_goes_its_own_way(pair: tuple[TinyNet, TinyNet], batch: tuple[Tensor, Tensor]) -> None:
+def test_each_sample_goes_its_own_way(pair: tuple[TinyNet, TinyNet], batch: Batch) -> None:
     """With frozen batch statistics no sample sees another one, so rows can be checked one by one, by hand."""
     teacher, student = pair
     routing = build(pair, "at").eval()

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from spotkd import SpotKD, SpotkdError
+from spotkd import Batch, SpotKD, SpotkdError
 from spotkd.config import OptimConfig
 from spotkd.training.optim import make_optimizer, milestones
 
@@ -55,7 +55,7 @@ def test_milestones_scale_with_the_length() -> None:
             milestones(OptimConfig(milestones=wrong), 8)
 
 
-def test_two_groups_are_two_optimizers(pair: Pair, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_two_groups_are_two_optimizers(pair: Pair, batch: Batch) -> None:
     torch.manual_seed(0)
     one = SpotKD(*pair, "at", image_shape=IMAGE_SHAPE).double()
     two = copy.deepcopy(one)

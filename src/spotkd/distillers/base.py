@@ -236,24 +236,40 @@ def total(terms: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(terms)).sum()
 
 
-def normalise(x: Tensor, dim: int) -> Tensor:
+def normalise(x: Tensor, dim: int, floor: Tensor | float = 1e-12) -> Tensor:
     """``x`` divided by its L2 norm along ``dim``; a row of zeros stays zero and gets no gradient.
 
     The usual ``x / max(norm, 1e-12)`` has the same values, but hands a row of zeros, which ReLU features do produce, a
-    gradient multiplied by 1e12.
+    gradient multiplied by 1e12. Rows not longer than ``floor`` count as zeros.
     """
     square = x.square().sum(dim, keepdim=True)
-    alive = square > 1e-24
+    alive = square > floor**2
     norm = torch.where(alive, square, 1.0).sqrt()
     return torch.where(alive, x / norm, 0.0)
+
+
+def deviations(x: Tensor, dim: int, mask: Tensor | None = None) -> Tensor:
+    """``x`` less its mean along ``dim``, scaled to length 1: Pearson's correlation is the inner product of two.
+
+    Where ``x`` is constant it becomes zeros without gradient. Constant means but for rounding, which is seldom exact
+    and would otherwise be scaled to length 1, with a gradient of 1e7.
+
+    Args:
+        x: a matrix.
+        dim: the dimension that the mean and the length are taken over.
+        mask: zeros and ones that broadcast to ``x``: which elements count; None for all.
+    """
+    chosen = torch.ones_like(x) if mask is None else mask.expand_as(x)
+    present = chosen * x
+    mean = present.sum(dim, keepdim=True) / chosen.sum(dim, keepdim=True).clamp(min=1)
+    rounding = 8 * torch.finfo(x.dtype).eps * present.detach().norm(dim=dim, keepdim=True)
+    return normalise(chosen * (x - mean), dim, floor=rounding)
 
 
 @full_precision
 def standardised(x: Tensor) -> Tensor:
     """Logits ``(B, C)`` with mean 0 and (unbiased) standard deviation 1 in each row; constant rows become zeros."""
-    centred = x - x.mean(1, keepdim=True)
-    scale = math.sqrt(max(x.shape[1] - 1, 1))
-    return normalise(centred, dim=1) * scale
+    return deviations(x, dim=1) * math.sqrt(max(x.shape[1] - 1, 1))
 
 
 def at_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,7 @@ from .base import DISTILLERS, VECTOR, Distiller, embedding
 @full_precision
 def cc_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """``n / B`` times CC's loss of the ``n`` selected samples, from embedded vectors ``(B, D)`` and a mask ``(B,)``."""
+    mask = mask.to(student.dtype)
     count = mask.sum()
     delta = (student - teacher).abs()[torch.argsort(1 - mask, stable=True)]
     follows = torch.arange(1, len(mask), device=mask.device) < count  # whether neighbour p + 1 is selected

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, LogitDistiller, masked_mean, normalise
+from .base import DISTILLERS, LogitDistiller, deviations, masked_mean
 
 
 @full_precision
@@ -45,16 +45,9 @@ def dist_loss(
     p_s, p_t = torch.softmax(student / temperature, 1), torch.softmax(teacher / temperature, 1)
     mask = mask.to(p_s.dtype)
     count, chosen = mask.sum(), mask[:, None]
-
-    def over_classes(p: Tensor) -> Tensor:
-        return normalise(p - p.mean(1, keepdim=True), dim=1)
-
-    def over_samples(p: Tensor) -> Tensor:
-        mean = (chosen * p).sum(0, keepdim=True) / count.clamp(min=1)
-        return normalise(chosen * (p - mean), dim=0)
-
-    inter = masked_mean(1 - (over_classes(p_s) * over_classes(p_t)).sum(1), mask)
-    intra = (1 - (over_samples(p_s) * over_samples(p_t)).sum(0)).mean() * count / len(mask)
+    inter = masked_mean(1 - (deviations(p_s, 1) * deviations(p_t, 1)).sum(1), mask)
+    over_samples = (deviations(p_s, 0, chosen) * deviations(p_t, 0, chosen)).sum(0)
+    intra = (1 - over_samples).mean() * count / len(mask)
     return temperature**2 * (inter_weight * inter + intra_weight * torch.where(count > 1, intra, 0.0))
 
 

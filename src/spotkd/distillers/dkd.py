@@ -42,7 +42,8 @@ from .base import DISTILLERS, LogitDistiller, masked_mean
 @full_precision
 def dkd_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, tckd: float, nckd: float) -> Tensor:
     """DKD's loss of each sample, ``(B,)``, from logits ``(B, C)`` and labels ``(B,)``."""
-    is_label = F.one_hot(labels, student.shape[1]).bool()
+    # Not `one_hot`: it looks at the labels' values and so waits for the device.
+    is_label = labels[:, None] == torch.arange(student.shape[1], device=labels.device)
 
     def parts(z: Tensor) -> tuple[Tensor, Tensor]:
         z = z / temperature

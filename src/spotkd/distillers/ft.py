@@ -34,6 +34,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..adapters import BatchNorm2d
 from ..precision import full_precision
 from ..stages import Batch, Shape
 from .base import DISTILLERS, Distiller, Preparation, at_one_size, last_map, masked_mean, normalise
@@ -55,7 +56,7 @@ def _layers(
     for narrow, wide in itertools.pairwise(widths):
         layers += [
             convolution(narrow, wide, 3, 1, 1),
-            nn.BatchNorm2d(wide) if norm else nn.Identity(),
+            BatchNorm2d(wide) if norm else nn.Identity(),
             nn.LeakyReLU(0.1),
         ]
     return nn.Sequential(*layers)

@@ -81,7 +81,12 @@ def leading_vectors(feature: Tensor, count: int) -> Tensor:
     count = min(count, channels, positions)
     gram = columns @ columns.transpose(1, 2) if channels <= positions else columns.transpose(1, 2) @ columns
     vectors: Tensor = _Leading.apply(gram, count)  # type: ignore[no-untyped-call]
-    return vectors if channels <= positions else normalise(columns @ vectors, dim=1)
+    if channels <= positions:
+        return vectors
+    # Lengths are the singular values. Those below the rounding of the Gram matrix are noise in any direction.
+    scaled = columns @ vectors
+    noise = torch.finfo(gram.dtype).eps ** 0.5 * scaled.detach()[..., :1].norm(dim=1, keepdim=True)
+    return normalise(scaled, dim=1, floor=noise.clamp(min=1e-12))
 
 
 @full_precision

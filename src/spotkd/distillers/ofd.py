@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..adapters import BatchNorm2d
 from ..precision import full_precision
 from ..stages import Batch, Shape
 from .base import DISTILLERS, Distiller, all_maps, at_one_size, masked_mean, total
@@ -80,7 +81,7 @@ class OFD(Distiller):
         widths = [(student_shapes[s][0], teacher_shapes[t][0]) for s, t in self.spots]
         self.margins = nn.ModuleList(Margin(wide) for _, wide in widths)
         self.connectors = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(narrow, wide, 1, bias=False), nn.BatchNorm2d(wide)) for narrow, wide in widths
+            nn.Sequential(nn.Conv2d(narrow, wide, 1, bias=False), BatchNorm2d(wide)) for narrow, wide in widths
         )
         for connector in self.connectors:
             nn.init.kaiming_normal_(connector[0].weight, mode="fan_out")  # type: ignore[index]

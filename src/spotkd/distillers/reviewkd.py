@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..adapters import as_map, map_shape
+from ..adapters import BatchNorm2d, as_map, map_shape
 from ..precision import full_precision
 from ..stages import Batch, Shape
 from .base import DISTILLERS, MAP, VECTOR, Distiller, maps_and_embedding, masked_mean, total
@@ -73,9 +73,9 @@ class Fusion(nn.Module):
     def __init__(self, channels: int, width: int, shape_out: Shape, deepest: bool) -> None:
         super().__init__()
         self.size = shape_out[1:]
-        self.inward = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
+        self.inward = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), BatchNorm2d(width))
         self.outward = nn.Sequential(
-            nn.Conv2d(width, shape_out[0], 3, padding=1, bias=False), nn.BatchNorm2d(shape_out[0])
+            nn.Conv2d(width, shape_out[0], 3, padding=1, bias=False), BatchNorm2d(shape_out[0])
         )
         for convolution in (self.inward[0], self.outward[0]):
             nn.init.kaiming_uniform_(convolution.weight, a=1)  # type: ignore[arg-type]

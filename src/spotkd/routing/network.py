@@ -40,25 +40,26 @@ class RoutingNetwork(nn.Module):
     def forward(
         self,
         images: Tensor,
-        teacher: StagedModel,
+        teacher: StagedModel | FrozenTwin,
         student: FrozenTwin,
-        teacher_features: Sequence[Tensor],
+        teacher_features: Sequence[Tensor] | None,
         route: Tensor,
     ) -> Tensor:
         """The routed logits ``(B, classes)``.
 
         Args:
             images: ``(B, C, H, W)``.
-            teacher: frozen, in eval mode.
+            teacher: frozen and in eval mode, or the frozen twin of a teacher that is being trained.
             student: the frozen twin of the student.
             teacher_features: all stage outputs of the teacher for the same images; up to the first spot nothing is
-                mixed yet, so they stand in for running it again.
+                mixed yet, so they stand in for running it again. None where they come from train mode.
             route: ``(B, K + 1)`` decisions, 1 for the teacher's path.
         """
         decisions = route.unbind(1)
         # Nothing before the first spot has been mixed or needs a gradient: the twin's weights are constants.
         h_student = student.run(images, 0, self.student_cuts[0])
-        h_teacher = teacher_features[self.teacher_cuts[0] - 1]
+        first = self.teacher_cuts[0]
+        h_teacher = teacher.run(images, 0, first) if teacher_features is None else teacher_features[first - 1]
         for i, (hint, antihint) in enumerate(zip(self.hints, self.antihints, strict=True)):
             x_teacher = mix(decisions[i], h_teacher, hint(h_student))
             x_student = mix(decisions[i], antihint(h_teacher), h_student)

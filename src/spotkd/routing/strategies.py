@@ -31,9 +31,13 @@ class Strategy:
 
     Attributes:
         learns: whether a policy network, adapters and the routing network are built and trained.
+        trains_teacher: whether the teacher is trained along, see :class:`Joint`.
+        policy_warmup: share of the run's epochs in which the policy's rate is a hundredth of itself.
     """
 
     learns: ClassVar[bool] = False
+    trains_teacher: ClassVar[bool] = False
+    policy_warmup: ClassVar[float] = 0.0
 
     @abstractmethod
     def decide(self, logits: Tensor) -> Decisions:
@@ -41,6 +45,12 @@ class Strategy:
 
         Args:
             logits: the policy's ``(B, K + 1, 2)`` (0: teacher, 1: student); zeros for strategies that do not learn.
+        """
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:  # a hook: most strategies do not need it
+        """Epoch ``epoch`` of ``epochs``, counted from 1, begins: for strategies that change with time.
+
+        What :meth:`decide` does may depend on it; a run that is resumed calls it again with the same numbers.
         """
 
 
@@ -94,3 +104,22 @@ class Never(Strategy):
 
     def decide(self, logits: Tensor) -> Decisions:
         return Decisions(torch.zeros_like(logits[..., 0]))
+
+
+@STRATEGIES.register("joint")
+class Joint(Strategy):
+    """SAKD while the teacher is trained too: it learns from the labels and is pulled towards the student.
+
+    Both networks are in train mode and the teacher's features and logits keep their gradients. ``gamma`` multiplies
+    the cross entropies of the student, of the teacher and of the routed network; there is neither the gamma rule nor
+    the balance term. The policy starts at a hundredth of its rate for the first 29 of 240 epochs. (In the author code
+    that hundredth lasts until epoch 150 by mistake.)
+    """
+
+    learns = True
+    trains_teacher = True
+    policy_warmup = 29 / 240
+
+    def decide(self, logits: Tensor) -> Decisions:
+        route = straight_through(logits)
+        return Decisions(route.detach(), route)

@@ -7,11 +7,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torch import nn
 
 from ..data import Loader
-from ..stages import StagedModel
 
 
 class Scores(NamedTuple):
@@ -24,21 +22,19 @@ class Scores(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(model: StagedModel, loader: Loader, fabric: Fabric, num_classes: int) -> Scores:
+def evaluate(model: nn.Module, loader: Loader, fabric: Fabric, num_classes: int) -> Scores:
     """Top-1, top-5 and mean cross entropy of ``model`` in eval mode; its mode is restored afterwards."""
-    metrics = [
-        MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro", validate_args=False) for k in (1, 5)
-    ]
-    accuracies = [metric.to(fabric.device) for metric in metrics]
-    mean_loss = MeanMetric(nan_strategy="disable").to(fabric.device)
     was_training = model.training
     model.eval()
+    precise = torch.float32 if fabric.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    sums = torch.zeros(3, device=fabric.device, dtype=precise)  # hits at rank 1, hits among the first 5, losses
     for batch in loader.epoch(0):
         with fabric.autocast():
             logits = model(batch.images).float()
-        mean_loss.update(F.cross_entropy(logits, batch.labels), len(batch.labels))
-        for accuracy in accuracies:
-            accuracy.update(logits, batch.labels)
+        hits = logits.topk(min(5, num_classes), dim=1).indices == batch.labels[:, None]
+        losses = F.cross_entropy(logits, batch.labels, reduction="sum")
+        sums += torch.stack([hits[:, 0].sum(), hits.sum(), losses])
     model.train(was_training)
-    top1, top5 = (100 * float(accuracy.compute()) for accuracy in accuracies)
-    return Scores(top1, top5, float(mean_loss.compute()), len(loader.labels))
+    count = len(loader.labels)
+    top1, top5, loss = (sums / count).tolist()
+    return Scores(100 * top1, 100 * top5, loss, count)

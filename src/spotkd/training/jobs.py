@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import torch
@@ -12,31 +13,41 @@ from ..config import DistillConfig, EvaluateConfig, ModelConfig, PolicyConfig, R
 from ..data import DATASETS, Dataset, Loader
 from ..errors import SpotkdError, one_line
 from ..method import Method, SpotKD, Supervised
-from ..models import create_model, save_weights
+from ..models import build_model, create_model, save_weights
 from ..models.weights import find_weights, read_metadata
 from ..routing import scaled_bias
 from .device import choose_precision
 from .evaluate import Scores, evaluate
 from .loop import fit
 from .optim import make_optimizer
+from .prepare import check_preparation, prepare
 from .run import Run, Summary, read_checkpoint
 
 
 def train(config: TrainConfig) -> Summary:
     """Train one network on labels; leaves ``model.safetensors`` in the run folder."""
     data, fabric = _begin(config)
-    method = Supervised(create_model(config.model.name, len(data.classes), config.model.checkpoint))
-    folder = config.out or f"runs/train-{data.name}-{config.model.name}-seed{config.seed}"
-    return _run(method, data, fabric, config, folder, config.model, "model.safetensors")
+    network = build_model(config.model.name, len(data.classes), config.model.checkpoint, data.image_shape)
+    folder = config.out or f"runs/train-{data.name}-{_plain(config.model.name)}-seed{config.seed}"
+    return _run(Supervised(network), data, fabric, config, folder, config.model, "model.safetensors")
 
 
 def distill(config: DistillConfig) -> Summary:
-    """Distil a teacher into a student; leaves ``student.safetensors`` in the run folder."""
+    """Distil a teacher into a student; leaves ``student.safetensors`` in the run folder.
+
+    A teacher that the strategy trains is left there too, as ``teacher.safetensors``.
+    """
     data, fabric = _begin(config)
     method = _distillation(config, data)
-    pair = f"{config.teacher.name}-{config.student.name}"
-    folder = config.out or f"runs/{data.name}-{config.distiller}-{pair}-{config.strategy}-seed{config.seed}"
-    return _run(method, data, fabric, config, folder, config.student, "student.safetensors", config.policy)
+    check_preparation(method, config.preparation)
+    names = (config.distiller, config.teacher.name, config.student.name, config.strategy)
+    folder = config.out or f"runs/{data.name}-{'-'.join(map(_plain, names))}-seed{config.seed}"
+    return _run(method, data, fabric, config, folder, config.student, "student.safetensors")
+
+
+def _plain(name: str) -> str:
+    """A name as part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name)
 
 
 def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
@@ -50,7 +61,7 @@ def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
     method = _distillation(config, data)
     state = read_checkpoint(Path(folder) / "last.ckpt")
     teacher = {f"teacher.{key}": value for key, value in method.teacher.state_dict().items()}
-    method.load_state_dict(state["method"] | teacher)
+    method.load_state_dict(teacher | state["method"])  # a trained teacher is part of the state
     return method, data
 
 
@@ -60,21 +71,44 @@ def _distillation(config: DistillConfig, data: Dataset) -> SpotKD:
             "teacher.checkpoint is missing: name a run folder or a weights file; 'spotkd train' makes one"
         )
     _check_class_count(config.teacher.checkpoint, data)
+    teacher, student = (
+        create_model(
+            model.name, len(data.classes), model.checkpoint, at=_listed(model.at), image_shape=data.image_shape
+        )
+        for model in (config.teacher, config.student)
+    )
     return SpotKD(
-        create_model(config.teacher.name, len(data.classes), config.teacher.checkpoint),
-        create_model(config.student.name, len(data.classes), config.student.checkpoint),
+        teacher,
+        student,
         config.distiller,
         config.strategy,
         image_shape=data.image_shape,
         alpha=config.alpha,
         beta=config.beta,
         temperature=config.temperature,
+        standardise=config.standardise,
+        options=config.options,
+        spots=_pairs(config.spots),
+        labels=data.train.labels,
         gamma=config.policy.gamma,
         policy_bias=_policy_bias(config, data),
         share_cost=config.policy.share_cost,
         target_share=config.policy.target_share,
         target_weight=config.policy.target_weight,
     )
+
+
+def _listed(names: list[str] | str | None) -> list[str] | None:
+    """``layer1,layer2`` as a list."""
+    return [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+
+
+def _pairs(spots: list[str] | str | None) -> list[tuple[str, str]] | None:
+    """``layer1:layer2,layer3:layer4`` as pairs of stage names, the student's and the teacher's."""
+    pairs = [pair.partition(":") for pair in _listed(spots) or ()]
+    if any(not (student and teacher) for student, _, teacher in pairs):
+        raise SpotkdError(f"spots is {spots}: give pairs of stages student:teacher, as layer1:layer2,layer3:layer4")
+    return [(student, teacher) for student, _, teacher in pairs] or None
 
 
 def evaluate_checkpoint(config: EvaluateConfig) -> Scores:
@@ -84,10 +118,12 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Scores:
     for key, value in names.items():
         if value is None:
             raise SpotkdError(f"{config.checkpoint}: does not note its {key}; name it with --{key}")
+    if config.model is None and str(names["model"]).startswith("python:"):  # the file may come from a stranger
+        raise SpotkdError(f"{config.checkpoint}: notes code as its model; to run it, say --model {names['model']}")
     data = DATASETS[str(names["data"])]()
     _check_class_count(config.checkpoint, data)
     fabric = _fabric(config.accelerator, config.precision)
-    model = create_model(str(names["model"]), len(data.classes), config.checkpoint)
+    model = build_model(str(names["model"]), len(data.classes), config.checkpoint, data.image_shape)
     model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     loader = Loader(
         data, data.test, config.batch_size, training=False, device=fabric.device, memory_format=torch.channels_last
@@ -155,9 +191,8 @@ def _run(
     folder: str,
     model: ModelConfig,
     weights: str,
-    policy: PolicyConfig | None = None,
 ) -> Summary:
-    policy = policy or PolicyConfig()
+    policy = config.policy if isinstance(config, DistillConfig) else PolicyConfig()
     steps = _steps_per_epoch(config, data)
     optimizer, schedule = make_optimizer(method, config.optim, config.epochs, steps, policy.lr, policy.weight_decay)
     started_from = [model.checkpoint, config.teacher.checkpoint if isinstance(config, DistillConfig) else None]
@@ -167,9 +202,15 @@ def _run(
                 f"out is {folder}: {checkpoint}, which this run starts from, lies there; give another --out"
             )
     run = Run(folder, config, config.overwrite)
+    if isinstance(config, DistillConfig) and isinstance(method, SpotKD):
+        prepare(method, data, fabric, config, run)
     summary = fit(method, data, optimizer, schedule, fabric, config, run, model.name)
-    metadata = {"model": model.name, "data": data.name, "classes": data.classes, "test_top1": summary.scores.top1}
-    save_weights(method.student, Path(folder) / weights, metadata)
+    metadata = {"model": model.name, "data": data.name, "classes": data.classes}
+    save_weights(method.student, run.folder / weights, metadata | {"test_top1": summary.scores.top1})
+    if method.trained_teacher is not None and isinstance(config, DistillConfig):
+        save_weights(
+            method.trained_teacher, run.folder / "teacher.safetensors", metadata | {"model": config.teacher.name}
+        )
     return summary
 
 

@@ -84,6 +84,7 @@ def fit(
     with TrainingProgress(title, config.epochs, len(train), Console(), config.quiet) as progress:
         for epoch in range(1, config.epochs + 1):
             wrapped.train()
+            method.start_epoch(epoch, config.epochs)
             meter, started = Meter(method.spot_names, fabric.device), time.perf_counter()
             rates = [group["lr"] for group in optimizer.param_groups]
             for batch in train.epoch(epoch):
@@ -102,6 +103,8 @@ def fit(
             scores = evaluate(method.student, test, fabric, len(data.classes))
             rate = dict(zip(("lr", "lr_policy"), rates, strict=False))
             tested = {"test_top1": scores.top1, "test_top5": scores.top5, "test_loss": scores.loss}
+            if method.trained_teacher is not None:
+                tested["teacher_top1"] = evaluate(method.trained_teacher, test, fabric, len(data.classes)).top1
             row = {"epoch": epoch, **rate, **means, **tested, "seconds": spent}
             run.log(row)
             board.log_metrics(row, epoch)
@@ -131,7 +134,9 @@ def _stop_if_not_finite(means: dict[str, float], epoch: int, run: Run) -> None:
 def _state(
     method: Method, optimizer: Optimizer, schedule: LRScheduler, config: RunConfig, epoch: int
 ) -> dict[str, Any]:
-    weights = {key: value for key, value in method.state_dict().items() if not key.startswith("teacher.")}
+    weights = method.state_dict()
+    if method.trained_teacher is None:  # a frozen teacher has a file of its own
+        weights = {key: value for key, value in weights.items() if not key.startswith("teacher.")}
     random: dict[str, Tensor | list[Tensor]] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state_all()

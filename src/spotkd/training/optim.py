@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from torch.optim import SGD
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from ..config import OptimConfig
 from ..errors import SpotkdError
@@ -31,7 +33,8 @@ def make_optimizer(
     """SGD over the student side and the policy side, and its schedule, which is stepped after every step.
 
     Two groups with rates and decays of their own are the same arithmetic as two optimizers, since every update is
-    element by element.
+    element by element. Where the method asks for a warm-up of the policy (``joint``), its rate is a hundredth of itself
+    for that share of the epochs; a one-cycle schedule warms up by itself.
 
     Raises:
         SpotkdError: milestones that do not fit the epochs.
@@ -45,4 +48,12 @@ def make_optimizer(
         steps = max(epochs * steps_per_epoch, 2)  # the schedule cannot have fewer
         return optimizer, OneCycleLR(optimizer, peaks, total_steps=steps, cycle_momentum=False)
     drops = [epoch * steps_per_epoch for epoch in milestones(config, epochs)]
-    return optimizer, MultiStepLR(optimizer, drops, gamma=0.1)
+    warm = round(method.policy_warmup * epochs) * steps_per_epoch
+
+    def student(step: int) -> float:
+        return float(0.1 ** bisect_right(drops, step))
+
+    def policy(step: int) -> float:
+        return student(step) * (0.01 if step < warm else 1.0)
+
+    return optimizer, LambdaLR(optimizer, [student, policy] if len(groups) == 2 else [student])

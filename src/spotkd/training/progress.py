@@ -62,13 +62,18 @@ class TrainingProgress:
             note = f"loss {loss:.3f}" + (f"  distilled {describe_shares(shares)}" if shares else "")
             self._bar.update(self._task, description=self._label(), note=note)
 
-    def epoch(self, number: int, loss: float, top1: float, shares: Mapping[str, float]) -> None:
-        """An epoch is done and evaluated."""
+    def epoch(self, number: int, loss: float, top1: float | None = None, shares: Mapping[str, float] = {}) -> None:
+        """An epoch is done and, unless ``top1`` is None, evaluated."""
         self._epoch = number + 1
         if self.quiet:
             return
         left = (time.monotonic() - self._started) / number * (self.epochs - number)
-        parts = [f"{self.title}: epoch {number}/{self.epochs}", f"loss {loss:.3f}", f"test top-1 {top1:.2f} %"]
+        parts = [
+            f"{self.title}: epoch {number}/{self.epochs}",
+            f"loss {loss:.3g}" if top1 is None else f"loss {loss:.3f}",
+        ]
+        if top1 is not None:
+            parts.append(f"test top-1 {top1:.2f} %")
         if shares:
             parts.append(f"distilled {describe_shares(shares)}")
         if number < self.epochs:

@@ -5,7 +5,9 @@
 - tensorboard/: the same numbers
 - last.ckpt: the complete state of training after the last epoch
 - summary.json: the result
-- student.safetensors: the trained network (model.safetensors for a run of ``spotkd train``)
+- student.safetensors: the trained network (model.safetensors for a run of ``spotkd train``); teacher.safetensors too
+  where the strategy trains the teacher
+- prepared.ckpt, preparation.csv: what a distiller learnt before distillation, and its loss by epoch (ft, ab)
 """
 
 from __future__ import annotations
@@ -64,7 +66,17 @@ class Run:
         SpotkdError: the folder already holds a run, or cannot be made.
     """
 
-    FILES = ("config.yaml", "metrics.csv", "last.ckpt", "summary.json", "student.safetensors", "model.safetensors")
+    FILES = (
+        "config.yaml",
+        "metrics.csv",
+        "last.ckpt",
+        "summary.json",
+        "student.safetensors",
+        "teacher.safetensors",
+        "model.safetensors",
+        "prepared.ckpt",
+        "preparation.csv",
+    )
 
     def __init__(self, folder: str | Path, config: RunConfig, overwrite: bool = False) -> None:
         self.folder = Path(folder)
@@ -84,20 +96,21 @@ class Run:
                 path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         except OSError as error:
             raise SpotkdError(f"{self.folder}: cannot write a run there ({error.strerror or error})") from error
-        self._columns: list[str] = []
+        self._columns: dict[str, list[str]] = {}
 
-    def log(self, row: Mapping[str, float | int]) -> None:
-        """Append a row to ``metrics.csv``; the first one fixes the columns."""
-        with (self.folder / "metrics.csv").open("a", newline="", encoding="utf-8") as file:
+    def log(self, row: Mapping[str, float | int], name: str = "metrics.csv") -> None:
+        """Append a row to a table; the first one fixes the columns."""
+        with (self.folder / name).open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            if not self._columns:
-                self._columns = list(row)
-                writer.writerow(self._columns)
-            writer.writerow(f"{row[key]:.6g}" if isinstance(row[key], float) else row[key] for key in self._columns)
+            if name not in self._columns:
+                self._columns[name] = list(row)
+                writer.writerow(row)
+            columns = self._columns[name]
+            writer.writerow(f"{row[key]:.6g}" if isinstance(row[key], float) else row[key] for key in columns)
 
-    def checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Replace ``last.ckpt``."""
-        target = self.folder / "last.ckpt"
+    def checkpoint(self, state: Mapping[str, Any], name: str = "last.ckpt") -> None:
+        """Replace a checkpoint."""
+        target = self.folder / name
         try:
             with replacing(target) as path:
                 torch.save(dict(state), path)
