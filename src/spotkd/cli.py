@@ -1,4 +1,4 @@
-"""The command line: ``spotkd demo | train | distill | evaluate``.
+"""The command line: ``spotkd demo | train | distill | evaluate``, and lists of what can be named.
 
 A mistake of the user is one line on standard error and exit status 2. Nothing heavy is imported before the arguments
 have been read.
@@ -56,6 +56,45 @@ def _demo(config: DemoConfig) -> None:
     run_demo(config, Console())
 
 
+def _distillers() -> None:
+    from .distillers import DISTILLERS, what_it_takes
+
+    for name in DISTILLERS:
+        entry: Any = DISTILLERS[name]
+        takes = what_it_takes(entry)
+        print(f"{name:<9} {_first_line(sys.modules[entry.__module__])} Takes {takes}.")
+
+
+def _models() -> None:
+    from .models import MODELS, describe
+
+    for name in MODELS:
+        print(f"{name:<16} {describe(name)}")
+    for name, what in (
+        ("torchvision:NAME", "a network of torchvision, such as torchvision:resnet50 (pip install 'spotkd[vision]')"),
+        ("timm:NAME", "a network of timm, such as timm:mobilenetv3_small_100 (pip install 'spotkd[vision]')"),
+        ("python:MODULE.F", "one of yours: F(number of classes) returns an nn.Module"),
+    ):
+        print(f"{name:<16} {what}")
+
+
+def _strategies() -> None:
+    from .routing import STRATEGIES
+
+    for name in STRATEGIES:
+        print(f"{name:<9} {_first_line(STRATEGIES[name])}")
+
+
+def _first_line(entry: object) -> str:
+    return (entry.__doc__ or "").strip().splitlines()[0]
+
+
+_LISTS: dict[str, tuple[Callable[[], None], str]] = {
+    "distillers": (_distillers, "what can be distilled, a line each"),
+    "strategies": (_strategies, "who decides where, a line each"),
+    "models": (_models, "the networks known by name, a line each"),
+}
+
 _COMMANDS: dict[str, tuple[type, Callable[[Any], None], str]] = {
     "demo": (DemoConfig, _demo, "a teacher and four students on glyph94, with a table and pictures"),
     "train": (TrainConfig, _train, "train one network on labels: a teacher, or a student alone"),
@@ -68,7 +107,7 @@ _USAGE = f"""usage: spotkd COMMAND [options]
 Spot-adaptive knowledge distillation: a policy decides, sample by sample, where the teacher teaches.
 
 commands:
-{chr(10).join(f"  {name:<10} {help_text}" for name, (_, _, help_text) in _COMMANDS.items())}
+{chr(10).join(f"  {name:<10} {entry[-1]}" for name, entry in (_COMMANDS | _LISTS).items())}
 
   spotkd COMMAND --help            every option with its default
   spotkd COMMAND --config FILE     options from a YAML file; the command line overrides it
@@ -109,17 +148,26 @@ def _spelled_out(arguments: Sequence[str], named: Sequence[str]) -> list[str]:
 
 def _run(arguments: Sequence[str]) -> None:
     command, *rest = arguments
+    if command in _LISTS:
+        function, help_text = _LISTS[command]
+        if rest in (["--help"], ["-h"]):
+            print(f"usage: spotkd {command}\n\n{help_text.capitalize()}.")
+        elif rest:
+            raise SpotkdError(f"'spotkd {command}' takes no options, and got {' '.join(rest)}")
+        else:
+            function()
+        return
     if command not in _COMMANDS:
         from .registry import unknown_name
 
-        raise unknown_name("command", command, list(_COMMANDS))
-    config_type, function, _ = _COMMANDS[command]
+        raise unknown_name("command", command, [*_COMMANDS, *_LISTS])
+    config_type, run, _ = _COMMANDS[command]
     parser = _parser(command)
     defaults = parser.get_defaults()
     named = [name for name in _NAMED if f"{name}.name" in defaults]
     values = parser.instantiate(parser.parse_args(_spelled_out(rest, named)))
     keys = {key: value for key, value in vars(values).items() if key != "config"}
-    function(config_type(**keys))
+    run(config_type(**keys))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

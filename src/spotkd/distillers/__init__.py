@@ -2,7 +2,7 @@
 
 from .ab import AB
 from .at import AT
-from .base import DISTILLERS, Distiller, LogitDistiller, Preparation, Spots, option_names
+from .base import DISTILLERS, Distiller, LogitDistiller, Preparation, Spots, option_names, what_it_takes
 from .cc import CC
 from .crd import CRD
 from .dist import DIST
@@ -45,4 +45,5 @@ __all__ = [
     "ReviewKD",
     "Spots",
     "option_names",
+    "what_it_takes",
 ]

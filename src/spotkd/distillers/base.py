@@ -27,7 +27,7 @@ SpotRule = Callable[[Sequence[Shape]], tuple[int, ...]]
 Spots = tuple[tuple[int, int], ...]
 
 VECTOR, TOKENS, MAP = 1, 2, 3  # the kinds of features, by the number of dimensions beside the batch's
-_KINDS = {VECTOR: "vectors (D,)", TOKENS: "tokens (N, C)", MAP: "feature maps (C, H, W)"}
+_KINDS = {VECTOR: "vectors (D,)", TOKENS: "tokens (N, C)", MAP: "maps (C, H, W)"}
 
 
 # Where a distiller sits in one network, given the shapes of all its stage outputs. Each network resolves the rule for
@@ -289,3 +289,10 @@ def option_names(factory: Callable[..., Any]) -> dict[str, Any]:
         for name, parameter in signature(factory).parameters.items()
         if name not in known and parameter.kind is Parameter.KEYWORD_ONLY
     }
+
+
+def what_it_takes(distiller: type[Distiller]) -> str:
+    """The kinds of features that a distiller can use, in words."""
+    if issubclass(distiller, LogitDistiller):
+        return "logits"
+    return " or ".join(_KINDS[kind].partition(" (")[0] for kind in distiller.takes)

@@ -34,10 +34,12 @@ loses it), and rows of zeros are guarded (the code divides by a bare norm).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SpotkdError
@@ -49,18 +51,21 @@ _EPS = 1e-7
 
 
 @full_precision
-def crd_loss(positive: Tensor, negatives: Tensor, drawn: Tensor, ratio: float) -> Tensor:
+def crd_loss(positive: Tensor, negatives: Tensor, count: int, ratio: float) -> Tensor:
     """The contrastive loss of each sample, ``(B,)``, in one direction.
 
+    Both logarithms are softplus functions of ``ln o``, one pass each and exact for tiny scores: with ``c = q + eps``,
+    ``-ln(o / (o + c)) = softplus(ln c - ln o)`` and ``-ln(q / (o + c)) = softplus(ln o - ln c) + ln(c / q)``.
+
     Args:
-        positive: normalised scores ``(B,)`` of the positives.
-        negatives: normalised scores ``(B, W)`` of candidates.
-        drawn: ``(B, W)`` ones where a candidate is one of the sample's ``K`` negatives.
-        ratio: ``K / N``.
+        positive: logarithms ``(B,)`` of the normalised scores of the positives.
+        negatives: logarithms ``(B, W)`` of those of candidates, minus infinity where one is not among the ``K`` drawn.
+        count: ``K``.
+        ratio: ``q = K / N``.
     """
-    hit = (positive / (positive + ratio + _EPS)).log()
-    misses = (ratio / (negatives + ratio + _EPS)).log()
-    return -hit - (drawn * misses).sum(1)
+    shift = math.log(ratio + _EPS)
+    hit = F.softplus(shift - positive, threshold=40)
+    return hit + F.softplus(negatives - shift, threshold=40).sum(1) + count * (shift - math.log(ratio))
 
 
 class Negatives(nn.Module):
@@ -101,13 +106,16 @@ class Negatives(nn.Module):
             among = (torch.rand(batch, self.count, device=device) * (total - sizes)[:, None]).long()
             among += (among >= first[:, None]) * sizes[:, None]  # step over the sample's own class
             return positives, self.order[among], torch.ones_like(among, dtype=torch.bool)
-        # One random order of all samples; each of the batch starts somewhere and takes the first of other classes.
+        # One random order of all samples; each of the batch starts somewhere and takes the first of other classes. A
+        # window of this width holds enough of them, and every one in its first `count` places is taken.
+        width = self.count + self.largest
         shuffled = torch.randperm(total, device=device)
-        start = torch.randint(total, (batch, 1), device=device)
-        window = torch.arange(self.count + self.largest, device=device)
-        candidates = shuffled[(start + window) % total]
-        foreign = self.labels[candidates] != labels[:, None]
-        return positives, candidates, foreign & (foreign.cumsum(1, dtype=torch.int32) <= self.count)
+        circle = torch.cat([shuffled, shuffled[: width - 1]])
+        start = torch.randint(total, (batch,), device=device)
+        foreign = self.labels[circle].unfold(0, width, 1)[start] != labels[:, None]
+        surely, perhaps = foreign[:, : self.count], foreign[:, self.count :]
+        rank = surely.sum(1, keepdim=True) + perhaps.cumsum(1)
+        return positives, circle.unfold(0, width, 1)[start], torch.cat([surely, perhaps & (rank <= self.count)], dim=1)
 
 
 @DISTILLERS.register("crd")
@@ -168,23 +176,26 @@ class CRD(Distiller):
     def _contrast(self, student: Tensor, teacher: Tensor, mask: Tensor, indices: Tensor, labels: Tensor) -> Tensor:
         v_s, v_t = normalise(student, dim=1), normalise(teacher, dim=1)
         positives, candidates, drawn = self.draw(indices, labels)
-        scores = []
+        logarithms = []
         for v, memory in ((v_s, self.memory_teacher), (v_t, self.memory_student)):
             # A copy: the memory is updated below, and the backward pass needs it as it was.
-            every = torch.exp(v @ memory.clone().to(v.dtype).T / self.tau)
-            scores.append((every.gather(1, positives[:, None])[:, 0], every.gather(1, candidates)))
-        norms = self._normalisers(scores, drawn, mask)
+            every = (v / self.tau) @ memory.clone().to(v.dtype).T
+            negatives = every.gather(1, candidates).masked_fill(~drawn, -math.inf)
+            logarithms.append((every.gather(1, positives[:, None])[:, 0], negatives))
+        norms = self._normalisers(logarithms, mask).log()
         ratio = self.draw.count / len(self.memory_student)
-        losses = [crd_loss(p / z, n / z, drawn, ratio) for (p, n), z in zip(scores, norms.unbind(), strict=True)]
+        losses = [
+            crd_loss(p - z, n - z, self.draw.count, ratio) for (p, n), z in zip(logarithms, norms.unbind(), strict=True)
+        ]
         if self.training:
             self._remember(v_s.detach(), v_t.detach(), mask, indices)
         return masked_mean(losses[0] + losses[1], mask)
 
     @torch.no_grad()
-    def _normalisers(self, scores: Sequence[tuple[Tensor, Tensor]], drawn: Tensor, mask: Tensor) -> Tensor:
+    def _normalisers(self, logarithms: Sequence[tuple[Tensor, Tensor]], mask: Tensor) -> Tensor:
         """Both ``Z``: those kept, or, at the first batch with a selected sample, the mean score times ``N``."""
         count = mask.sum()
-        summed = torch.stack([((p + (drawn * n).sum(1)) * mask).sum() for p, n in scores])
+        summed = torch.stack([((p.exp() + n.exp().sum(1)) * mask).sum() for p, n in logarithms])
         means = summed / (count * (self.draw.count + 1)).clamp(min=1)
         fresh = torch.where(count > 0, means * len(self.memory_student), 1.0)
         norms = torch.where(self.norms_known, self.norms.to(fresh.dtype), fresh)

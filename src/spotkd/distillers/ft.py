@@ -16,8 +16,8 @@ paraphraser on the squared error of its reconstruction, SGD 0.01 with momentum 0
 
 **Spots.** The last feature map. Takes maps. Factors of different sizes meet at the smaller one.
 
-**Cost.** Paraphraser and translator, six and three 3x3 convolutions: with `C_t` = 512 about 9 million weights, of
-which the paraphraser's 7 are frozen after the preparation. The preparation runs only the teacher.
+**Cost.** Paraphraser and translator, six and three 3x3 convolutions: with `C_t = C_s = 512` 12 million
+weights, of which the paraphraser's 8 are frozen after the preparation. The preparation runs only the teacher.
 
 **Paper and author code.** With nobody selected the code leaves the full-batch loss in place; here it is 0. The
 translator has BatchNorm and runs on the whole batch before samples are selected. The paraphraser is constant after

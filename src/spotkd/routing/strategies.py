@@ -1,4 +1,10 @@
-"""Strategies: who decides, for each sample of a batch, at which spots it is distilled."""
+"""Strategies: who decides, for each sample of a batch, at which spots it is distilled.
+
+A strategy answers once for every batch: a *mask* `(B, K + 1)` of zeros and ones says who is distilled where; its columns
+are the distiller's spots, shallow to deep, and then the logits. Strategies with a policy also give the *route*, which
+samples take the teacher's path through the routing network; the policy and its adapters learn from that path's
+loss, never from the student's.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +34,24 @@ class Decisions(NamedTuple):
 
 class Strategy:
     """WHERE to distil. A subclass writes :meth:`decide`; ``@STRATEGIES.register("name")`` gives it a name.
+
+    One that changes with the epoch writes :meth:`start_epoch` too:
+
+    .. code-block:: python
+
+        # Everyone everywhere in the first half of the run, then SAKD; the policy learns from the start.
+        class LateStart(Strategy):
+            learns = True
+
+            def start_epoch(self, epoch, epochs):
+                self.everyone = epoch <= epochs // 2
+
+            def decide(self, logits):
+                route = straight_through(logits)
+                return Decisions(torch.ones_like(route) if self.everyone else route.detach(), route)
+
+    ``SpotKD(..., strategy=LateStart())`` takes it as it is, and ``--strategy python:my_module.LateStart`` from a file
+    ``my_module.py``.
 
     Attributes:
         learns: whether a policy network, adapters and the routing network are built and trained.
@@ -59,7 +83,11 @@ STRATEGIES: Registry[Callable[[], Strategy]] = Registry("strategy")
 
 @STRATEGIES.register("adaptive")
 class Adaptive(Strategy):
-    """SAKD: distil where the policy takes the teacher's path."""
+    """SAKD: distil where the policy takes the teacher's path.
+
+    The route is drawn with probability ``sigmoid(l_teacher - l_student)`` (Gumbel noise, straight-through with
+    temperature 5), and the mask is the same decisions without their gradient: one draw a step drives both.
+    """
 
     learns = True
 
@@ -70,7 +98,11 @@ class Adaptive(Strategy):
 
 @STRATEGIES.register("anti")
 class Anti(Strategy):
-    """The control experiment: the policy learns as in SAKD, the student is distilled on the complement."""
+    """The control experiment: the policy learns as in SAKD, the student is distilled on the complement.
+
+    If learnt decisions carry information, doing the opposite must hurt. The balance term holds for what is routed, so at
+    the logits at most about half of the samples are distilled.
+    """
 
     learns = True
 
@@ -83,7 +115,8 @@ class Anti(Strategy):
 class Random(Strategy):
     """A fair coin for every sample and spot, independent of each other.
 
-    (The author code ties the coin of the logits to that of the last map for multi-spot distillers.)
+    The author code ties the coin of the logits to that of the last map for multi-spot distillers, and multiplies the
+    student's cross entropy by gamma; here the coins are independent and the factor is 1, as everywhere.
     """
 
     def decide(self, logits: Tensor) -> Decisions:

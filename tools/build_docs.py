@@ -1,0 +1,114 @@
+"""Write the pages of the distillers and of the strategies from the docstrings: ``python tools/build_docs.py``.
+
+The text of a distiller's page is the docstring of its module, so that it stands beside the code that it describes; the
+table under it is read from the class. A test compares the pages with what this script makes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from docstring_parser import parse
+
+import spotkd.routing.strategies as strategies
+from spotkd import DISTILLERS, STRATEGIES
+from spotkd.distillers import LogitDistiller, option_names, what_it_takes
+
+DOCS = Path(__file__).parents[1] / "docs"
+NOTE = "<!-- made by tools/build_docs.py from the docstrings: change those -->\n"
+
+
+def distiller_page(name: str) -> str:
+    """The page of one distiller: its module's docstring and what its class says of itself."""
+    entry: Any = DISTILLERS[name]
+    title, _, text = inspect.getdoc(sys.modules[entry.__module__]).partition("\n\n")  # type: ignore[union-attr]
+    facts = [
+        ("on the command line", f"`--distiller {name}`"),
+        ("sits at", f"`{entry.spot_rule.__name__}`: {inspect.getdoc(entry.spot_rule)}"),
+        ("takes", what_it_takes(entry)),
+        ("weight", "`--alpha`, 1" if issubclass(entry, LogitDistiller) else f"`--beta`, {entry.default_weight:g}"),
+    ]
+    if entry.warmup:
+        facts.append(("warm-up of the weight", f"the first {entry.warmup * 240:g} of 240 epochs"))
+    if entry.before_relu:
+        facts.append(("sees features", "before the ReLU that ends a stage"))
+    if (phase := entry.preparation) is not None:
+        also = ", with the student" if phase.trains_student else ""
+        facts.append(
+            (
+                "preparation",
+                f"{phase.what}: {phase.epochs} of 240 epochs{also}, SGD {phase.lr:g} (`--preparation.epochs`, `.lr`)",
+            )
+        )
+    said = {parameter.arg_name: parameter.description for parameter in parse(inspect.getdoc(entry) or "").params}
+    options = [
+        f"- `--options.{key} {str(default).lower()}`: {said[key]}" for key, default in option_names(entry).items()
+    ]
+    table = "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts)])
+    parts = [f"# {title.removesuffix('.')}", text, table]
+    if options:
+        parts.append("Options, with their defaults:\n\n" + "\n".join(options))
+    return NOTE + "\n" + "\n\n".join(parts) + "\n"
+
+
+def distiller_index() -> str:
+    """The list of all distillers."""
+    rows = ["| name | what | takes | weight |", "|---|---|---|---|"]
+    for name in DISTILLERS:
+        entry: Any = DISTILLERS[name]
+        title = inspect.getdoc(sys.modules[entry.__module__]).partition("\n")[0]  # type: ignore[union-attr]
+        weight = "alpha 1" if issubclass(entry, LogitDistiller) else f"{entry.default_weight:g}"
+        rows.append(f"| [`{name}`]({name}.md) | {title.removesuffix('.')} | {what_it_takes(entry)} | {weight} |")
+    return f"""{NOTE}
+# Distillers: what to distil
+
+{chr(10).join(rows)}
+
+Every one works with every [strategy](../strategies.md), which decides for each sample at which of the distiller's spots
+it acts. KD stands at the logits beside every distiller of features; one of the logits takes its place.
+
+In the formulas `B` is the size of the batch, `m_b` is 1 where sample `b` is selected at the spot and `n` is the number
+of such samples; `f_s`, `f_t` are the features of student and teacher. A loss is always `n / B` times that of the
+selected samples alone, computed with static shapes from a mask. What each costs in time and memory stands in
+[the benchmarks](../../benchmarks/README.md#distillers).
+
+**Spots.** A distiller names a rule, and each network resolves it for itself. Lists of different lengths are paired maps
+with maps and vectors with vectors, from the shallow end up to the shorter one. `--spots student:teacher,...` pairs
+stages by name instead: `--spots layer1:layer2,layer3:layer4`.
+
+[Add your own](../own-distiller.md)
+"""
+
+
+def strategies_page() -> str:
+    """All strategies."""
+    parts = [f"{NOTE}\n# Strategies: where to distil", inspect.getdoc(strategies) or ""]
+    for name in STRATEGIES:
+        parts += [f"## {name}", inspect.getdoc(STRATEGIES[name]) or ""]
+    about, _, attributes = (inspect.getdoc(strategies.Strategy) or "").partition("\n\nAttributes:\n")
+    text, _, rest = about.partition(".. code-block:: python\n\n")
+    code, _, after = rest.partition("\n\n``SpotKD")
+    imports = "import torch\nfrom spotkd import Decisions, Strategy\nfrom spotkd.routing import straight_through\n\n"
+    parts += ["## Your own", text.strip(), f"```python\n{imports}{textwrap.dedent(code)}\n```", f"``SpotKD{after}"]
+    said = (line.strip().partition(": ") for line in textwrap.dedent(attributes).replace("\n    ", " ").splitlines())
+    parts.append("Its attributes:\n\n" + "\n".join(f"- `{name}`: {what}" for name, _, what in said))
+    markdown = re.sub(r"(?<!`)``(?!`)", "`", "\n\n".join(parts))  # the docstrings' literals, not the fences
+    return re.sub(r":\w+:`(\w+)`", r"`\1`", markdown) + "\n"
+
+
+def pages() -> dict[Path, str]:
+    """Every page that this script makes, by its path."""
+    made = {DOCS / "distillers" / f"{name}.md": distiller_page(name) for name in DISTILLERS}
+    return made | {DOCS / "distillers" / "README.md": distiller_index(), DOCS / "strategies.md": strategies_page()}
+
+
+if __name__ == "__main__":
+    for path, content in pages().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+        print(path.relative_to(DOCS.parent))
