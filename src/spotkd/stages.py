@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,8 @@ class Batch(NamedTuple):
     indices: Tensor | None = None
 
 
-class Rectified(NamedTuple):
+@dataclass(frozen=True)
+class Rectified:
     """A stage that ends in a ReLU, written so that what stands before it can be seen: ``relu(body(x))``."""
 
     body: Callable[[Tensor], Tensor]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +15,100 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spotkd import SpotkdError, create_model
-from spotkd.models.weights import read_metadata, save_weights
+from spotkd import MODELS, SpotkdError, create_model
+from spotkd.models.weights import load_weights, read_metadata, save_weights
+from spotkd.stages import StagedModel
+
+State = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def state() -> dict[str, Tensor]:
+def state() -> State:
     torch.manual_seed(3)
     return create_model("resnet8", 10).state_dict()
 
 
-LAYOUTS = {
-    "bare.pt": lambda state: state,
-    "repdistiller.pth": lambda state: {"epoch": 240, "model": state, "accuracy": 72.3, "optimizer": {"lr": 0.1}},
-    "parallel.pt": lambda state: {"model": {f"module.{key}": value for key, value in state.items()}},
+def parallel(state: State) -> State:
+    return {f"module.{key}": value for key, value in state.items()}
+
+
+# What torch.save gets; both numbers beside the weights are tensors in files that were written on a GPU.
+LAYOUTS: dict[str, Callable[[State], dict[str, Any]]] = {
+    "bare": lambda state: state,
+    "parallel": parallel,
+    "repdistiller": lambda state: {
+        "epoch": 240,
+        "model": state,
+        "accuracy": torch.tensor(72.3),
+        "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
+    },
+    "mdistiller": lambda state: {"epoch": 240, "model": parallel(state), "best_acc": torch.tensor(72.3)},
+    "state_dict": lambda state: {"state_dict": state, "arch": "resnet", "best_acc1": 72.3},
+    "model_state_dict": lambda state: {"epoch": 5, "model_state_dict": state, "loss": 0.4},
+    "net": lambda state: {"net": parallel(state), "acc": 93.0, "epoch": 200},
 }
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_pytorch_layouts(name: str, state: dict[str, Tensor], tmp_path: Path) -> None:
-    torch.save(LAYOUTS[name](state), tmp_path / name)
-    assert_same(create_model("resnet8", 10, tmp_path / name).state_dict(), state)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pytorch_layouts(layout: str, state: State, tmp_path: Path) -> None:
+    torch.save(LAYOUTS[layout](state), tmp_path / "x.pth")
+    assert_same(create_model("resnet8", 10, tmp_path / "x.pth").state_dict(), state)
 
 
-def test_safetensors_bare_and_with_prefix(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_safetensors_bare_and_with_prefix(state: State, tmp_path: Path) -> None:
     save_file(state, tmp_path / "a.safetensors")
-    save_file({f"module.{key}": value.clone() for key, value in state.items()}, tmp_path / "b.safetensors")
+    save_file({key: value.clone() for key, value in parallel(state).items()}, tmp_path / "b.safetensors")
     for name in ("a", "b"):
         assert_same(create_model("resnet8", 10, tmp_path / f"{name}.safetensors").state_dict(), state)
 
 
-def test_run_folder_and_metadata(state: dict[str, Tensor], tmp_path: Path) -> None:
+@cache
+def on_meta(name: str) -> StagedModel:
+    with torch.device("meta"):
+        return create_model(name, 2)
+
+
+def marked(name: str, first: int = 0) -> State:
+    """A state dict of the network in which every tensor holds its own number, all from two tensors: a small file."""
+    tensors = on_meta(name).state_dict()
+    marks = {dtype: torch.arange(first, first + len(tensors), dtype=dtype) for dtype in (torch.float32, torch.int64)}
+    return {key: marks[tensor.dtype][i].expand(tensor.shape) for i, (key, tensor) in enumerate(tensors.items())}
+
+
+@pytest.fixture(scope="module", params=sorted(name for name in MODELS if not name.endswith("-imagenet")))
+def uninitialised(request: pytest.FixtureRequest) -> tuple[str, StagedModel]:
+    """A name and its network, with whatever stands in memory: to draw the weights would take longer than all else."""
+    return request.param, copy.deepcopy(on_meta(request.param)).to_empty(device="cpu")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_network_loads_every_layout(layout: str, uninitialised: tuple[str, StagedModel], tmp_path: Path) -> None:
+    name, model = uninitialised
+    wanted = marked(name, first=list(LAYOUTS).index(layout))  # not what another layout has left in the network
+    torch.save(LAYOUTS[layout](wanted), tmp_path / "x.pth")
+    load_weights(model, tmp_path / "x.pth", name)
+    assert_same(model.state_dict(), wanted)
+
+
+def test_every_network_loads_safetensors(uninitialised: tuple[str, StagedModel], tmp_path: Path) -> None:
+    name, model = uninitialised
+    path, wanted = tmp_path / "x.safetensors", marked(name, first=len(LAYOUTS))
+    save_file({key: value.contiguous() for key, value in wanted.items()}, path)
+    load_weights(model, path, name)
+    path.unlink()  # pytest keeps its folders, and some of these files are large
+    assert_same(model.state_dict(), wanted)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", sorted(name for name in MODELS if name.endswith("-imagenet")))
+def test_networks_of_half_a_gigabyte_accept_every_layout(name: str, layout: str, tmp_path: Path) -> None:
+    """On the meta device: names and shapes are checked as always, only the copy at the end goes nowhere."""
+    torch.save(LAYOUTS[layout](marked(name)), tmp_path / "x.pth")
+    with pytest.warns(UserWarning, match="no-op"):
+        load_weights(on_meta(name), tmp_path / "x.pth", name)
+
+
+def test_run_folder_and_metadata(state: State, tmp_path: Path) -> None:
     model = create_model("resnet8", 10)
     model.load_state_dict(state)
     save_weights(model, tmp_path / "model.safetensors", {"model": "resnet8", "classes": ["<a>", "é"]})
@@ -56,26 +122,72 @@ def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def without(state: dict[str, Tensor], key: str) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if name != key}
+def without(state: State, *keys: str) -> State:
+    return {name: value for name, value in state.items() if name not in keys}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: without(s, "fc.bias"), r"lacks fc\.bias"),
-        (lambda s: s | {"head.bias": torch.zeros(3)}, r"unexpected head\.bias"),
-        (lambda s: s | {"fc.bias": torch.zeros(3)}, r"another shape for fc\.bias \(3,\) instead of \(10,\)"),
+        (lambda s: without(s, "fc.bias"), r"not a checkpoint of resnet8: it lacks fc\.bias$"),
+        (lambda s: without(s, "bn1.num_batches_tracked"), r"it lacks bn1\.num_batches_tracked$"),
+        (lambda s: s | {"head.bias": torch.zeros(3)}, r"it has unexpected head\.bias$"),
+        (lambda s: s | {"fc.bias": torch.zeros(3)}, r"it has another shape for fc\.bias \(3,\) instead of \(10,\)$"),
+        (
+            lambda s: without(s, "fc.bias", "bn1.weight") | {"a": s["fc.bias"], "b": s["fc.bias"]},
+            r"it lacks bn1\.weight, fc\.bias; has unexpected a, b$",
+        ),
         (lambda s: {"state": 3}, r"holds no state dict"),
-        (lambda s: {f"x{i}": torch.zeros(1) for i in range(9)}, r"lacks conv1\.weight.* and \d+ more"),
+        (lambda s: {"model": {"epoch": 3}}, r"holds no state dict"),
+        (lambda s: [s], r"holds no state dict"),
+        (lambda s: s | {"module.fc.bias": s["fc.bias"]}, r"holds fc\.bias twice, with and without 'module\.'"),
     ],
 )
-def test_every_mismatch_is_named(change: Any, message: str, state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_every_mismatch_is_named(change: Any, message: str, state: State, tmp_path: Path) -> None:
     torch.save(change(state), tmp_path / "x.pt")
     with pytest.raises(SpotkdError, match=message) as error:
         create_model("resnet8", 10, tmp_path / "x.pt")
     assert "x.pt" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def words(error: pytest.ExceptionInfo[SpotkdError]) -> set[str]:
+    """The message's words, which its keys are among."""
+    message = str(error.value)
+    assert "\n" not in message
+    return set(message.replace(",", " ").replace(";", " ").split())
+
+
+def test_all_three_kinds_are_named_together_and_no_key_is_left_out(state: State, tmp_path: Path) -> None:
+    keys = list(state)
+    lacking, reshaped, unexpected = keys[:12], keys[12:24], [f"extra.{i}" for i in range(12)]
+    wrong = without(state, *lacking) | dict.fromkeys([*reshaped, *unexpected], torch.zeros(7, 7))
+    torch.save(wrong, tmp_path / "x.pt")
+    with pytest.raises(SpotkdError, match=r"it lacks .*; has unexpected .*; has another shape for ") as error:
+        create_model("resnet8", 10, tmp_path / "x.pt")
+    assert words(error) >= {*lacking, *reshaped, *unexpected}
+    assert not words(error) & set(keys[24:])
+
+
+def test_a_shallower_network_of_the_family(state: State, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(SpotkdError, match="not a checkpoint of resnet20: it lacks ") as error:
+        create_model("resnet20", 10, tmp_path / "x.pt")
+    deeper = create_model("resnet20", 10).state_dict()
+    assert words(error) & set(deeper) == set(deeper) - set(state)  # conv2 and bn2 of the first blocks are in both
+
+
+def test_mobilenet_of_half_the_width_is_refused_by_its_shapes(tmp_path: Path) -> None:
+    half, full = create_model("MobileNetV2_0_5", 10).state_dict(), create_model("MobileNetV2", 10).state_dict()
+    assert list(half) == list(full)
+    torch.save({"model": half}, tmp_path / "half.pth")
+    with pytest.raises(SpotkdError, match=r"not a checkpoint of MobileNetV2: it has another shape for ") as error:
+        create_model("MobileNetV2", 10, tmp_path / "half.pth")
+    differing = [key for key in full if half[key].shape != full[key].shape]
+    assert words(error) & set(full) == set(differing)
+    for key in differing:
+        assert f"{key} {tuple(half[key].shape)} instead of {tuple(full[key].shape)}" in str(error.value)
+    assert not {"lacks", "unexpected"} & words(error)
 
 
 class Bomb:

@@ -15,7 +15,7 @@ from ..errors import SpotkdError, one_line
 from ..files import load_tensors, replacing
 
 WEIGHT_FILES = ("student.safetensors", "model.safetensors")  # what a run folder of ours holds
-_SHOWN_KEYS = 5  # keys named in an error before it is cut with a count
+WRAPPERS = ("model", "state_dict", "model_state_dict", "net")  # keys under which projects put the state dict
 
 
 def find_weights(path: str | Path) -> Path:
@@ -56,32 +56,39 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             raise SpotkdError(f"{path}: not a readable safetensors file ({one_line(error)[:200]})") from error
     else:
         content = load_tensors(path)
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise SpotkdError(f"{path}: holds no state dict (neither bare nor under the key 'model')")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
+        raise SpotkdError(f"{path}: holds no state dict (neither bare nor under a key {' or '.join(WRAPPERS)})")
+    state: dict[str, Tensor] = {}
+    for key, value in content.items():
+        name = str(key).removeprefix("module.")  # what a data-parallel wrapper puts before its network's names
+        if name in state:
+            raise SpotkdError(f"{path}: holds {name} twice, with and without 'module.' before it")
+        state[name] = value
+    return state
 
 
 def load_weights(model: nn.Module, path: str | Path, name: str) -> None:
-    """Load a checkpoint into ``model``; every missing, unexpected or misshapen key is an error that names it."""
+    """Load a checkpoint into ``model``; what does not fit is one error that names every key.
+
+    Raises:
+        SpotkdError: missing or unreadable file; keys that are missing, unexpected or of another shape.
+    """
     found = read_state_dict(path)
     wanted = model.state_dict()
-    for problem, keys in (
-        ("lacks", [key for key in wanted if key not in found]),
-        ("has unexpected", [key for key in found if key not in wanted]),
-        (
-            "has another shape for",
-            [
-                f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
-                for key in wanted
-                if key in found and found[key].shape != wanted[key].shape
-            ],
-        ),
-    ):
-        if keys:
-            more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
-            raise SpotkdError(f"{path}: not a checkpoint of {name}: it {problem} {', '.join(keys[:_SHOWN_KEYS])}{more}")
+    misfits = {
+        "lacks": [key for key in wanted if key not in found],
+        "has unexpected": [key for key in found if key not in wanted],
+        "has another shape for": [
+            f"{key} {tuple(found[key].shape)} instead of {tuple(tensor.shape)}"
+            for key, tensor in wanted.items()
+            if key in found and found[key].shape != tensor.shape
+        ],
+    }
+    problems = [f"{problem} {', '.join(keys)}" for problem, keys in misfits.items() if keys]
+    if problems:
+        raise SpotkdError(f"{path}: not a checkpoint of {name}: it {'; '.join(problems)}")
     model.load_state_dict(found)
 
 
