@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import math
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
-from spotkd import create_model
+from spotkd import DATASETS, DISTILLERS, MODELS, STRATEGIES, create_model, load_glyph94
 from spotkd.cli import main
+from spotkd.data import ImageSet
+from spotkd.distillers import CRD
+from spotkd.files import load_tensors
 from spotkd.models import save_weights
+from spotkd.training import restore
+from spotkd.training.run import read_metrics
 
 SMALL = ["--data.limit", "188", "--epochs", "1", "--quiet", "true", "--batch-size", "32"]
 
@@ -46,6 +55,115 @@ def test_train_then_distill_twice(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.fixture(scope="module")
+def few_faces() -> Iterator[None]:
+    """glyph94 with two typefaces to train on and one to test, under its own name."""
+    data = load_glyph94()
+    small = dataclasses.replace(
+        data,
+        train=ImageSet(data.train.images[:188], data.train.labels[:188]),
+        test=ImageSet(data.test.images[:94], data.test.labels[:94]),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS._entries, "glyph94", lambda: small)
+        yield
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+@pytest.mark.parametrize("distiller", list(DISTILLERS))
+def test_every_distiller_with_every_strategy(
+    distiller: str, strategy: str, weights: str, few_faces: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = str(Path(weights).with_name("fitting.safetensors"))
+    options = ["--teacher", "resnet8", "--teacher.checkpoint", teacher, "--out", str(tmp_path / "run")]
+    chosen = ["--distiller", distiller, "--strategy", strategy, "--batch-size", "64"]
+    assert run("distill", *options, *chosen, "--epochs", "1", "--quiet", "true") == 0, capsys.readouterr().err
+    assert "test top-1" in capsys.readouterr().out
+    assert all(math.isfinite(values[-1]) for values in read_metrics(tmp_path / "run").values())
+    assert run("evaluate", str(tmp_path / "run")) == 0
+    method, _ = restore(tmp_path / "run")  # everything that was learnt is in the checkpoint
+    saved = load_file(tmp_path / "run" / "student.safetensors")
+    assert all(torch.equal(value, saved[key]) for key, value in method.student.state_dict().items())
+
+
+def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, registry in (("distillers", DISTILLERS), ("strategies", STRATEGIES), ("models", MODELS)):
+        assert run(command) == 0
+        lines = capsys.readouterr().out.splitlines()
+        named = {line.split()[0]: line for line in lines}
+        assert set(registry) <= set(named)
+        assert all(20 < len(line) < 150 for line in lines)
+        assert len(lines) - len(registry) == (3 if command == "models" else 0)  # and the prefixes for other sources
+    assert run("models", "--all") == 2
+    assert "takes no options" in capsys.readouterr().err
+
+
+def test_options_of_a_distiller(weights: str, few_faces: None, tmp_path: Path) -> None:
+    teacher = ["--teacher", "resnet8", "--teacher.checkpoint", str(Path(weights).with_name("fitting.safetensors"))]
+    small = ["--epochs", "1", "--quiet", "true", "--out", str(tmp_path / "run")]
+    chosen = ["--distiller", "crd", "--options.negatives", "32", "--options.relaxed", "true"]
+    assert run("distill", *teacher, *chosen, *small) == 0
+    method, _ = restore(tmp_path / "run")
+    assert isinstance(method.distiller, CRD)
+    assert (method.distiller.draw.count, method.distiller.draw.relaxed) == (32, True)
+    assert read_metrics(tmp_path / "run")["loss_distill"][0] > 0
+
+
+def test_spots_by_name(weights: str, few_faces: None, tmp_path: Path) -> None:
+    teacher = ["--teacher", "resnet8", "--teacher.checkpoint", str(Path(weights).with_name("fitting.safetensors"))]
+    small = ["--epochs", "1", "--quiet", "true", "--out", str(tmp_path / "run")]
+    assert run("distill", *teacher, "--student", "resnet14", "--spots", "layer1:layer2,layer3:layer3", *small) == 0
+    assert restore(tmp_path / "run")[0].spots == ((1, 2), (3, 3))
+
+
+def test_a_preparation_is_taken_over(weights: str, few_faces: None, tmp_path: Path) -> None:
+    teacher = ["--teacher", "resnet8", "--teacher.checkpoint", str(Path(weights).with_name("fitting.safetensors"))]
+    common = [*teacher, "--distiller", "ft", "--epochs", "1", "--quiet", "true"]
+    assert run("distill", *common, "--preparation.epochs", "2", "--out", str(tmp_path / "a")) == 0
+    assert len((tmp_path / "a" / "preparation.csv").read_text().splitlines()) == 3
+    first = load_tensors(tmp_path / "a" / "prepared.ckpt")
+    taken = ["--preparation.checkpoint", str(tmp_path / "a"), "--out", str(tmp_path / "b")]
+    assert run("distill", *common, *taken) == 0
+    assert not (tmp_path / "b" / "preparation.csv").exists()
+    second = load_tensors(tmp_path / "b" / "prepared.ckpt")
+    for key, value in first["prepared"]["distiller"].items():  # type: ignore[index]
+        assert torch.equal(value, second["prepared"]["distiller"][key])  # type: ignore[index]
+    wrong = ["--student", "resnet14", "--preparation.checkpoint", str(tmp_path / "a"), "--out", str(tmp_path / "c")]
+    assert run("distill", *common, *wrong) == 2
+
+
+def test_code_of_ones_own(
+    weights: str, few_faces: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network, a distiller and a strategy from a file in the present folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("things_of_mine.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from spotkd.distillers import SP\n"
+        "from spotkd.routing import Decisions, Strategy\n"
+        "def build(classes):\n"
+        "    def block(a, b): return nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU())\n"
+        "    return nn.Sequential(block(3, 8), block(8, 8), block(8, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+        "                         nn.Linear(16, classes))\n"
+        "class Half(SP):\n"
+        "    default_weight = 1500.0\n"
+        "class First(Strategy):\n"
+        "    def decide(self, logits):\n"
+        "        return Decisions((torch.arange(len(logits)) < 3).float()[:, None].expand(logits.shape[:2]))\n"
+    )
+    small = ["--epochs", "1", "--quiet", "true", "--batch-size", "64"]
+    assert run("train", "--model", "python:things_of_mine.build", *small, "--out", "teacher") == 0
+    student = ["--student", "python:things_of_mine.build", "--student.at", "0,1,2,4"]
+    teacher = ["--teacher", "python:things_of_mine.build", "--teacher.at", "0,1,2,4", "--teacher.checkpoint", "teacher"]
+    own = ["--distiller", "python:things_of_mine.Half", "--strategy", "python:things_of_mine.First"]
+    assert run("distill", *teacher, *student, *own, *small, "--out", "mine") == 0, capsys.readouterr().err
+    assert read_metrics("mine")["share_2"] == pytest.approx([9 / 188])
+    assert run("evaluate", "mine") == 2  # a file does not get to name code to be run
+    assert "say --model python:things_of_mine.build" in capsys.readouterr().err
+    assert run("evaluate", "mine", "--model", "python:things_of_mine.build") == 0
+
+
+@pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "ten classes.safetensors"
@@ -60,7 +178,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 TRAINED = ("distill", "--teacher", "resnet8", "--teacher.checkpoint", "BARE")
 MISTAKES = {
-    ("distil",): "unknown command 'distil': did you mean distill?",
+    ("distil",): "unknown command 'distil': did you mean distill",
     ("train", "--modle", "resnet8"): "unrecognized arguments: --modle resnet8",
     ("train", "--optim.learning_rate", "1"): "unrecognized arguments: --optim.learning_rate 1",
     ("train", "--epochs", "ten"): 'Parser key "epochs"',
@@ -80,6 +198,15 @@ MISTAKES = {
     (*TRAINED, "--distiller", "attn"): "unknown distiller 'attn'",
     (*TRAINED, "--strategy", "adapt"): "unknown strategy 'adapt'",
     (*TRAINED, "--distiller", "kd", "--beta", "2"): "beta has no effect",
+    (*TRAINED, "--distiller", "crd", "--options.negative", "9"): "'negative': did you mean negatives?",
+    (*TRAINED, "--spots", "layer1"): "spots is layer1: give pairs of stages student:teacher",
+    (*TRAINED, "--spots", "layer1:layer9"): "unknown stage in spots 'layer9'",
+    (*TRAINED, "--spots", "layer2:layer1,layer1:layer2"): "from shallow to deep",
+    (*TRAINED, "--student.at", "layer1"): "at has no effect: resnet8 comes with its stages",
+    (*TRAINED, "--preparation.epochs", "3"): "preparation.epochs has no effect",
+    (*TRAINED, "--distiller", "ft", "--preparation.lr", "0"): "preparation.lr is 0.0",
+    (*TRAINED, "--distiller", "fsp", "--student", "resnet8x4"): "as many channels in the student as in the teacher",
+    ("train", "--model", "python:no_such_module.f"): "no_such_module",
     (*TRAINED, "--policy.gamma", "0"): "gamma is 0.0: it must be above 0",
     (*TRAINED, "--temperature", "-1"): "temperature is -1.0",
     (*TRAINED, "--policy.target_share", "60"): "target_share is 60.0",

@@ -36,7 +36,7 @@ def _halve(x: Tensor) -> Tensor:
 
 
 class VGG(StagedModel):
-    """VGG with batch normalisation for small images (Simonyan and Zisserman, ICLR 2015).
+    """VGG with BatchNorm for small images (Simonyan and Zisserman, ICLR 2015).
 
     Five blocks with max-pooling before blocks 1, 2 and 3, and before block 4 where the map is at least 8 wide; global
     average pooling and a linear classifier. Features: the blocks, all after ReLU, and the pooled vector.
@@ -82,7 +82,7 @@ class VGG(StagedModel):
 
 
 class ImageNetVGG(VGG):
-    """VGG with batch normalisation for images of 224 pixels (Simonyan and Zisserman, ICLR 2015).
+    """VGG with BatchNorm for images of 224 pixels (Simonyan and Zisserman, ICLR 2015).
 
     As :class:`VGG`, but with max-pooling before and after block 4, an embedding of 7x7 positions and the paper's
     classifier of three linear layers with dropout.
