@@ -1,0 +1,103 @@
+"""The pages say what the code says, and what they tell people to do works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tools.build_docs import pages
+
+from spotkd import DISTILLERS, STRATEGIES, Batch, SpotKD, Strategy
+
+from .conftest import IMAGE_SHAPE, TinyNet
+
+ROOT = Path(__file__).parents[1]
+SECTIONS = ("Idea", "Formula", "Constants", "Spots", "Cost", "Paper and author code")
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda path: path.name)
+def test_pages_are_what_the_docstrings_say(page: Path) -> None:
+    assert page.read_text(encoding="utf-8") == pages()[page], "run: python tools/build_docs.py"
+
+
+def test_no_page_is_left_over() -> None:
+    names = {path.stem for path in (ROOT / "docs" / "distillers").glob("*.md")}
+    assert names == {*DISTILLERS, "README"}
+
+
+@pytest.mark.parametrize("name", DISTILLERS)
+def test_every_distiller_says_all_that_matters(name: str) -> None:
+    text = (ROOT / "docs" / "distillers" / f"{name}.md").read_text(encoding="utf-8")
+    assert [section for section in SECTIONS if f"**{section}.**" not in text] == []
+
+
+def test_every_strategy_is_described() -> None:
+    text = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+    assert all(f"\n## {name}\n\n" in text for name in STRATEGIES)
+
+
+def test_the_strategy_shown_changes_with_the_epoch(pair: tuple[TinyNet, TinyNet], batch: Batch) -> None:
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    space: dict[str, type[Strategy]] = {}
+    exec(compile(code, "strategies.md", "exec"), space)
+    method = SpotKD(*pair, "at", space["LateStart"](), image_shape=IMAGE_SHAPE, policy_bias=-20.0)
+    for epoch, share in ((1, 1.0), (2, 1.0), (3, 0.0), (4, 0.0)):
+        method.start_epoch(epoch, 4)
+        losses = method(batch)
+        assert losses.mask.mean().item() == share
+        assert losses.route.item() > 0
+
+
+@pytest.mark.slow
+def test_a_distiller_of_ones_own_in_four_steps(tmp_path: Path) -> None:
+    """Follows docs/own-distiller.md in a copy of the project."""
+    for folder in ("src", "tests", "tools", "docs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.npz"))
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    page = (ROOT / "docs" / "own-distiller.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^`([\w/.]+)`[^\n]*\n\n```python\n(.*?)```", page, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 4
+    for name, code in blocks:
+        path = tmp_path / name
+        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        inside = "    return student, teacher\n\n\ndef extras("  # the end of through_own_layers
+        path.write_text(old.replace(inside, code + inside) if inside in old else old + code, encoding="utf-8")
+
+    def run(*command: str) -> str:
+        environment = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    found = run(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/distillers/test_every_distiller.py", "-k", "channels"
+    )
+    assert int(re.findall(r"(\d+) passed", found)[0]) > 20
+    assert "docs/distillers/channels.md" in run("tools/build_docs.py")
+    assert "--options.bias true" in (tmp_path / "docs" / "distillers" / "channels.md").read_text(encoding="utf-8")
+    assert "Channels: the mean of every channel." in run("-m", "spotkd.cli", "distillers")
+
+
+def test_a_distiller_in_a_file_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: tuple[TinyNet, TinyNet], batch: Batch
+) -> None:
+    page = (ROOT / "docs" / "own-distiller.md").read_text(encoding="utf-8")
+    code = re.findall(r"channels\.py`:\n\n```python\n(.*?)```", page, re.DOTALL)[0]
+    code = code.replace("from ..", "from spotkd.").replace("from .base", "from spotkd.distillers.base")
+    (tmp_path / "channels_of_mine.py").write_text(code.replace('@DISTILLERS.register("channels")\n', ""))
+    monkeypatch.chdir(tmp_path)
+    method = SpotKD(*pair, "python:channels_of_mine.Channels", "adaptive", image_shape=IMAGE_SHAPE)
+    losses = method(batch)
+    losses.total.backward()
+    assert losses.distill.item() > 0
+    assert torch.isfinite(losses.total)
