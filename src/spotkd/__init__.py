@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .models import MODELS, create_model
     from .routing import STRATEGIES, Decisions, Strategy
     from .stages import Batch, StagedModel
+    from .staging import stage
 
 __version__ = version("spotkd")
 
@@ -30,6 +31,7 @@ _HOME = {
     "models": ("MODELS", "create_model"),
     "routing": ("STRATEGIES", "Decisions", "Strategy"),
     "stages": ("Batch", "StagedModel"),
+    "staging": ("stage",),
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "Supervised",
     "create_model",
     "load_glyph94",
+    "stage",
 ]
 
 
