@@ -40,7 +40,8 @@ def test_a_step_with_each_of_the_ten(pair: str, size: int, classes: int) -> None
     batch = Batch(torch.randn(3, 3, size, size, generator=generator), labels[indices], indices)
     for distiller in TEN:
         options = {"negatives": 64} if distiller == "crd" else None
-        method = SpotKD(teacher, student, distiller, image_shape=(3, size, size), labels=labels, options=options).train()
+        method = SpotKD(teacher, student, distiller, image_shape=(3, size, size), labels=labels, options=options)
+        method.train()
         assert len(method.spots) == SPOTS[distiller][len(student.stage_names) - 6], distiller
         optimizer = torch.optim.SGD(method.parameter_groups(lr=1e-4), momentum=0.9)
         losses = method(batch)

@@ -1,34 +1,69 @@
-"""The zoo: networks by name, and the reading and writing of their weights.
+"""Networks by name, and the reading and writing of their weights.
 
-:func:`create_model` makes a network, optionally with the weights of a checkpoint. The file may be a safetensors
-file, a bare state dict, the ``{"model": state_dict}`` layout of RepDistiller, or a run folder of spotkd. Files from
-outside are never unpickled freely: only tensors and plain containers are read.
+:func:`create_model` makes a network of the zoo, of torchvision or timm, or one of yours, optionally with the weights of
+a checkpoint. The file may be a safetensors file, a bare state dict, one under the key ``model`` as RepDistiller and
+mdistiller write it (or ``state_dict``, ``model_state_dict``, ``net``), or a run folder of spotkd. Files from outside
+are never unpickled freely: only tensors and plain containers are read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..stages import StagedModel
-from . import resnet  # noqa: F401  # fills the registry
+from torch import nn
+
+from ..errors import SpotkdError
+from ..stages import Shape, StagedModel
+from ..staging import stage
+from . import mobilenet, resnet, shufflenet, vgg, wide_resnet  # noqa: F401  # fill the registry
+from .sources import build
 from .weights import WEIGHT_FILES, load_weights, save_weights
-from .zoo import MODELS
+from .zoo import MODELS, describe
 
-__all__ = ["MODELS", "WEIGHT_FILES", "create_model", "load_weights", "save_weights"]
+__all__ = ["MODELS", "WEIGHT_FILES", "build_model", "create_model", "describe", "load_weights", "save_weights"]
 
 
-def create_model(name: str, num_classes: int, checkpoint: str | Path | None = None) -> StagedModel:
+def build_model(
+    name: str, num_classes: int, checkpoint: str | Path | None = None, image_shape: Shape = (3, 32, 32)
+) -> nn.Module:
+    """Make the network ``name``, whole: for training on labels and for evaluation, where nobody asks for stages.
+
+    Arguments and errors are those of :func:`create_model`.
+    """
+    model = build(name, num_classes, image_shape) if ":" in name else MODELS[name](num_classes)
+    if checkpoint is not None:
+        load_weights(model, checkpoint, name)
+    return model
+
+
+def create_model(
+    name: str,
+    num_classes: int,
+    checkpoint: str | Path | None = None,
+    *,
+    at: Sequence[str] | None = None,
+    image_shape: Shape = (3, 32, 32),
+) -> StagedModel:
     """Make the network ``name`` with ``num_classes`` logits, freshly initialised or with a checkpoint's weights.
 
     Args:
-        name: a name of the zoo, such as ``resnet20``; ``spotkd.MODELS`` lists them.
+        name: a name of the zoo, such as ``resnet20`` (``spotkd.MODELS`` lists them), or ``torchvision:resnet50``,
+            ``timm:mobilenetv3_small_100``, or ``python:my_module.my_function`` for a function that takes the number of
+            classes and returns an ``nn.Module``.
         num_classes: number of logits.
         checkpoint: a weights file or a run folder; loaded strictly, key by key and shape by shape.
+        at: for networks from outside the zoo, the modules after which a stage ends; None proposes some and prints
+            them, see :func:`spotkd.stage`.
+        image_shape: ``(C, H, W)`` of the images, for networks from outside the zoo.
 
     Raises:
-        SpotkdError: unknown name (with the near ones), missing or unreadable file, keys or shapes that do not fit.
+        SpotkdError: unknown name (with the near ones), missing or unreadable file, keys or shapes that do not fit, a
+            network that cannot be cut there.
     """
-    model = MODELS[name](num_classes)
-    if checkpoint is not None:
-        load_weights(model, checkpoint, name)
+    model = build_model(name, num_classes, checkpoint, image_shape)
+    if not isinstance(model, StagedModel):
+        return stage(model, at, image_shape=image_shape)
+    if at is not None:
+        raise SpotkdError(f"at has no effect: {name} comes with its stages, {', '.join(model.stage_names)}")
     return model

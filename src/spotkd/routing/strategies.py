@@ -1,8 +1,8 @@
 """Strategies: who decides, for each sample of a batch, at which spots it is distilled.
 
-A strategy answers once for every batch: a *mask* `(B, K + 1)` of zeros and ones says who is distilled where; its columns
-are the distiller's spots, shallow to deep, and then the logits. Strategies with a policy also give the *route*, which
-samples take the teacher's path through the routing network; the policy and its adapters learn from that path's
+A strategy answers once for every batch: a *mask* `(B, K + 1)` of zeros and ones says who is distilled where; its
+columns are the distiller's spots, shallow to deep, and then the logits. Strategies with a policy also give the *route*,
+which samples take the teacher's path through the routing network; the policy and its adapters learn from that path's
 loss, never from the student's.
 """
 
@@ -100,8 +100,8 @@ class Adaptive(Strategy):
 class Anti(Strategy):
     """The control experiment: the policy learns as in SAKD, the student is distilled on the complement.
 
-    If learnt decisions carry information, doing the opposite must hurt. The balance term holds for what is routed, so at
-    the logits at most about half of the samples are distilled.
+    If learnt decisions carry information, doing the opposite must hurt. The balance term holds for what is routed, so
+    at the logits at most about half of the samples are distilled.
     """
 
     learns = True
