@@ -427,7 +427,9 @@ def test_good_cuts_are_proposed_and_printed(capsys: pytest.CaptureFixture[str]) 
     model = Net()
     staged = stage(model, image_shape=SMALL)
     assert staged.stage_names == ("features", "stages", "run", "flatten", "fc")
-    lines = [re.split(r"\s+", line) for line in capsys.readouterr().out.splitlines()]
+    heading, *printed = capsys.readouterr().out.splitlines()
+    assert heading.endswith("is cut after these modules:")
+    lines = [re.split(r"\s+", line.strip()) for line in printed]
     assert lines[0] == ["features", "4x16x16", "map"]
     assert lines[3:] == [["flatten", "8", "embedding"], ["fc", "5", "logits"]]
     check(model, staged)
@@ -524,7 +526,7 @@ PROPOSALS = {  # network: the stages proposed for images of 64 pixels
 def test_proposals_for_networks_of_the_libraries(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     model = from_library(name, 64)
     staged = stage(model, image_shape=(3, 64, 64))
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == PROPOSALS[name].split()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == PROPOSALS[name].split()
     check(model, staged, images((3, 64, 64)))
 
 

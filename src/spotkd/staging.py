@@ -50,7 +50,7 @@ def stage(model: nn.Module, at: Sequence[str] | None = None, *, image_shape: Sha
             flatten or reshape uses is flattened in its own stage, and a map ``(H, W, C)`` of equal sides, as Swin has
             them, leaves its stage as ``(C, H, W)``. The embedding, which is what the last ``nn.Linear``
             is given, is added as the last cut where it is missing; what follows is the classifier. Without ``at``,
-            good cuts are chosen and printed: a line for every stage.
+            good cuts are chosen and printed, a line for every stage.
         image_shape: ``(C, H, W)`` of one image. The model is run on noise of this shape, to see that the stages give
             what it gives, and whether one of them overwrites the feature before it; such a stage gets a copy.
 
@@ -72,10 +72,11 @@ def stage(model: nn.Module, at: Sequence[str] | None = None, *, image_shape: Sha
     names = _propose(probe, images) if at is None else [at] if isinstance(at, str) else list(at)
     staged = _cut(model, probe, names, images)
     if at is None:
+        print(f"{type(model).__name__} is cut after these modules:")  # noqa: T201  # for the person who asked
         roles = dict(zip(staged.stage_names[-2:], ("embedding", "logits"), strict=True))
         for name, shape in zip(staged.stage_names, feature_shapes(staged, image_shape), strict=True):
             role = roles.get(name) or {3: "map", 2: "tokens"}.get(len(shape), "vector")
-            print(f"{name:32} {_by(shape):>14}  {role}")  # noqa: T201  # for the person who asked
+            print(f"  {name:32} {_by(shape):>14}  {role}")  # noqa: T201
     return staged
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def distill(config: DistillConfig) -> Summary:
     A teacher that the strategy trains is left there too, as ``teacher.safetensors``.
     """
     data, fabric = _begin(config)
-    method = _distillation(config, data)
+    method = _distillation(config, data, config.quiet)
     check_preparation(method, config.preparation)
     names = (config.distiller, config.teacher.name, config.student.name, config.strategy)
     folder = config.out or f"runs/{data.name}-{'-'.join(map(_plain, names))}-seed{config.seed}"
@@ -58,25 +59,26 @@ def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
     """
     config = read_config(DistillConfig, Path(folder) / "config.yaml")
     data = DATASETS[config.data.name]().limited(config.data.limit)
-    method = _distillation(config, data)
+    method = _distillation(config, data, quiet=True)
     state = read_checkpoint(Path(folder) / "last.ckpt")
     teacher = {f"teacher.{key}": value for key, value in method.teacher.state_dict().items()}
     method.load_state_dict(teacher | state["method"])  # a trained teacher is part of the state
     return method, data
 
 
-def _distillation(config: DistillConfig, data: Dataset) -> SpotKD:
+def _distillation(config: DistillConfig, data: Dataset, quiet: bool) -> SpotKD:
     if config.teacher.checkpoint is None:
         raise SpotkdError(
             "teacher.checkpoint is missing: name a run folder or a weights file; 'spotkd train' makes one"
         )
     _check_class_count(config.teacher.checkpoint, data)
-    teacher, student = (
-        create_model(
-            model.name, len(data.classes), model.checkpoint, at=_listed(model.at), image_shape=data.image_shape
+    with redirect_stdout(None) if quiet else nullcontext():  # where cuts are proposed, they are printed
+        teacher, student = (
+            create_model(
+                model.name, len(data.classes), model.checkpoint, at=_listed(model.at), image_shape=data.image_shape
+            )
+            for model in (config.teacher, config.student)
         )
-        for model in (config.teacher, config.student)
-    )
     return SpotKD(
         teacher,
         student,
