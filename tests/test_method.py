@@ -323,6 +323,13 @@ def test_own_distiller(pair: Pair, batch: Batch) -> None:
         ({"strategy": "sometimes"}, "unknown strategy 'sometimes'"),
         ({"distiller": "kd", "beta": 2.0}, "beta has no effect: KD distils the logits"),
         ({"strategy": "always", "share_cost": 0.1}, "shape a learning policy"),
+        ({"distiller": "kd", "spots": [("pool", "pool")]}, "spots has no effect: KD distils the logits"),
+        ({"spots": []}, "spots is empty"),
+        ({"spots": [("layer1", "layer9")]}, "unknown stage in spots 'layer9': did you mean layer"),
+        ({"spots": [("layer1", "fc")]}, "without the classifier"),
+        ({"spots": [(1, 2), (1, 3)]}, "from shallow to deep"),
+        ({"options": {"power": 2}}, "unknown option of distiller at 'power'"),
+        ({"distiller": "crd"}, "give its labels"),
     ],
 )
 def test_mistakes(change: dict[str, Any], message: str, pair: Pair) -> None:

@@ -15,6 +15,13 @@ from torch import Tensor, nn
 from .stages import Shape
 
 
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map ``(B, C, H, W)`` averaged down or interpolated up to ``size``."""
+    if size[0] <= x.shape[-2]:
+        return F.adaptive_avg_pool2d(x, size)
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
 class BatchNorm2d(nn.BatchNorm2d):
     """As usual, but a batch of one value a channel is normalised with the running statistics: it has no variance.
 
@@ -59,12 +66,7 @@ class ConvReg(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.resize_to is not None:
-            shrinks = self.resize_to[0] <= x.shape[-2]
-            x = (
-                F.adaptive_avg_pool2d(x, self.resize_to)
-                if shrinks
-                else F.interpolate(x, self.resize_to, mode="bilinear", align_corners=False)
-            )
+            x = resized(x, self.resize_to)
         out: Tensor = self.relu(self.norm(self.conv(x)))
         return out
 
@@ -72,20 +74,24 @@ class ConvReg(nn.Module):
 class TokenReg(nn.Module):
     """LayerNorm and a linear layer from tokens of ``shape_in`` to tokens of ``shape_out``, both ``(N, C)``.
 
-    Sequences of different lengths are resampled linearly first. LayerNorm stands in front because the scale of a
-    transformer's residual stream grows with depth; there is no ReLU, because that stream is signed.
+    Sequences of different lengths are resized as the maps of their square grids; of the tokens in front of the grid
+    (class token, registers) as many are kept as both have, and more are filled with the mean of the grid. LayerNorm
+    comes first because the scale of a transformer's residual stream grows with depth; there is no ReLU, because that
+    stream is signed.
     """
 
     def __init__(self, shape_in: Shape, shape_out: Shape) -> None:
         super().__init__()
         (length_in, channels_in), (self.length, channels_out) = shape_in, shape_out
-        self.resample = length_in != self.length
+        self.resizes = length_in != self.length
         self.norm = nn.LayerNorm(channels_in)
         self.linear = nn.Linear(channels_in, channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.resample:
-            x = F.interpolate(x.transpose(1, 2), self.length, mode="linear", align_corners=False).transpose(1, 2)
+        if self.resizes:
+            side = isqrt(self.length)
+            in_front = x[:, : x.shape[1] - isqrt(x.shape[1]) ** 2][:, : self.length - side**2]
+            x = _with_front(resized(as_map(x), (side, side)), in_front, self.length)
         out: Tensor = self.linear(self.norm(x))
         return out
 
@@ -108,9 +114,15 @@ class AcrossKinds(nn.Module):
             return y.flatten(1)
         if len(self.shape_out) == 3:
             return y
-        tokens = y.flatten(2).transpose(1, 2)
-        before = self.shape_out[0] - tokens.shape[1]
-        return torch.cat([tokens.mean(1, keepdim=True).expand(-1, before, -1), tokens], dim=1)
+        return _with_front(y, None, self.shape_out[0])
+
+
+def _with_front(grid: Tensor, in_front: Tensor | None, length: int) -> Tensor:
+    """``length`` tokens: those in front, the mean of the grid for each that is missing, and the map ``grid``."""
+    tokens = grid.flatten(2).transpose(1, 2)
+    front = [] if in_front is None else [in_front]
+    missing = length - tokens.shape[1] - sum(part.shape[1] for part in front)
+    return torch.cat([*front, tokens.mean(1, keepdim=True).expand(-1, missing, -1), tokens], dim=1)
 
 
 def map_shape(shape: Shape) -> Shape:

@@ -214,6 +214,8 @@ class SpotKD(Method):
         self.logit_distiller.standardise = standardise
         if at_logits and beta is not None:
             raise SpotkdError(f"beta has no effect: {type(chosen).__name__} distils the logits, whose weight is alpha")
+        if at_logits and spots is not None:
+            raise SpotkdError(f"spots has no effect: {type(chosen).__name__} distils the logits alone")
         if not self.strategy.learns and (share_cost or target_share is not None):
             raise SpotkdError("share_cost and target_share shape a learning policy, and this strategy has none")
         self.distiller = None if at_logits else chosen
@@ -389,6 +391,8 @@ def _indices(
     """Pairs of stages, by name or index, as pairs of indices; they must rise in both networks."""
     if spots is None:
         return None
+    if not spots:
+        raise SpotkdError("spots is empty: give pairs (student stage, teacher stage), or None for the distiller's own")
 
     def index(stage: str | int, network: StagedModel) -> int:
         names = list(network.stage_names)

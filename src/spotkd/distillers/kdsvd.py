@@ -23,9 +23,9 @@ A term spans two spots, so it counts for the samples selected at both: the produ
 pair. By far the slowest distiller on a GPU and a CPU alike; no parameters.
 
 **Paper and author code.** The published SAKD code crashes as soon as two spots select different numbers of samples,
-and multiplies a term by the share of only one of its two spots. Vectors come from an eigendecomposition of the
-smaller Gram matrix, in the precision of the features (the code: SVD in float64). Where singular values meet, the
-code's gradient is infinite and set to 0; here the inverse gap is smoothed. The teacher's sign, which an SVD leaves
+and multiplies a term by the share of only one of its two spots. Vectors come from an eigendecomposition of the smaller
+Gram matrix (the code: an SVD). The derivative of either is infinite where singular values meet; here the inverse gap
+is smoothed, and directions in which a map of low rank has nothing are zeros. The teacher's sign, which an SVD leaves
 open, is the one with a non-negative sum.
 """
 
