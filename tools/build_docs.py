@@ -93,7 +93,7 @@ def strategies_page() -> str:
     about, _, attributes = (inspect.getdoc(strategies.Strategy) or "").partition("\n\nAttributes:\n")
     text, _, rest = about.partition(".. code-block:: python\n\n")
     code, _, after = rest.partition("\n\n``SpotKD")
-    imports = "import torch\nfrom spotkd import Decisions, Strategy\nfrom spotkd.routing import straight_through\n\n"
+    imports = "import torch\nfrom spotkd import Decisions, Strategy\nfrom spotkd.routing import straight_through\n\n\n"
     parts += ["## Your own", text.strip(), f"```python\n{imports}{textwrap.dedent(code)}\n```", f"``SpotKD{after}"]
     said = (line.strip().partition(": ") for line in textwrap.dedent(attributes).replace("\n    ", " ").splitlines())
     parts.append("Its attributes:\n\n" + "\n".join(f"- `{name}`: {what}" for name, _, what in said))
