@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .distillers import DISTILLERS, KD, Distiller, LogitDistiller, Preparation, Spots, option_names
+from .distillers import DISTILLERS, KD, Distiller, LogitDistiller, Preparation, Spots, check_options
 from .errors import SpotkdError
 from .precision import full_precision
 from .registry import unknown_name
@@ -204,8 +204,7 @@ class SpotKD(Method):
         self.teacher = teacher.requires_grad_(self.joint).train(self.joint)
         # A distiller of the logits takes the place of KD there; any other stands beside KD at spots of its own.
         factory, options = DISTILLERS[distiller] if isinstance(distiller, str) else distiller, dict(options or {})
-        for option in options.keys() - option_names(factory):
-            raise unknown_name(f"option of distiller {distiller}", option, list(option_names(factory)))
+        check_options(distiller if isinstance(distiller, str) else getattr(factory, "__name__", "?"), factory, options)
         chosen = factory(*shapes, spots=_indices(spots, student, teacher), labels=labels, **options)
         at_logits = isinstance(chosen, LogitDistiller)
         self.logit_distiller = chosen if isinstance(chosen, LogitDistiller) else KD(*shapes)

@@ -2,7 +2,7 @@
 
 from .ab import AB
 from .at import AT
-from .base import DISTILLERS, Distiller, LogitDistiller, Preparation, Spots, option_names, what_it_takes
+from .base import DISTILLERS, Distiller, LogitDistiller, Preparation, Spots, check_options, option_names, what_it_takes
 from .cc import CC
 from .crd import CRD
 from .dist import DIST
@@ -44,6 +44,7 @@ __all__ = [
     "Preparation",
     "ReviewKD",
     "Spots",
+    "check_options",
     "option_names",
     "what_it_takes",
 ]

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import SpotkdError
 from ..precision import full_precision
-from ..registry import Registry
+from ..registry import Registry, unknown_name
 from ..stages import Batch, Shape
 
 SpotRule = Callable[[Sequence[Shape]], tuple[int, ...]]
@@ -279,10 +280,28 @@ def at_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return student, teacher
 
 
+def check_options(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Every option must be one of the distiller's, of its default's type, and a number that can be meant.
+
+    Raises:
+        SpotkdError: which option it is and what it should be.
+    """
+    known = option_names(factory)
+    for option, value in options.items():
+        if option not in known:
+            raise unknown_name(f"option of distiller {name}", option, list(known))
+        kind = type(known[option])
+        if kind is float and type(value) is int:
+            value = float(value)
+        if kind in (bool, int, float) and type(value) is not kind:
+            raise SpotkdError(f"option {option} of distiller {name} is {value!r}: it must be of type {kind.__name__}")
+        if kind in (int, float) and not (1 if kind is int else 0) <= value < math.inf:
+            lowest = "at least 1" if kind is int else "a finite number, not below 0"
+            raise SpotkdError(f"option {option} of distiller {name} is {value}: it must be {lowest}")
+
+
 def option_names(factory: Callable[..., Any]) -> dict[str, Any]:
     """The options of a distiller, by name with their defaults: the keyword arguments of its own constructor."""
-    from inspect import Parameter, signature
-
     known = {"student_shapes", "teacher_shapes", "spots", "labels"}
     return {
         name: parameter.default

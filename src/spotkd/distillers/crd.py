@@ -154,6 +154,8 @@ class CRD(Distiller):
         labels: Tensor | None = common.get("labels")
         if labels is None:
             raise SpotkdError("CRD keeps a memory of the training set: give its labels, SpotKD(..., labels=...)")
+        if tau == 0 or momentum > 1:
+            raise SpotkdError(f"CRD: tau is {tau} and momentum {momentum}: give tau above 0 and momentum up to 1")
         ((at_student, at_teacher),) = self.spots
         self.tau, self.momentum = tau, momentum
         self.embed_student = nn.Linear(student_shapes[at_student][0], dim)
