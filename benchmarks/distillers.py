@@ -6,8 +6,8 @@
 
 Times: all methods live in one process and take their steps in turn, so that a drift of the machine's speed meets all;
 the figure is the median over the rounds of the ratio to RKD's step of the same round, with minimum and maximum.
-Memory: each distiller in a process of its own, first the networks with a plain training step, then SAKD steps; the
-figures are the highest resident set (on CUDA: the highest allocation) and its growth over the networks'.
+Memory: the highest resident set (on CUDA: the highest allocation) of a process of its own that takes three steps; KD's,
+which has neither spots nor parts of its own, is the one to compare with.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import sys
 import time
 
 import torch
-from torch import nn
 
 from spotkd import DISTILLERS, Batch, SpotKD, create_model
 
@@ -46,8 +45,8 @@ def method_of(name: str, pair: list[str], samples: int, device: str) -> SpotKD:
     return method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def step(method: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
-    loss = method(batch).total if isinstance(method, SpotKD) else method(batch.images).square().mean()
+def step(method: SpotKD, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
+    loss = method(batch).total
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -66,22 +65,16 @@ def memory(arguments: argparse.Namespace) -> None:
     """Prints the peaks of a process that takes one distiller's steps."""
     batch = a_batch(arguments.samples, arguments.batch, arguments.device)
     method = method_of(arguments.memory, arguments.pair, arguments.samples, arguments.device)
-    # The networks alone: a forward pass of the teacher and a training step of the student.
-    with torch.no_grad():
-        method.teacher(batch.images)
-    step(method.student, batch, torch.optim.SGD(method.student.parameters(), lr=0.0))
-    networks = peak(arguments.device)
     optimizer = torch.optim.SGD(method.parameter_groups(lr=1e-4), momentum=0.9)
     for _ in range(3):
         step(method, batch, optimizer)
-    print(json.dumps([peak(arguments.device), networks]))
+    print(json.dumps(peak(arguments.device)))
 
 
-def memory_of(name: str, arguments: argparse.Namespace) -> list[float]:
+def memory_of(name: str, arguments: argparse.Namespace) -> float:
     options = ["--samples", str(arguments.samples), "--batch", str(arguments.batch), "--device", arguments.device]
     command = [sys.executable, __file__, "--memory", name, "--pair", *arguments.pair, *options]
-    found: list[float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return found
+    return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
 def main() -> None:
@@ -108,15 +101,15 @@ def main() -> None:
             step(method, batch, optimizers[name])
             if turn:  # the first one warms up
                 times[name].append(1e3 * (time.perf_counter() - started))
-    print("| distiller | ms a step | to RKD's (min to max) | peak MiB | beyond the networks | own parameters |")
-    print("|---|---|---|---|---|---|")
+    print("| distiller | ms a step | to RKD's (min to max) | peak MiB | own parameters |")
+    print("|---|---|---|---|---|")
     for name, method in methods.items():
         ratios = [own / rkd for own, rkd in zip(times[name], times["rkd"], strict=True)]
-        highest, networks = memory_of(name, arguments)
         own = sum(p.numel() for p in (method.distiller or method.logit_distiller).parameters())
         print(
             f"| {name} | {statistics.median(times[name]):.0f} | {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f}) | {highest:.0f} | {highest - networks:.0f} | {own:,} |"
+            f"({min(ratios):.2f} to {max(ratios):.2f}) | {memory_of(name, arguments):.0f} | {own:,} |",
+            flush=True,
         )
 
 
