@@ -6,7 +6,7 @@
 
 Times: all methods live in one process and take their steps in turn, so that a drift of the machine's speed meets all;
 the figure is the median over the rounds of the ratio to RKD's step of the same round, with minimum and maximum.
-Memory: the highest resident set (on CUDA: the highest allocation) of a process of its own that takes three steps; KD's,
+Memory: the highest resident set (Linux; on CUDA the highest allocation) of a process of its own that takes three steps; KD's,
 which has neither spots nor parts of its own, is the one to compare with.
 """
 
@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -58,7 +58,9 @@ def peak(device: str) -> float:
     """Highest use of memory so far, in MiB."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage: its figure is inherited from the parent, which holds all methods.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def memory(arguments: argparse.Namespace) -> None:
