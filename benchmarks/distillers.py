@@ -6,8 +6,8 @@
 
 Times: all methods live in one process and take their steps in turn, so that a drift of the machine's speed meets all;
 the figure is the median over the rounds of the ratio to RKD's step of the same round, with minimum and maximum.
-Memory: the highest resident set (Linux; on CUDA the highest allocation) of a process of its own that takes three steps; KD's,
-which has neither spots nor parts of its own, is the one to compare with.
+Memory: the highest resident set (Linux; on CUDA the highest allocation) of a process of its own that takes three steps;
+KD's, which has neither spots nor parts of its own, is the one to compare with.
 """
 
 from __future__ import annotations
