@@ -74,7 +74,9 @@ def inputs(
 
 def rows(draw: tuple[Tensor, Tensor, Tensor]) -> list[list[int]]:
     """What CRD drew, as lists: for each sample its positive and then its negatives."""
-    return [[p, *c[chosen].tolist()] for p, c, chosen in zip(draw[0].tolist(), draw[1], draw[2], strict=True)]
+    positives, candidates, drawn = draw
+    own = candidates.expand(len(drawn), -1)  # shared by the batch, or each sample's own
+    return [[p, *c[chosen].tolist()] for p, c, chosen in zip(positives.tolist(), own, drawn, strict=True)]
 
 
 # The distillers' own layers, written out from their weights; they see the whole batch, as their BatchNorm must.

@@ -29,7 +29,8 @@ def drawn_often(negatives: Negatives, indices: Tensor) -> tuple[Tensor, Tensor]:
     for _ in range(DRAWS):
         positive, candidates, drawn = negatives(indices, negatives.labels[indices])
         positives.append(positive)
-        hits.append(torch.zeros(len(indices), 36).scatter_add_(1, candidates, drawn.float()))
+        own = candidates.expand(len(indices), -1)  # shared by the batch, or each sample's own
+        hits.append(torch.zeros(len(indices), 36).scatter_add_(1, own, drawn.float()))
     return torch.stack(positives), torch.stack(hits)
 
 

@@ -22,14 +22,15 @@ selected sample, so that the mean score there is `1 / N`.
 (`SpotKD(..., labels=...)` and `Batch.indices`).
 
 **Cost.** Two linear layers and two memories of `N x 128` numbers (51 MB for 50 000 samples), kept in the checkpoint.
-Scores of a batch with *all* samples are one matrix product (`B x N`), from which those of the negatives are picked:
-the published code gathers `B x (K + 1) x 128` numbers twice, 1 GB for 64 samples.
+Scores are one matrix product of the batch with the candidates' rows, `B x (K + the largest class)`; the published code
+gathers `B x (K + 1) x 128` numbers twice, 1 GB for 64 samples.
 
 **Paper and author code.** Negatives are drawn on the device: uniformly from the other classes, without replacement
-where the smallest such pool has enough, else with. The samples of one batch share one random order of the training
-set and begin in it at random places of their own; the draw of each sample has the code's distribution. `relaxed`
-draws the positive from the sample's class (it may be the sample itself). `Z` is kept in the checkpoint (the code
-loses it), and rows of zeros are guarded (the code divides by a bare norm).
+where the smallest such pool has enough, else with. Without replacement the samples of one batch share one random order
+of the training set, of which each takes the first `K` of other classes: each sample's draw has the code's
+distribution, but samples of a batch share most of their negatives (in the code they are independent). `relaxed` draws
+the positive from the sample's class (it may be the sample itself). `Z` is kept in the checkpoint (the code loses it),
+and rows of zeros are guarded (the code divides by a bare norm).
 """
 
 from __future__ import annotations
@@ -96,7 +97,10 @@ class Negatives(nn.Module):
         self.register_buffer("first", sizes.cumsum(0) - sizes, persistent=False)
 
     def forward(self, indices: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Positives ``(B,)``, candidates ``(B, W)`` and which of them are drawn ``(B, W)``, from a batch's own."""
+        """Positives ``(B,)``, candidates and which of them each sample draws ``(B, W)``, from a batch's own.
+
+        Candidates are shared by the batch, ``(W,)``, or each sample's own, ``(B, W)``.
+        """
         total, batch, device = len(self.labels), len(labels), labels.device
         sizes, first = self.sizes[labels], self.first[labels]
         positives = indices
@@ -106,16 +110,13 @@ class Negatives(nn.Module):
             among = (torch.rand(batch, self.count, device=device) * (total - sizes)[:, None]).long()
             among += (among >= first[:, None]) * sizes[:, None]  # step over the sample's own class
             return positives, self.order[among], torch.ones_like(among, dtype=torch.bool)
-        # One random order of all samples; each of the batch starts somewhere and takes the first of other classes. A
-        # window of this width holds enough of them, and every one in its first `count` places is taken.
-        width = self.count + self.largest
-        shuffled = torch.randperm(total, device=device)
-        circle = torch.cat([shuffled, shuffled[: width - 1]])
-        start = torch.randint(total, (batch,), device=device)
-        foreign = self.labels[circle].unfold(0, width, 1)[start] != labels[:, None]
+        # One random order of all samples, of which each of the batch takes the first of other classes: so many hold
+        # enough of them for everyone, and every one in the first `count` places is taken.
+        candidates = torch.randperm(total, device=device)[: self.count + self.largest]
+        foreign = self.labels[candidates] != labels[:, None]
         surely, perhaps = foreign[:, : self.count], foreign[:, self.count :]
         rank = surely.sum(1, keepdim=True) + perhaps.cumsum(1)
-        return positives, circle.unfold(0, width, 1)[start], torch.cat([surely, perhaps & (rank <= self.count)], dim=1)
+        return positives, candidates, torch.cat([surely, perhaps & (rank <= self.count)], dim=1)
 
 
 @DISTILLERS.register("crd")
@@ -180,10 +181,14 @@ class CRD(Distiller):
         positives, candidates, drawn = self.draw(indices, labels)
         logarithms = []
         for v, memory in ((v_s, self.memory_teacher), (v_t, self.memory_student)):
-            # A copy: the memory is updated below, and the backward pass needs it as it was.
-            every = (v / self.tau) @ memory.clone().to(v.dtype).T
-            negatives = every.gather(1, candidates).masked_fill(~drawn, -math.inf)
-            logarithms.append((every.gather(1, positives[:, None])[:, 0], negatives))
+            # Rows are copied: the memory is updated below, and the backward pass needs it as it was.
+            query = v / self.tau
+            if candidates.dim() == 1:
+                scores = query @ memory[candidates].to(v.dtype).T
+            else:
+                scores = (query @ memory.clone().to(v.dtype).T).gather(1, candidates)
+            positive = (query * memory[positives].to(v.dtype)).sum(1)
+            logarithms.append((positive, scores.masked_fill(~drawn, -math.inf)))
         norms = self._normalisers(logarithms, mask).log()
         ratio = self.draw.count / len(self.memory_student)
         losses = [
