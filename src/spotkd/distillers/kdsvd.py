@@ -20,13 +20,13 @@ A term spans two spots, so it counts for the samples selected at both: the produ
 **Spots.** All feature maps but the stem's. Takes maps; student and teacher must have equally many channels at each.
 
 **Cost.** An eigendecomposition of one Gram matrix a sample and map, of size `min(HW, C)`, and `B * C * C'` numbers a
-pair. By far the slowest distiller on a GPU and a CPU alike; no parameters.
+pair. On CUDA the decomposition waits for the device. No parameters.
 
 **Paper and author code.** The published SAKD code crashes as soon as two spots select different numbers of samples,
-and multiplies a term by the share of only one of its two spots. Vectors come from an eigendecomposition of the smaller
-Gram matrix (the code: an SVD). The derivative of either is infinite where singular values meet; here the inverse gap
-is smoothed, and directions in which a map of low rank has nothing are zeros. The teacher's sign, which an SVD leaves
-open, is the one with a non-negative sum.
+and multiplies a term by the share of only one of its two spots. Vectors come from an eigendecomposition of the
+smaller Gram matrix (the code: an SVD). The derivative of either is infinite where singular values meet; here the
+inverse gap is smoothed, and directions in which a map of low rank has nothing are zeros. The teacher's sign, which an
+SVD leaves open, is the one with a non-negative sum.
 """
 
 from __future__ import annotations
