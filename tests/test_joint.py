@@ -14,7 +14,7 @@ from spotkd.config import OptimConfig
 from spotkd.training.optim import make_optimizer
 
 from .conftest import TinyNet
-from .test_method import build, losses_of
+from .test_method import build, losses_of, plain_routing
 
 Pair = tuple[TinyNet, TinyNet]
 GAMMA = 2.0
@@ -40,16 +40,7 @@ def plain_step(method: SpotKD, batch: Batch) -> None:
     method.student.eval()
     method.teacher.eval()
     assert decisions.route is not None
-    x_s = x_t = images
-    s_from = t_from = 0
-    for i, (s_at, t_at) in enumerate([*method.spots, (5, 5)]):
-        h_s, h_t = method.student.run(x_s, s_from, s_at + 1), method.teacher.run(x_t, t_from, t_at + 1)
-        s_from, t_from = s_at + 1, t_at + 1
-        a = decisions.route[:, i].view(-1, *[1] * (h_s.dim() - 1))
-        if i < len(method.spots):
-            hint, antihint = method.routing.hints[i](h_s), method.routing.antihints[i](h_t)
-            x_t, x_s = (1 - a) * hint + a * h_t, (1 - a) * h_s + a * antihint
-    routed = GAMMA * F.cross_entropy((1 - a) * h_s + a * h_t, labels)
+    routed = GAMMA * F.cross_entropy(plain_routing(method, images, decisions.route), labels)
     method.train()
     agent.zero_grad()
     routed.backward()

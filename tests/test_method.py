@@ -184,6 +184,20 @@ def test_share_options_are_off_by_default_and_do_what_they_say(pair: Pair, batch
     assert cost.student.item() == target.student.item() == off.student.item()
 
 
+def plain_routing(method: SpotKD, images: Tensor, route: Tensor) -> Tensor:
+    """The routed logits, both networks run again from the images."""
+    x_s = x_t = images
+    s_from = t_from = 0
+    for i, (s_at, t_at) in enumerate([*method.spots, (5, 5)]):
+        h_s, h_t = method.student.run(x_s, s_from, s_at + 1), method.teacher.run(x_t, t_from, t_at + 1)
+        s_from, t_from = s_at + 1, t_at + 1
+        a = route[:, i].view(-1, *[1] * (h_s.dim() - 1))
+        if i < len(method.spots):
+            hint, antihint = method.routing.hints[i](h_s), method.routing.antihints[i](h_t)
+            x_t, x_s = (1 - a) * hint + a * h_t, (1 - a) * h_s + a * antihint
+    return (1 - a) * h_s + a * h_t
+
+
 def plain_step(method: SpotKD, batch: Batch) -> None:
     """One step written the straightforward way of the paper's code.
 
@@ -210,16 +224,7 @@ def plain_step(method: SpotKD, batch: Batch) -> None:
         loss = loss + method.beta * method.distiller(at_s, at_t, decisions.mask[:, :-1], batch)
 
     method.student.eval()
-    x_s = x_t = images
-    s_from = t_from = 0
-    for i, (s_at, t_at) in enumerate([*method.spots, (5, 5)]):
-        h_s, h_t = method.student.run(x_s, s_from, s_at + 1), method.teacher.run(x_t, t_from, t_at + 1)
-        s_from, t_from = s_at + 1, t_at + 1
-        a = route[:, i].view(-1, *[1] * (h_s.dim() - 1))
-        if i < len(method.spots):
-            hint, antihint = method.routing.hints[i](h_s), method.routing.antihints[i](h_t)
-            x_t, x_s = (1 - a) * hint + a * h_t, (1 - a) * h_s + a * antihint
-    routed = F.cross_entropy((1 - a) * h_s + a * h_t, labels)
+    routed = F.cross_entropy(plain_routing(method, images, route), labels)
     method.student.train()
     routed = routed * (method.gamma if routed > F.cross_entropy(z, labels) else 1 / method.gamma)
     routed = routed + max(len(labels) / 2 - route[:, -1].sum(), torch.zeros((), dtype=torch.float64))
@@ -314,6 +319,19 @@ def test_own_distiller(pair: Pair, batch: Batch) -> None:
     losses = losses_of(build(pair, Nothing), batch)  # type: ignore[arg-type]
     assert losses.mask.shape == (11, 2)
     assert losses.distill.item() == 0
+
+
+def two_maps(shapes: Any) -> tuple[int, ...]:
+    """A rule of the user's own, with more than one spot."""
+    return 1, 3
+
+
+class AtTwoMaps(Nothing):
+    spot_rule = two_maps
+
+
+def test_own_rule(pair: Pair) -> None:
+    assert SpotKD(*pair, AtTwoMaps, image_shape=IMAGE_SHAPE).spots == ((1, 1), (3, 3))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ def distiller_page(name: str) -> str:
         facts.append(
             (
                 "preparation",
-                f"{phase.what}: {phase.epochs} of 240 epochs{also}, SGD {phase.lr:g} (`--preparation.epochs`, `.lr`)",
+                f"{phase.what}: {phase.share * 240:g} of 240 epochs{also}, "
+                f"SGD {phase.lr:g} (`--preparation.epochs`, `.lr`)",
             )
         )
     said = {parameter.arg_name: parameter.description for parameter in parse(inspect.getdoc(entry) or "").params}

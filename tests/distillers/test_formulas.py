@@ -180,8 +180,8 @@ def test_preparations_and_views(name: str) -> None:
     if preparation is None:
         assert distiller.prepared_modules() == []
     else:
-        constants = (preparation.epochs, preparation.lr, preparation.momentum, preparation.weight_decay)
-        assert constants == (30, 0.01, 0.9, 5e-4)
+        assert preparation.share == 30 / 240
+        assert (preparation.lr, preparation.momentum, preparation.weight_decay) == (0.01, 0.9, 5e-4)
         assert preparation.trains_student == (name == "ab")
 
 

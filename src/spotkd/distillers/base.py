@@ -71,7 +71,7 @@ def logits(shapes: Sequence[Shape]) -> tuple[int, ...]:
     return (len(shapes) - 1,)
 
 
-_MANY = (every_map, all_maps, maps_and_embedding)  # rules that may give more than one spot
+_SINGLE = (third_map, last_map, embedding, logits)  # rules of distillers that work at one spot alone
 
 
 def pair(rule: SpotRule, student: Sequence[Shape], teacher: Sequence[Shape]) -> Spots:
@@ -95,7 +95,7 @@ class Preparation:
 
     Attributes:
         what: what is being trained, for people.
-        epochs: passes over the training images.
+        share: its length as a share of the run's epochs.
         lr: learning rate of its SGD, which is constant.
         momentum: its momentum.
         weight_decay: its weight decay.
@@ -103,7 +103,7 @@ class Preparation:
     """
 
     what: str
-    epochs: int = 30
+    share: float = 30 / 240
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -161,7 +161,7 @@ class Distiller(nn.Module):
                 f"{name} finds no spot: it distils at '{rule.__name__}' and "
                 f"the stages put out {list(student_shapes)} (student) and {list(teacher_shapes)} (teacher)"
             )
-        if len(self.spots) > 1 and rule not in _MANY:
+        if len(self.spots) > 1 and rule in _SINGLE:
             raise SpotkdError(f"{name} distils at one spot, and {len(self.spots)} are given")
         for which, shapes, stages in zip(
             ("student", "teacher"), (student_shapes, teacher_shapes), zip(*self.spots, strict=True), strict=True

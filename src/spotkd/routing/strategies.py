@@ -140,7 +140,7 @@ class Never(Strategy):
 
 
 @STRATEGIES.register("joint")
-class Joint(Strategy):
+class Joint(Adaptive):
     """SAKD while the teacher is trained too: it learns from the labels and is pulled towards the student.
 
     Both networks are in train mode and the teacher's features and logits keep their gradients. ``gamma`` multiplies
@@ -149,10 +149,5 @@ class Joint(Strategy):
     that hundredth lasts until epoch 150 by mistake.)
     """
 
-    learns = True
     trains_teacher = True
     policy_warmup = 29 / 240
-
-    def decide(self, logits: Tensor) -> Decisions:
-        route = straight_through(logits)
-        return Decisions(route.detach(), route)

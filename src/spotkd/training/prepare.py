@@ -55,7 +55,7 @@ def prepare(method: SpotKD, data: Dataset, fabric: Fabric, config: DistillConfig
     if chosen.checkpoint is not None:
         _take_over(method, chosen.checkpoint, noted)
     else:
-        epochs = max(round(config.epochs / 8), 1) if chosen.epochs is None else chosen.epochs
+        epochs = max(round(config.epochs * preparation.share), 1) if chosen.epochs is None else chosen.epochs
         method.to(fabric.device).train()
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         loader = Loader(
