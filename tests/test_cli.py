@@ -64,7 +64,7 @@ def few_faces() -> Iterator[None]:
         test=ImageSet(data.test.images[:94], data.test.labels[:94]),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DATASETS._entries, "glyph94", lambda: small)
+        patch.setitem(DATASETS._entries, "glyph94", lambda config: small)
         yield
 
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .data import DATASETS, Dataset, Loader, load_glyph94
+    from .data import DATASETS, Dataset, Loader, load_dataset, load_glyph94
     from .distillers import DISTILLERS, Distiller
     from .errors import SpotkdError
     from .method import Losses, SpotKD, Supervised
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __version__ = version("spotkd")
 
 _HOME = {
-    "data": ("DATASETS", "Dataset", "Loader", "load_glyph94"),
+    "data": ("DATASETS", "Dataset", "Loader", "load_dataset", "load_glyph94"),
     "distillers": ("DISTILLERS", "Distiller"),
     "errors": ("SpotkdError",),
     "method": ("Losses", "SpotKD", "Supervised"),
@@ -51,6 +51,7 @@ __all__ = [
     "Strategy",
     "Supervised",
     "create_model",
+    "load_dataset",
     "load_glyph94",
     "stage",
 ]

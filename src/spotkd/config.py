@@ -35,12 +35,29 @@ class DataConfig:
     """A data set.
 
     Args:
-        name: a data set by name, such as glyph94.
-        limit: use only the first so many training images; all if unset.
+        name: glyph94, cifar10, cifar100, tiny-imagenet, imagenet, folder:PATH, hf:NAME, or python:MODULE.FUNCTION.
+        root: folder that holds the files of data sets known by name, or gets them.
+        download: fetch the files if they are not there.
+        mirror: address to fetch them from instead of their own, up to the last slash.
+        limit: use only so many training images, the first ones of every class in turn; all if unset.
+        val_share: share of the training images held out, the same ones in every run, to choose the best epoch on.
+        test_share: share held out as test images from a folder: that has no val/ or test/; unset takes a fifth.
+        image_size: edge in pixels to bring the images of folder:, hf: and imagenet to; unset keeps the size of small
+            images (up to 96) that are all alike, and takes 224 otherwise.
+        streaming: read an hf: set along while training, never whole; for sets larger than the disk.
+        workers: processes that decode images which are not kept in memory; unset takes one a core, at most eight.
     """
 
     name: str = "glyph94"
+    root: str = "data"
+    download: bool = False
+    mirror: str | None = None
     limit: int | None = None
+    val_share: float = 0.0
+    test_share: float | None = None
+    image_size: int | None = None
+    streaming: bool = False
+    workers: int | None = None
 
 
 @dataclass

@@ -29,7 +29,7 @@ C = TypeVar("C", bound=RunConfig)
 @pytest.fixture
 def tiny(tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A data set and two networks by name, and a trained teacher's run folder."""
-    monkeypatch.setitem(DATASETS._entries, "tiny", lambda: tiny_data)
+    monkeypatch.setitem(DATASETS._entries, "tiny", lambda config: tiny_data)
     monkeypatch.setitem(MODELS._entries, "tinynet6", lambda classes: TinyNet(6, classes))
     monkeypatch.setitem(MODELS._entries, "tinynet4", lambda classes: TinyNet(4, classes))
     train(configured(TrainConfig(model=ModelConfig("tinynet6")), tmp_path / "teacher"))

@@ -1,7 +1,73 @@
-"""Data sets: images in memory as uint8, with batched augmentation on the training device."""
+"""Data sets by name, and batches of them."""
 
+from __future__ import annotations
+
+from ..config import DataConfig
+from ..errors import SpotkdError
+from ..registry import PYTHON, import_name
+from . import glyph94  # noqa: F401  # fills the registry
 from .glyph94 import load_glyph94
-from .images import DATASETS, Dataset, ImageSet
-from .loader import Loader, augment, prepare
+from .images import DATASETS, SOURCES, Dataset, ImageSet, Pass, Split, augment, check_options
+from .loader import Loader, prepare
 
-__all__ = ["DATASETS", "Dataset", "ImageSet", "Loader", "augment", "load_glyph94", "prepare"]
+__all__ = [
+    "DATASETS",
+    "SOURCES",
+    "Dataset",
+    "ImageSet",
+    "Loader",
+    "Pass",
+    "Split",
+    "augment",
+    "load_data",
+    "load_dataset",
+    "load_glyph94",
+    "prepare",
+]
+
+_ALIASES = {"cifar-10": "cifar10", "cifar-100": "cifar100", "tiny_imagenet": "tiny-imagenet"}  # other usual spellings
+
+
+def load_data(config: DataConfig) -> Dataset:
+    """The data set that a configuration describes, limited and with its validation images held out.
+
+    Raises:
+        SpotkdError: an unknown name, missing or damaged files, an option that does not fit.
+    """
+    name = _ALIASES.get(config.name.lower(), config.name)
+    source, colon, rest = name.partition(":")
+    if name.startswith(PYTHON):
+        data = _own(config)
+    elif colon:
+        data = SOURCES[source](rest, config)
+    else:
+        data = DATASETS[name.lower() if name.lower() in DATASETS else name](config)
+    return data.limited(config.limit).holding_out(config.val_share)
+
+
+def load_dataset(name: str, **options: object) -> Dataset:
+    """A data set by name: ``load_dataset("cifar100", root="data", val_share=0.1)``.
+
+    Args:
+        name: what ``--data`` takes: a name that ``spotkd data`` lists, ``folder:PATH``, ``hf:NAME`` or
+            ``python:MODULE.FUNCTION``.
+        options: the fields of :class:`spotkd.config.DataConfig`.
+
+    Raises:
+        SpotkdError: as :func:`load_data`; or an unknown option.
+    """
+    try:
+        config = DataConfig(name, **options)  # type: ignore[arg-type]  # checked by the constructor
+    except TypeError as error:
+        raise SpotkdError(f"load_dataset: {error}") from error
+    return load_data(config)
+
+
+def _own(config: DataConfig) -> Dataset:
+    """The data set that a function of the user's returns."""
+    check_options(config)
+    make = import_name(config.name.removeprefix(PYTHON))
+    data = make() if callable(make) else make
+    if not isinstance(data, Dataset):
+        raise SpotkdError(f"{config.name} gives a {type(data).__name__}, not a spotkd.Dataset")
+    return data

@@ -11,13 +11,13 @@ from importlib.resources import as_file, files
 import numpy as np
 import torch
 
-from .images import DATASETS, Dataset, ImageSet
+from ..config import DataConfig
+from .images import DATASETS, Dataset, ImageSet, check_options
 
 FACE = 94  # images a face, one for each class
 FACES = 532  # faces to train on
 
 
-@DATASETS.register("glyph94")
 def load_glyph94() -> Dataset:
     """50 008 training and 9 964 test images of 94 classes.
 
@@ -33,3 +33,10 @@ def load_glyph94() -> Dataset:
         )
         classes = tuple(map(str, archive["classes"]))
     return Dataset("glyph94", train, test, classes, mean=(0.2,), std=(0.35,), padding=4)
+
+
+@DATASETS.register("glyph94")
+def _glyph94(config: DataConfig) -> Dataset:
+    """94 printable characters in 638 typefaces, 32x32 grey, 50 008 / 9 964 images; comes with the package"""
+    check_options(config)
+    return load_glyph94()

@@ -28,13 +28,14 @@ def evaluate(model: nn.Module, loader: Loader, fabric: Fabric, num_classes: int)
     model.eval()
     precise = torch.float32 if fabric.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
     sums = torch.zeros(3, device=fabric.device, dtype=precise)  # hits at rank 1, hits among the first 5, losses
+    count = 0
     for batch in loader.epoch(0):
         with fabric.autocast():
             logits = model(batch.images).float()
+        count += len(batch.labels)
         hits = logits.topk(min(5, num_classes), dim=1).indices == batch.labels[:, None]
         losses = F.cross_entropy(logits, batch.labels, reduction="sum")
         sums += torch.stack([hits[:, 0].sum(), hits.sum(), losses])
     model.train(was_training)
-    count = len(loader.labels)
     top1, top5, loss = (sums / count).tolist()
     return Scores(100 * top1, 100 * top5, loss, count)

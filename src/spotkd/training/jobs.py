@@ -10,8 +10,17 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from ..config import DistillConfig, EvaluateConfig, ModelConfig, PolicyConfig, RunConfig, TrainConfig, read_config
-from ..data import DATASETS, Dataset, Loader
+from ..config import (
+    DataConfig,
+    DistillConfig,
+    EvaluateConfig,
+    ModelConfig,
+    PolicyConfig,
+    RunConfig,
+    TrainConfig,
+    read_config,
+)
+from ..data import Dataset, Loader, load_data
 from ..errors import SpotkdError, one_line
 from ..method import Method, SpotKD, Supervised
 from ..models import build_model, create_model, save_weights
@@ -58,7 +67,7 @@ def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
         SpotkdError: the folder holds no distillation, or its files are damaged.
     """
     config = read_config(DistillConfig, Path(folder) / "config.yaml")
-    data = DATASETS[config.data.name]().limited(config.data.limit)
+    data = load_data(config.data)
     method = _distillation(config, data, quiet=True)
     state = read_checkpoint(Path(folder) / "last.ckpt")
     teacher = {f"teacher.{key}": value for key, value in method.teacher.state_dict().items()}
@@ -122,7 +131,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Scores:
             raise SpotkdError(f"{config.checkpoint}: does not note its {key}; name it with --{key}")
     if config.model is None and str(names["model"]).startswith("python:"):  # the file may come from a stranger
         raise SpotkdError(f"{config.checkpoint}: notes code as its model; to run it, say --model {names['model']}")
-    data = DATASETS[str(names["data"])]()
+    data = load_data(DataConfig(str(names["data"])))
     _check_class_count(config.checkpoint, data)
     fabric = _fabric(config.accelerator, config.precision)
     model = build_model(str(names["model"]), len(data.classes), config.checkpoint, data.image_shape)
@@ -136,7 +145,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Scores:
 def _begin(config: RunConfig) -> tuple[Dataset, Fabric]:
     """Check the numbers, open the data, find the device, seed everything."""
     _check_numbers(config)
-    data = DATASETS[config.data.name]().limited(config.data.limit)
+    data = load_data(config.data)
     fabric = _fabric(config.accelerator, config.precision)
     torch.manual_seed(config.seed)
     return data, fabric
