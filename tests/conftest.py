@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spotkd.data import Dataset, ImageSet
+from spotkd.data import Dataset, ImageSet, Split
 from spotkd.stages import Batch, StagedModel
 
 torch.set_num_threads(1)
@@ -89,3 +89,9 @@ def tiny_data() -> Dataset:
     images = (noise + 40 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
     split = ImageSet(images, labels)
     return Dataset("tiny", split, split, tuple("abcde"), (0.3,), (0.3,), padding=1)
+
+
+def in_memory(split: Split) -> ImageSet:
+    """The split, known to lie in memory."""
+    assert isinstance(split, ImageSet)
+    return split

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 
 from spotkd import DATASETS, DISTILLERS, MODELS, STRATEGIES, create_model, load_glyph94
 from spotkd.cli import main
-from spotkd.data import ImageSet
 from spotkd.distillers import CRD
 from spotkd.files import load_tensors
 from spotkd.models import save_weights
@@ -44,7 +43,7 @@ def test_train_then_distill_twice(tmp_path: Path, capsys: pytest.CaptureFixture[
         with (out / "metrics.csv").open(newline="") as file:
             rows.append([{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)])
     assert rows[0] == rows[1]
-    assert "distilled in it: layer1" in capsys.readouterr().out
+    assert "distilled in the last epoch: layer1" in capsys.readouterr().out
     assert run("evaluate", str(tmp_path / "a")) == 0
     assert f"top-1 {float(rows[0][-1]['test_top1']):.2f} %" in capsys.readouterr().out
     # The run's own configuration repeats it; the command line overrides it.
@@ -60,8 +59,8 @@ def few_faces() -> Iterator[None]:
     data = load_glyph94()
     small = dataclasses.replace(
         data,
-        train=ImageSet(data.train.images[:188], data.train.labels[:188]),
-        test=ImageSet(data.test.images[:94], data.test.labels[:94]),
+        train=data.train.subset(torch.arange(188)),
+        test=data.test.subset(torch.arange(94)),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DATASETS._entries, "glyph94", lambda config: small)

@@ -27,7 +27,7 @@ def _train(config: TrainConfig) -> None:
     from .training import train
 
     summary = train(config)
-    print(f"test top-1 {summary.scores.top1:.2f} % after epoch {summary.epochs}; run in {summary.folder}")
+    print(f"{summary}; run in {summary.folder}")
 
 
 def _distill(config: DistillConfig) -> None:
@@ -35,10 +35,7 @@ def _distill(config: DistillConfig) -> None:
     from .training.progress import describe_shares
 
     summary = distill(config)
-    print(
-        f"test top-1 {summary.scores.top1:.2f} % after epoch {summary.epochs}, "
-        f"distilled in it: {describe_shares(summary.shares)}; run in {summary.folder}"
-    )
+    print(f"{summary}; distilled in the last epoch: {describe_shares(summary.shares)}; run in {summary.folder}")
 
 
 def _evaluate(config: EvaluateConfig) -> None:

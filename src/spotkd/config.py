@@ -13,6 +13,7 @@ from .errors import SpotkdError, one_line
 
 C = TypeVar("C")
 Precision = Literal["auto", "32", "bf16-mixed"]
+Select = Literal["auto", "last", "best_val", "best_test"]
 
 
 @dataclass
@@ -131,6 +132,9 @@ class RunConfig:
         batch_size: images in a step.
         eval_batch_size: images in an evaluation step.
         seed: of initialisation, order, augmentation and decisions.
+        select: the epoch whose weights are the result: last; best_val, the best on the validation images; best_test,
+            the best on the test images, as the literature does, which flatters. auto: best_val where there are
+            validation images (--data.val_share), else last.
         optim: the optimizer.
         accelerator: auto, cpu, cuda or mps.
         precision: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
@@ -145,6 +149,7 @@ class RunConfig:
     batch_size: int = 64
     eval_batch_size: int = 256
     seed: int = 1029
+    select: Select = "auto"
     optim: OptimConfig = field(default_factory=OptimConfig)
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Precision = "auto"
@@ -204,6 +209,7 @@ class EvaluateConfig:
         checkpoint: a run folder or a weights file.
         model: the network's name; unset takes the one noted in the file.
         data: the data set; unset takes the one noted in the file.
+        root: folder that holds the files of data sets known by name; unset takes the run's own, or data.
         batch_size: images in a step.
         accelerator: auto, cpu, cuda or mps.
         precision: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
@@ -212,6 +218,7 @@ class EvaluateConfig:
     checkpoint: str
     model: str | None = None
     data: str | None = None
+    root: str | None = None
     batch_size: int = 256
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Precision = "auto"

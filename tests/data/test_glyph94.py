@@ -9,6 +9,8 @@ import torch
 from spotkd import Dataset, SpotkdError, load_glyph94
 from spotkd.data.glyph94 import FACE
 
+from ..conftest import in_memory
+
 
 @pytest.fixture(scope="module")
 def glyphs() -> Dataset:
@@ -16,20 +18,20 @@ def glyphs() -> Dataset:
 
 
 def test_sizes_and_classes(glyphs: Dataset) -> None:
-    assert glyphs.train.images.shape == (50_008, 1, 32, 32)
-    assert glyphs.test.images.shape == (9_964, 1, 32, 32)
-    assert glyphs.train.images.dtype == torch.uint8
+    assert in_memory(glyphs.train).images.shape == (50_008, 1, 32, 32)
+    assert in_memory(glyphs.test).images.shape == (9_964, 1, 32, 32)
+    assert in_memory(glyphs.train).images.dtype == torch.uint8
     assert "".join(glyphs.classes) == "".join(map(chr, range(33, 127)))
     assert glyphs.image_shape == (3, 32, 32)
-    for split in (glyphs.train, glyphs.test):
+    for split in map(in_memory, (glyphs.train, glyphs.test)):
         assert torch.equal(split.labels.view(-1, FACE), torch.arange(94).expand(len(split) // FACE, 94))
 
 
 def test_the_overlap_that_the_card_states(glyphs: Dataset) -> None:
-    known = {row.tobytes() for row in np.asarray(glyphs.train.images)}
+    known = {row.tobytes() for row in np.asarray(in_memory(glyphs.train).images)}
     twins = [
         label
-        for row, label in zip(np.asarray(glyphs.test.images), glyphs.test.labels, strict=True)
+        for row, label in zip(np.asarray(in_memory(glyphs.test).images), in_memory(glyphs.test).labels, strict=True)
         if row.tobytes() in known
     ]
     assert len(twins) == 381

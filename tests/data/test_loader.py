@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from spotkd import Dataset, Loader, SpotkdError
-from spotkd.data import ImageSet, augment, prepare
+from spotkd.data import augment, prepare
+
+from ..conftest import in_memory
 
 
 def test_augmentation_equals_one_image_at_a_time() -> None:
@@ -46,7 +48,7 @@ def test_an_epoch_is_every_image_once_and_the_last_batch_is_short(tiny_data: Dat
     assert len(loader) == 4
     indices = torch.cat([batch.indices for batch in batches if batch.indices is not None])
     assert sorted(indices.tolist()) == list(range(40))
-    assert torch.equal(torch.cat([batch.labels for batch in batches]), tiny_data.train.labels[indices])
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), in_memory(tiny_data.train).labels[indices])
 
 
 def test_epochs_repeat_and_differ(tiny_data: Dataset) -> None:
@@ -63,12 +65,14 @@ def test_epochs_repeat_and_differ(tiny_data: Dataset) -> None:
 def test_evaluation_keeps_order_and_pixels(tiny_data: Dataset) -> None:
     data = dataclasses.replace(tiny_data, flip=True)
     batches = list(Loader(data, data.test, 40, training=False).epoch(0))
-    expected = prepare(data.test.images, torch.tensor(data.mean), torch.tensor(data.std), torch.contiguous_format)
+    expected = prepare(
+        in_memory(data.test).images, torch.tensor(data.mean), torch.tensor(data.std), torch.contiguous_format
+    )
     assert torch.equal(batches[0].images, expected)
 
 
 def test_no_images_and_no_batch(tiny_data: Dataset) -> None:
-    empty = ImageSet(tiny_data.test.images[:0], tiny_data.test.labels[:0])
+    empty = tiny_data.test.subset(torch.arange(0))
     with pytest.raises(SpotkdError, match="tiny: no test images"):
         Loader(tiny_data, empty, 4, training=False)
     with pytest.raises(SpotkdError, match="batch_size is 0"):

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from ..data import ImageSet
+from ..data import Pass, Split
+from ..errors import SpotkdError
 
 # Okabe and Ito's palette: distinct with every common colour blindness.
 _STYLES: list[dict[str, Any]] = [
@@ -68,7 +70,7 @@ def plot_shares(curves: Mapping[str, Sequence[float]], path: str | Path) -> None
 
 
 def plot_decisions(
-    split: ImageSet, probability: Tensor, spots: Sequence[str], path: str | Path, count: int = 16, per_class: int = 2
+    split: Split, probability: Tensor, spots: Sequence[str], path: str | Path, count: int = 16, per_class: int = 2
 ) -> None:
     """A sheet of the images with the highest and the lowest P(teacher) at each spot.
 
@@ -80,7 +82,10 @@ def plot_decisions(
         count: images a row.
         per_class: at most so many images of a class stand in a row, so that one class does not fill it.
     """
-    count = min(count, per_class * len(set(split.labels.tolist())))
+    labels = split.labels
+    if labels is None:
+        raise SpotkdError("no picture of decisions: the images stream by and cannot be picked")
+    count = min(count, per_class * len(set(labels.tolist())))
     figure = Figure(figsize=(0.52 * count + 2.4, 1.42 * len(spots) + 0.75), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
     title = f"Where the policy sends test images: P(teacher) below each, at most {per_class} of a class in a row"
@@ -89,10 +94,10 @@ def plot_decisions(
     for panel, spot, column in zip(panels, spots, probability.unbind(1), strict=True):
         rows = panel.subplots(2, count, squeeze=False)
         for cells, most in zip(rows, (True, False), strict=True):
-            chosen = _first_of_each_class(column.argsort(descending=most, stable=True), split.labels, per_class)
-            for cell, index in zip(cells, chosen[:count], strict=True):
-                picture = split.images[index].permute(1, 2, 0).numpy()
-                cell.imshow(np.squeeze(picture), cmap="gray", vmin=0, vmax=255)
+            chosen = _first_of_each_class(column.argsort(descending=most, stable=True), labels, per_class)[:count]
+            pictures, _, _ = next(split.subset(torch.tensor(chosen)).batches(Pass(count)))
+            for cell, index, picture in zip(cells, chosen, pictures, strict=True):
+                cell.imshow(np.squeeze(picture.permute(1, 2, 0).numpy()), cmap="gray", vmin=0, vmax=255)
                 cell.set_xticks([])
                 cell.set_yticks([])
                 cell.set_xlabel(f"{column[index]:.2f}", fontsize=6, labelpad=1)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import os
+import platform
+from pathlib import Path
+
 import torch
 
 from ..config import Precision
@@ -18,6 +22,24 @@ def choose_precision(wanted: Precision, device: torch.device) -> Literal["32-tru
     if wanted == "auto":
         wanted = "bf16-mixed" if _computes_in_bfloat16(device) else "32"
     return "bf16-mixed" if wanted == "bf16-mixed" else "32-true"
+
+
+def describe_machine(device: torch.device) -> str:
+    """What computes here, for people: ``AMD EPYC 7B13, 2 cores, 2 threads`` or the name of the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{_processor()}, {cores} cores, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    """The processor's name: Linux tells it in a file, other systems through Python."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
 
 
 def _computes_in_bfloat16(device: torch.device) -> bool:

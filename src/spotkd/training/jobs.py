@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+import yaml
 from lightning_fabric import Fabric
 
 from ..config import (
@@ -25,6 +27,7 @@ from ..errors import SpotkdError, one_line
 from ..method import Method, SpotKD, Supervised
 from ..models import build_model, create_model, save_weights
 from ..models.weights import find_weights, read_metadata
+from ..registry import PYTHON
 from ..routing import scaled_bias
 from .device import choose_precision
 from .evaluate import Scores, evaluate
@@ -32,6 +35,9 @@ from .loop import fit
 from .optim import make_optimizer
 from .prepare import check_preparation, prepare
 from .run import Run, Summary, read_checkpoint
+from .select import chosen
+
+DATA_OPTIONS = ("image_size", "test_share", "streaming")  # what one must know to find the same test images again
 
 
 def train(config: TrainConfig) -> Summary:
@@ -125,13 +131,22 @@ def _pairs(spots: list[str] | str | None) -> list[tuple[str, str]] | None:
 def evaluate_checkpoint(config: EvaluateConfig) -> Scores:
     """Test scores of a checkpoint; model and data set default to what the file itself notes."""
     noted = read_metadata(config.checkpoint)
+    own = Path(config.checkpoint) / "config.yaml"  # where a run folder is given
     names = {"model": config.model or noted.get("model"), "data": config.data or noted.get("data")}
     for key, value in names.items():
         if value is None:
             raise SpotkdError(f"{config.checkpoint}: does not note its {key}; name it with --{key}")
-    if config.model is None and str(names["model"]).startswith("python:"):  # the file may come from a stranger
-        raise SpotkdError(f"{config.checkpoint}: notes code as its model; to run it, say --model {names['model']}")
-    data = load_data(DataConfig(str(names["data"])))
+        if getattr(config, key) is None and str(value).startswith(PYTHON):  # the file may come from a stranger
+            raise SpotkdError(f"{config.checkpoint}: notes code as its {key}; to run it, say --{key} {value}")
+    described = DataConfig(str(names["data"]))
+    if config.data is None:
+        noted_options = noted.get("data_options") or {}
+        described = replace(described, **{key: noted_options.get(key, getattr(described, key)) for key in DATA_OPTIONS})
+    if config.root is not None:
+        described.root = config.root
+    elif own.is_file():
+        described.root = str(_noted_root(own) or described.root)
+    data = load_data(described)
     _check_class_count(config.checkpoint, data)
     fabric = _fabric(config.accelerator, config.precision)
     model = build_model(str(names["model"]), len(data.classes), config.checkpoint, data.image_shape)
@@ -142,10 +157,19 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Scores:
     return evaluate(model, loader, fabric, len(data.classes))
 
 
+def _noted_root(path: Path) -> object:
+    """The root of the data sets in a run's configuration, of whichever kind the run is."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["root"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise SpotkdError(f"{path}: does not name the data's root ({one_line(error)[:200]}); give --root") from error
+
+
 def _begin(config: RunConfig) -> tuple[Dataset, Fabric]:
     """Check the numbers, open the data, find the device, seed everything."""
     _check_numbers(config)
     data = load_data(config.data)
+    chosen(config.select, data)  # before anything is written
     fabric = _fabric(config.accelerator, config.precision)
     torch.manual_seed(config.seed)
     return data, fabric
@@ -216,12 +240,20 @@ def _run(
     if isinstance(config, DistillConfig) and isinstance(method, SpotKD):
         prepare(method, data, fabric, config, run)
     summary = fit(method, data, optimizer, schedule, fabric, config, run, model.name)
-    metadata = {"model": model.name, "data": data.name, "classes": data.classes}
-    save_weights(method.student, run.folder / weights, metadata | {"test_top1": summary.scores.top1})
+    metadata = {
+        "model": model.name,
+        "data": config.data.name,
+        "data_options": {key: getattr(config.data, key) for key in DATA_OPTIONS},
+        "classes": data.classes,
+        "test_top1": summary.scores.top1,
+        "protocol": summary.protocol,
+    }
+    save_weights(method.student, run.folder / weights, metadata)
     if method.trained_teacher is not None and isinstance(config, DistillConfig):
-        save_weights(
-            method.trained_teacher, run.folder / "teacher.safetensors", metadata | {"model": config.teacher.name}
-        )
+        teacher = metadata | {"model": config.teacher.name}
+        del teacher["test_top1"]  # the student's
+        save_weights(method.trained_teacher, run.folder / "teacher.safetensors", teacher)
+    run.finish(summary)
     return summary
 
 

@@ -20,10 +20,11 @@ from ..data import Dataset, Loader
 from ..errors import SpotkdError
 from ..method import Losses, Method
 from ..stages import Batch
-from .device import choose_precision
+from .device import choose_precision, describe_machine
 from .evaluate import evaluate
 from .progress import TrainingProgress
 from .run import Run, Summary
+from .select import Selection
 
 
 class Meter:
@@ -73,9 +74,19 @@ def fit(
         SpotkdError: a loss term was not finite.
     """
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    common: dict[str, Any] = {"seed": config.seed, "device": fabric.device, "memory_format": layout}
+    common: dict[str, Any] = {
+        "seed": config.seed,
+        "device": fabric.device,
+        "memory_format": layout,
+        "workers": config.data.workers,
+    }
     train = Loader(data, data.train, config.batch_size, training=True, **common)
-    test = Loader(data, data.test, config.eval_batch_size, training=False, **common)
+    networks = {"student": method.student}
+    if method.trained_teacher is not None:
+        networks["teacher"] = method.trained_teacher
+    selection = Selection(config.select, data, networks, run)
+    name, split = selection.watched
+    watched = Loader(data, split, config.eval_batch_size, training=False, **common)
     method.to(memory_format=layout)  # type: ignore[call-overload]
     wrapped, optimizer = fabric.setup(method, optimizer)
     board = TensorBoardLogger(run.folder, name="tensorboard", version="")
@@ -100,21 +111,36 @@ def fit(
             seconds += spent
             _stop_if_not_finite(means, epoch, run)
 
-            scores = evaluate(method.student, test, fabric, len(data.classes))
+            scores = evaluate(method.student, watched, fabric, len(data.classes))
+            selection.after(epoch, scores)
             rate = dict(zip(("lr", "lr_policy"), rates, strict=False))
-            tested = {"test_top1": scores.top1, "test_top5": scores.top5, "test_loss": scores.loss}
+            tested = {f"{name}_top1": scores.top1, f"{name}_top5": scores.top5, f"{name}_loss": scores.loss}
             if method.trained_teacher is not None:
-                tested["teacher_top1"] = evaluate(method.trained_teacher, test, fabric, len(data.classes)).top1
+                tested["teacher_top1"] = evaluate(method.trained_teacher, watched, fabric, len(data.classes)).top1
             row = {"epoch": epoch, **rate, **means, **tested, "seconds": spent}
             run.log(row)
             board.log_metrics(row, epoch)
             run.checkpoint(_state(method, optimizer, schedule, config, epoch))
-            progress.epoch(epoch, total_of(means), scores.top1, shares_of(means))
+            progress.epoch(epoch, total_of(means), (name, scores.top1), shares_of(means))
+        test = Loader(data, data.test, config.eval_batch_size, training=False, **common)
+        last = scores if name == "test" else evaluate(method.student, test, fabric, len(data.classes))
+        selection.load_best()
+        chosen = last if selection.epoch == config.epochs else evaluate(method.student, test, fabric, len(data.classes))
     board.finalize("success")
     device = f"{fabric.device.type}, {choose_precision(config.precision, fabric.device)}"
-    summary = Summary(title, scores, config.epochs, seconds, shares_of(means), run.folder, device)
-    run.finish(summary)
-    return summary
+    return Summary(
+        model=title,
+        scores=chosen,
+        protocol=selection.protocol,
+        epoch=selection.epoch,
+        last=last,
+        epochs=config.epochs,
+        seconds=seconds,
+        shares=shares_of(means),
+        folder=run.folder,
+        device=device,
+        machine=describe_machine(fabric.device),
+    )
 
 
 def _summary_of(meter: Meter) -> tuple[float, dict[str, float]]:

@@ -66,6 +66,7 @@ def prepare(method: SpotKD, data: Dataset, fabric: Fabric, config: DistillConfig
             seed=config.seed,
             device=fabric.device,
             memory_format=layout,
+            workers=config.data.workers,
         )
         with (
             method.preparing() as parameters,

@@ -62,8 +62,14 @@ class TrainingProgress:
             note = f"loss {loss:.3f}" + (f"  distilled {describe_shares(shares)}" if shares else "")
             self._bar.update(self._task, description=self._label(), note=note)
 
-    def epoch(self, number: int, loss: float, top1: float | None = None, shares: Mapping[str, float] = {}) -> None:
-        """An epoch is done and, unless ``top1`` is None, evaluated."""
+    def epoch(
+        self,
+        number: int,
+        loss: float,
+        top1: tuple[str, float] | None = None,
+        shares: Mapping[str, float] = {},
+    ) -> None:
+        """An epoch is done and, unless ``top1`` is None, evaluated on the images that it names (val, test)."""
         self._epoch = number + 1
         if self.quiet:
             return
@@ -73,7 +79,7 @@ class TrainingProgress:
             f"loss {loss:.3g}" if top1 is None else f"loss {loss:.3f}",
         ]
         if top1 is not None:
-            parts.append(f"test top-1 {top1:.2f} %")
+            parts.append(f"{top1[0]} top-1 {top1[1]:.2f} %")
         if shares:
             parts.append(f"distilled {describe_shares(shares)}")
         if number < self.epochs:

@@ -4,7 +4,8 @@
 - metrics.csv: a row an epoch
 - tensorboard/: the same numbers
 - last.ckpt: the complete state of training after the last epoch
-- summary.json: the result
+- best.ckpt: while training goes on, the weights of the best epoch so far, if that is to be the result
+- summary.json: the result; the last file to be written, so that a folder with it is a finished run
 - student.safetensors: the trained network (model.safetensors for a run of ``spotkd train``); teacher.safetensors too
   where the strategy trains the teacher
 - prepared.ckpt, preparation.csv: what a distiller learnt before distillation, and its loss by epoch (ft, ab)
@@ -37,21 +38,37 @@ class Summary:
 
     Attributes:
         model: name of the trained network.
-        scores: test scores after the last epoch, not the best of all epochs.
+        scores: test scores of the chosen epoch.
+        protocol: how that was chosen: last epoch, best on validation, best on test.
+        epoch: the chosen epoch.
+        last: test scores after the last epoch, whichever was chosen.
         epochs: number of epochs.
         seconds: wall time of training, without evaluation.
         shares: share of samples distilled at each spot in the last epoch, by the spot's name.
         folder: where the run lies.
         device: what it ran on, and in which precision.
+        machine: the processor or GPU.
     """
 
     model: str
     scores: Scores
+    protocol: str
+    epoch: int
+    last: Scores
     epochs: int
     seconds: float
     shares: dict[str, float]
     folder: Path
     device: str
+    machine: str
+
+    def __str__(self) -> str:
+        if self.protocol == "last epoch":
+            return f"test top-1 {self.scores.top1:.2f} % after epoch {self.epoch}"
+        return (
+            f"test top-1 {self.scores.top1:.2f} % ({self.protocol}: epoch {self.epoch}; "
+            f"after the last, {self.epochs}: {self.last.top1:.2f} %)"
+        )
 
 
 class Run:
@@ -70,6 +87,7 @@ class Run:
         "config.yaml",
         "metrics.csv",
         "last.ckpt",
+        "best.ckpt",
         "summary.json",
         "student.safetensors",
         "teacher.safetensors",
@@ -119,11 +137,15 @@ class Run:
                 f"{target}: cannot be written, the last good one stays ({one_line(error)[:200]})"
             ) from error
 
+    def read(self, name: str) -> Any:
+        """A checkpoint of this run."""
+        return load_tensors(self.folder / name)
+
     def finish(self, summary: Summary) -> None:
         """Write ``summary.json``."""
         content = dataclasses.asdict(summary) | {
             "scores": summary.scores._asdict(),
-            "protocol": "last epoch",
+            "last": summary.last._asdict(),
             "spotkd": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
