@@ -247,6 +247,38 @@ class DemoConfig:
     overwrite: bool = False
 
 
+@dataclass
+class BenchConfig:
+    """Run a plan: a grid of data sets, pairs of networks, distillers, strategies and seeds.
+
+    Args:
+        plan: a shipped plan's name or a YAML file; unset with --dry-run lists all shipped plans.
+        out: folder of the runs and the report; unset takes runs/bench/PLAN.
+        jobs: runs side by side; the processor's cores are shared out among them, and so are several GPUs.
+        dry_run: only list the runs with a rough estimate of their time.
+        root: folder that holds the data sets' files; unset takes the plan's.
+    """
+
+    plan: str | None = None
+    out: str | None = None
+    jobs: int = 1
+    dry_run: bool = False
+    root: str | None = None
+
+
+@dataclass
+class ReportConfig:
+    """Write the tables of a plan from its finished runs.
+
+    Args:
+        plan: a shipped plan's name or a YAML file.
+        out: folder of the runs; unset takes runs/bench/PLAN.
+    """
+
+    plan: str
+    out: str | None = None
+
+
 def read_config(kind: type[C], path: str | Path) -> C:
     """The configuration of a run from its ``config.yaml``, checked like the command line.
 

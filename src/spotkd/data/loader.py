@@ -14,7 +14,8 @@ from .images import Dataset, Pass, Split
 
 def prepare(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memory_format) -> Tensor:
     """Normalised float images ``(B, 3, H, W)`` from uint8 ``(B, 1 or 3, H, W)``."""
-    scaled = (images.float() / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+    # One new tensor, written three times: temporaries cost more than the arithmetic.
+    scaled = images.to(mean.dtype, copy=True).sub_(255 * mean.view(-1, 1, 1)).div_(255 * std.view(-1, 1, 1))
     return scaled.expand(-1, 3, -1, -1).contiguous(memory_format=memory_format)
 
 

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from ..config import TrainConfig, read_config
 from ..errors import SpotkdError
 from ..training import train
-from ..training.optim import milestones
-
-# What does not change the weights that come out: where files lie, how things run, what is printed.
-IRRELEVANT = {
-    "out", "overwrite", "quiet", "recipe", "eval_batch_size", "accelerator", "precision", "channels_last",
-}  # fmt: skip
-IRRELEVANT_DATA = {"root", "download", "mirror", "workers"}
-
-
-def essence(config: TrainConfig) -> dict[str, Any]:
-    """The options that decide what is learnt, so that two runs can be compared."""
-    content = dataclasses.asdict(config)
-    content["optim"]["milestones"] = (
-        milestones(config.optim, config.epochs) if config.optim.schedule == "multistep" else None
-    )
-    content["data"] = {key: value for key, value in content["data"].items() if key not in IRRELEVANT_DATA}
-    return {key: value for key, value in content.items() if key not in IRRELEVANT}
+from .essence import essence
 
 
 def find_teacher(wanted: TrainConfig, place: Path = Path("runs")) -> Path | None:
@@ -51,7 +37,7 @@ def find_teacher(wanted: TrainConfig, place: Path = Path("runs")) -> Path | None
     return max(found)[1] if found else None
 
 
-def teach(wanted: TrainConfig, say: Any, place: Path = Path("runs")) -> Path:
+def teach(wanted: TrainConfig, say: Callable[[str], object], place: Path = Path("runs")) -> Path:
     """The run folder of a teacher as ``wanted``: found below ``place``, or trained there now.
 
     Args:
@@ -62,18 +48,21 @@ def teach(wanted: TrainConfig, say: Any, place: Path = Path("runs")) -> Path:
     Raises:
         SpotkdError: training it fails.
     """
-    folder = find_teacher(wanted, place)
-    if folder is not None:
-        top1 = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["scores"]["top1"]
-        say(f"teacher: {wanted.model.name} of {folder}, test top-1 {top1:.2f} %")
-        return folder
     stem = f"{wanted.recipe}-epochs{wanted.epochs}-seed{wanted.seed}".replace("/", "-").replace(":", "-")
-    number = 1
-    while (folder := place / "teachers" / (stem if number == 1 else f"{stem}-{number}")).exists():
-        if not (folder / "summary.json").is_file():
-            break  # begun and interrupted: begin anew
-        number += 1  # the same recipe with other options
-    say(f"teacher: no run under {place}/ matches {wanted.recipe}; training it in {folder}")
-    summary = train(dataclasses.replace(wanted, out=str(folder), overwrite=True))
-    say(f"teacher: {summary}")
-    return folder
+    (place / "teachers").mkdir(parents=True, exist_ok=True)
+    with FileLock(place / "teachers" / f".{stem}.lock"):  # whoever needs the same teacher meanwhile waits for it
+        folder = find_teacher(wanted, place)
+        if folder is not None:
+            top1 = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["scores"]["top1"]
+            say(f"teacher: {wanted.model.name} of {folder}, test top-1 {top1:.2f} %")
+            return folder
+        folder = _free_folder(place / "teachers", stem)
+        say(f"teacher: no run under {place}/ matches {wanted.recipe}; training it in {folder}")
+        say(f"teacher: {train(replace(wanted, out=str(folder), overwrite=True))}")
+        return folder
+
+
+def _free_folder(place: Path, stem: str) -> Path:
+    """A folder for a new run: one without a finished run, which may hold one that was interrupted."""
+    names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+    return next(place / name for name in names if not (place / name / "summary.json").is_file())

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import os
 import platform
 from pathlib import Path
+from typing import Literal
 
 import torch
+from lightning_fabric import Fabric
 
 from ..config import Precision
+from ..errors import SpotkdError, one_line
 
 
 def choose_precision(wanted: Precision, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
@@ -22,6 +23,20 @@ def choose_precision(wanted: Precision, device: torch.device) -> Literal["32-tru
     if wanted == "auto":
         wanted = "bf16-mixed" if _computes_in_bfloat16(device) else "32"
     return "bf16-mixed" if wanted == "bf16-mixed" else "32-true"
+
+
+def make_fabric(accelerator: str, precision: str) -> Fabric:
+    """One device and its precision.
+
+    Raises:
+        SpotkdError: there is no such device here.
+    """
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=1)
+        chosen = choose_precision(precision, fabric.device)  # type: ignore[arg-type]
+        return Fabric(accelerator=accelerator, devices=1, precision=chosen)
+    except (RuntimeError, ValueError) as error:
+        raise SpotkdError(f"accelerator {accelerator}: {one_line(error)}") from error
 
 
 def describe_machine(device: torch.device) -> str:

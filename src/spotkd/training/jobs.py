@@ -29,7 +29,7 @@ from ..models import build_model, create_model, save_weights
 from ..models.weights import find_weights, read_metadata
 from ..registry import PYTHON
 from ..routing import scaled_bias
-from .device import choose_precision
+from .device import make_fabric
 from .evaluate import Scores, evaluate
 from .loop import fit
 from .optim import make_optimizer
@@ -148,7 +148,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Scores:
         described.root = str(_noted_root(own) or described.root)
     data = load_data(described)
     _check_class_count(config.checkpoint, data)
-    fabric = _fabric(config.accelerator, config.precision)
+    fabric = make_fabric(config.accelerator, config.precision)
     model = build_model(str(names["model"]), len(data.classes), config.checkpoint, data.image_shape)
     model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     loader = Loader(
@@ -170,7 +170,7 @@ def _begin(config: RunConfig) -> tuple[Dataset, Fabric]:
     _check_numbers(config)
     data = load_data(config.data)
     chosen(config.select, data)  # before anything is written
-    fabric = _fabric(config.accelerator, config.precision)
+    fabric = make_fabric(config.accelerator, config.precision)
     torch.manual_seed(config.seed)
     return data, fabric
 
@@ -207,15 +207,6 @@ def _check_numbers(config: RunConfig) -> None:
         raise SpotkdError(f"seed is {config.seed}: it must be below 2**32")
     if config.optim.momentum >= 1:
         raise SpotkdError(f"optim.momentum is {config.optim.momentum}: it must be below 1")
-
-
-def _fabric(accelerator: str, precision: str) -> Fabric:
-    try:
-        fabric = Fabric(accelerator=accelerator, devices=1)
-        chosen = choose_precision(precision, fabric.device)  # type: ignore[arg-type]
-        return Fabric(accelerator=accelerator, devices=1, precision=chosen)
-    except (RuntimeError, ValueError) as error:
-        raise SpotkdError(f"accelerator {accelerator}: {one_line(error)}") from error
 
 
 def _run(

@@ -1,0 +1,275 @@
+"""``spotkd bench``: run the cells of a plan, each in a process of its own, and go on where an earlier call stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from ..config import BenchConfig, DistillConfig, TrainConfig, read_config
+from ..errors import SpotkdError
+from ..files import replacing
+from .cell import OPTIONS
+from .essence import differences
+from .estimate import seconds
+from .plan import Cell, Plan, cells, configuration, find_plan, read_plan, shipped_plans
+from .report import write_report
+
+LOG, ERROR = "log.txt", "error.txt"
+_POLL = 0.1  # seconds between two looks at the running processes
+
+
+def plan_folder(name: str, out: str | None) -> Path:
+    """Where the runs of a plan lie."""
+    return Path(out or f"runs/bench/{name}")
+
+
+def list_plan(plan_name: str | None, out: str | None, root: str | None, console: Console) -> None:
+    """Print the cells of a plan, or of all that are shipped, with what each will take; nothing is run."""
+    for wanted in [plan_name] if plan_name else shipped_plans():
+        name, path = find_plan(wanted)
+        grid = Grid(read_plan(path), plan_folder(name, out), root)
+        console.print(f"{name}: {grid.plan.title} ({path})", highlight=False, soft_wrap=True)
+        todo = 0.0
+        for cell in grid.cells:
+            estimate = grid.estimate(cell)
+            finished = grid.finished(cell)
+            todo += 0.0 if finished else estimate
+            console.print(f"  {cell}: {'finished' if finished else clock(estimate)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{name}: {len(grid.cells)} runs, about {clock(todo)} (hours:minutes:seconds) still to go on this machine, "
+            "one after the other; from timings of the networks made just now, without the distillers' own arithmetic "
+            "and evaluation\n",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def run_plan(config: BenchConfig, console: Console) -> int:
+    """Run what is not finished yet and write the report; 0, or 1 when a cell failed.
+
+    Raises:
+        SpotkdError: something is wrong with the plan, or the folder holds runs with other options.
+    """
+    if config.plan is None:
+        raise SpotkdError(f"plan is missing: name a YAML file or one of {', '.join(shipped_plans())}")
+    if config.jobs < 1:
+        raise SpotkdError(f"jobs is {config.jobs}: it must be at least 1")
+    name, path = find_plan(config.plan)
+    grid = Grid(read_plan(path), plan_folder(name, config.out), config.root)
+    grid.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(grid.folder / ".lock", timeout=0):
+            failed = Bench(grid, config.jobs, console).run()
+    except Timeout as error:
+        raise SpotkdError(f"{grid.folder}: another 'spotkd bench' is at work there") from error
+    if any(grid.finished(cell) for cell in grid.cells):
+        console.print(write_report(grid.plan, name, grid.folder, f"spotkd bench {config.plan}"), markup=False)
+        console.print(f"report: {grid.folder}/report.md, .csv and .tex", highlight=False, soft_wrap=True)
+    if failed:
+        console.print(f"{len(failed)} of {len(grid.cells)} runs failed; the same command tries them again")
+    return 1 if failed else 0
+
+
+@dataclass
+class Grid:
+    """A plan and its folder."""
+
+    plan: Plan
+    folder: Path
+    root: str | None = None
+    cells: list[Cell] = field(init=False)
+    _estimates: dict[Cell, float] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.cells = cells(self.plan)
+
+    def options(self, cell: Cell) -> TrainConfig | DistillConfig:
+        """The complete options of a cell's run."""
+        config = configuration(self.plan, cell)
+        config.out, config.overwrite, config.quiet = str(self.folder / cell.folder), True, True
+        if self.root is not None:
+            config.data = replace(config.data, root=self.root)
+        if cell.lesson is not None and isinstance(config, DistillConfig) and config.teacher.checkpoint is None:
+            config.teacher = replace(config.teacher, checkpoint=str(self.folder / cell.lesson.folder))
+        return config
+
+    def finished(self, cell: Cell) -> bool:
+        """Whether the cell's run is complete.
+
+        Raises:
+            SpotkdError: it was made with other options than the plan has now.
+        """
+        folder = self.folder / cell.folder
+        if not (folder / "summary.json").is_file():
+            return False
+        wanted = self.options(cell)
+        other = differences(read_config(type(wanted), folder / "config.yaml"), wanted)
+        if other:
+            raise SpotkdError(
+                f"{folder}: was run with another {', '.join(other[:5])} than the plan has; give another --out, or "
+                "remove that folder"
+            )
+        return True
+
+    def estimate(self, cell: Cell) -> float:
+        """Rough seconds; the same for every seed."""
+        kind = replace(cell, seed=None)
+        if kind not in self._estimates:
+            self._estimates[kind] = seconds(configuration(self.plan, cell))
+        return self._estimates[kind]
+
+
+@dataclass
+class _Running:
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    started: float
+    slot: int
+
+
+class Bench:
+    """Runs the unfinished cells of a grid, some side by side."""
+
+    def __init__(self, grid: Grid, jobs: int, console: Console) -> None:
+        self.grid, self.jobs, self.console = grid, jobs, console
+        self.done = [cell for cell in grid.cells if grid.finished(cell)]
+        self.todo = [cell for cell in grid.cells if cell not in set(self.done)]
+        self.failed: list[Cell] = []
+        self.running: list[_Running] = []
+        self._spent = self._expected = 0.0  # seconds that finished cells took, and were estimated to
+
+    def run(self) -> list[Cell]:
+        """Run them all; returns those that failed."""
+        total = len(self.grid.cells)
+        if self.done:
+            self._say(f"{len(self.done)} of {total} runs are finished already")
+        if self.todo:
+            self._say(f"{len(self.todo)} runs, about {clock(self._left())} by a rough estimate")
+        with self._bar() as bar:
+            task = bar.add_task("", total=total, completed=len(self.done))
+            try:
+                while self.todo or self.running:
+                    self._start_what_can_be()
+                    time.sleep(_POLL)
+                    for one in [one for one in self.running if one.process.poll() is not None]:
+                        self._finish(one)
+                    at_work = ", ".join(str(one.cell) for one in self.running)
+                    counted = len(self.done) + len(self.failed)
+                    note = f"about {clock(self._left())} left  {at_work}"
+                    bar.update(task, completed=counted, description=f"{counted}/{total}", note=note)
+            finally:  # an interrupt must not leave processes behind
+                for one in self.running:
+                    one.process.kill()
+        return self.failed
+
+    def _start_what_can_be(self) -> None:
+        for cell in list(self.todo):
+            if len(self.running) == self.jobs:
+                return
+            if cell.lesson in self.failed:
+                self.todo.remove(cell)
+                self._fail(cell, f"its teacher failed ({cell.lesson})")
+            elif cell.lesson is None or cell.lesson in self.done:
+                self.todo.remove(cell)
+                self._start(cell)
+
+    def _start(self, cell: Cell) -> None:
+        folder = self.grid.folder / cell.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ERROR).unlink(missing_ok=True)
+        config = self.grid.options(cell)
+        command = "distill" if isinstance(config, DistillConfig) else "train"
+        with replacing(folder / OPTIONS) as path:
+            path.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+        slot = min(set(range(self.jobs)) - {one.slot for one in self.running})
+        with (folder / LOG).open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "spotkd.experiments.cell", command, str(folder)],
+                stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however it ends
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment(slot),
+            )
+        self.running.append(_Running(cell, process, time.monotonic(), slot))
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        """The cores shared out among the jobs, and the GPUs in turn."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        environment = {**os.environ, "OMP_NUM_THREADS": str(max(cores // self.jobs, 1))}
+        gpus = torch.cuda.device_count()
+        if self.jobs > 1 and gpus > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+            environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
+        return environment
+
+    def _finish(self, one: _Running) -> None:
+        self.running.remove(one)
+        if one.process.stdin is not None:
+            one.process.stdin.close()
+        spent = time.monotonic() - one.started
+        folder = self.grid.folder / one.cell.folder
+        if one.process.returncode == 0 and (folder / "summary.json").is_file():
+            self._spent += spent
+            self._expected += self.grid.estimate(one.cell)
+            self.done.append(one.cell)
+            top1 = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["scores"]["top1"]
+            self._report(one.cell, f"test top-1 {top1:.2f} %  in {clock(spent)}")
+        else:
+            lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            reason = lines[-1] if lines else f"ended with status {one.process.returncode}"
+            self._fail(one.cell, reason)
+
+    def _fail(self, cell: Cell, reason: str) -> None:
+        self.failed.append(cell)
+        folder = self.grid.folder / cell.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ERROR).write_text(reason + "\n", encoding="utf-8")
+        self._report(cell, f"failed: {reason}")
+
+    def _report(self, cell: Cell, what: str) -> None:
+        total, counted = len(self.grid.cells), len(self.done) + len(self.failed)
+        left = f", about {clock(self._left())} left" if self.todo or self.running else ""
+        self._say(f"[{counted:{len(str(total))}}/{total}] {cell}: {what}{left}")
+
+    def _left(self) -> float:
+        """Seconds until all is done: the estimates, corrected by what finished cells really took."""
+        ahead = sum(self.grid.estimate(cell) for cell in self.todo)
+        factor = self._spent / self._expected if self._expected else 1.0
+        ahead *= factor
+        for one in self.running:
+            ahead += max(self.grid.estimate(one.cell) * factor - (time.monotonic() - one.started), 0.0)
+        return ahead / self.jobs
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def _bar(self) -> Iterator[Progress]:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        ) as bar:
+            yield bar
+
+
+def clock(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

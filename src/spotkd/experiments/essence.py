@@ -1,0 +1,42 @@
+"""What of a run's options decides what is learnt."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ..config import RunConfig
+from ..training.optim import milestones
+
+# What does not: where files lie, how things run, what is printed. (Precision and threads do change the last digits.)
+IRRELEVANT = {
+    "out", "overwrite", "quiet", "recipe", "eval_batch_size", "accelerator", "precision", "channels_last",
+}  # fmt: skip
+IRRELEVANT_BELOW = {
+    "data": {"root", "download", "mirror", "workers"},
+    "teacher": {"checkpoint"},
+}
+
+
+def essence(config: RunConfig) -> dict[str, Any]:
+    """Options by name, without those that leave what is learnt as it is, and with defaults that depend on others."""
+    content = {key: value for key, value in asdict(config).items() if key not in IRRELEVANT}
+    for section, keys in IRRELEVANT_BELOW.items():
+        if section in content:
+            content[section] = {key: value for key, value in content[section].items() if key not in keys}
+    if config.optim.schedule == "multistep":
+        content["optim"]["milestones"] = milestones(config.optim, config.epochs)
+    return content
+
+
+def differences(one: RunConfig, other: RunConfig) -> list[str]:
+    """Names of the options that differ, as ``optim.lr``."""
+    mine, theirs = _flat(essence(one)), _flat(essence(other))
+    return [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return flat
