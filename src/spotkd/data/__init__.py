@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..config import DataConfig
 from ..errors import SpotkdError
 from ..registry import PYTHON, import_name
-from . import glyph94  # noqa: F401  # fills the registry
+from . import cifar, glyph94  # noqa: F401  # fills the registry
 from .glyph94 import load_glyph94
 from .images import DATASETS, SOURCES, Dataset, ImageSet, Pass, Split, augment, check_options
 from .loader import Loader, prepare

@@ -1,8 +1,7 @@
 """Grids of runs and their tables, and teachers for recipes."""
 
-from .bench import list_plan, plan_folder, run_plan
+from .bench import list_plan, report_plan, run_plan
 from .plan import Cell, Plan, cells, find_plan, read_plan, shipped_plans
-from .report import write_report
 from .teachers import find_teacher, teach
 
 __all__ = [
@@ -12,10 +11,9 @@ __all__ = [
     "find_plan",
     "find_teacher",
     "list_plan",
-    "plan_folder",
     "read_plan",
+    "report_plan",
     "run_plan",
     "shipped_plans",
     "teach",
-    "write_report",
 ]

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ..config import BenchConfig, DistillConfig, TrainConfig, read_config
+from ..config import BenchConfig, DistillConfig, ReportConfig, TrainConfig, read_config
 from ..errors import SpotkdError
 from ..files import replacing
 from .cell import OPTIONS
@@ -36,11 +36,11 @@ def plan_folder(name: str, out: str | None) -> Path:
     return Path(out or f"runs/bench/{name}")
 
 
-def list_plan(plan_name: str | None, out: str | None, root: str | None, console: Console) -> None:
+def list_plan(config: BenchConfig, console: Console) -> None:
     """Print the cells of a plan, or of all that are shipped, with what each will take; nothing is run."""
-    for wanted in [plan_name] if plan_name else shipped_plans():
+    for wanted in [config.plan] if config.plan else shipped_plans():
         name, path = find_plan(wanted)
-        grid = Grid(read_plan(path), plan_folder(name, out), root)
+        grid = Grid(read_plan(path), plan_folder(name, config.out), config.root)
         console.print(f"{name}: {grid.plan.title} ({path})", highlight=False, soft_wrap=True)
         todo = 0.0
         for cell in grid.cells:
@@ -81,6 +81,16 @@ def run_plan(config: BenchConfig, console: Console) -> int:
     if failed:
         console.print(f"{len(failed)} of {len(grid.cells)} runs failed; the same command tries them again")
     return 1 if failed else 0
+
+
+def report_plan(config: ReportConfig) -> str:
+    """Write the tables of a plan from its finished runs, and return them as Markdown.
+
+    Raises:
+        SpotkdError: nothing is finished yet.
+    """
+    name, path = find_plan(config.plan)
+    return write_report(read_plan(path), name, plan_folder(name, config.out), f"spotkd bench {config.plan}")
 
 
 @dataclass
