@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from . import __version__
-from .config import DemoConfig, DistillConfig, EvaluateConfig, TrainConfig
+from .config import BenchConfig, DemoConfig, DistillConfig, EvaluateConfig, ReportConfig, TrainConfig
 from .errors import SpotkdError, one_line
 
 # Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
@@ -53,6 +53,33 @@ def _demo(config: DemoConfig) -> None:
     run_demo(config, Console())
 
 
+def _bench(config: BenchConfig) -> int:
+    from .experiments import list_plan, run_plan
+
+    if not config.dry_run:
+        return run_plan(config, Console())
+    list_plan(config, Console())
+    return 0
+
+
+def _report(config: ReportConfig) -> None:
+    from .experiments import report_plan
+
+    print(report_plan(config))
+
+
+def _data() -> None:
+    from .data import DATASETS, SOURCES
+
+    for name in DATASETS:
+        print(f"{name:<16} {_first_line(DATASETS[name])}")
+    for name, what in (
+        *((f"{source}:{_SOURCE_OF[source]}", _first_line(SOURCES[source])) for source in SOURCES),
+        ("python:MODULE.F", "one of yours: F() returns a spotkd.Dataset"),
+    ):
+        print(f"{name:<16} {what}")
+
+
 def _distillers() -> None:
     from .distillers import DISTILLERS, what_it_takes
 
@@ -86,17 +113,29 @@ def _first_line(entry: object) -> str:
     return (entry.__doc__ or "").strip().splitlines()[0]
 
 
+_SOURCE_OF = {"folder": "PATH", "hf": "NAME"}  # what follows the colon
+
 _LISTS: dict[str, tuple[Callable[[], None], str]] = {
     "distillers": (_distillers, "what can be distilled, a line each"),
     "strategies": (_strategies, "who decides where, a line each"),
     "models": (_models, "the networks known by name, a line each"),
+    "data": (_data, "the data sets known by name, a line each"),
 }
 
-_COMMANDS: dict[str, tuple[type, Callable[[Any], None], str]] = {
+_COMMANDS: dict[str, tuple[type, Callable[[Any], int | None], str]] = {
     "demo": (DemoConfig, _demo, "a teacher and four students on glyph94, with a table and pictures"),
     "train": (TrainConfig, _train, "train one network on labels: a teacher, or a student alone"),
     "distill": (DistillConfig, _distill, "distil a trained teacher into a student"),
     "evaluate": (EvaluateConfig, _evaluate, "measure a trained network on the test images"),
+    "bench": (BenchConfig, _bench, "run a plan: a grid of data sets, pairs, distillers, strategies and seeds"),
+    "report": (ReportConfig, _report, "the tables of a plan, from its finished runs"),
+}
+
+# The argument that is given without its name, its help, and whether it must be.
+_POSITIONAL = {
+    "evaluate": ("checkpoint", "a run folder or a weights file", True),
+    "bench": ("plan", "a shipped plan's name or a YAML file; without one --dry-run lists all shipped plans", False),
+    "report": ("plan", "a shipped plan's name or a YAML file", True),
 }
 
 _USAGE = f"""usage: spotkd COMMAND [options]
@@ -119,16 +158,17 @@ def _parser(command: str) -> ArgumentParser:
         prog=f"spotkd {command}", description=help_text.capitalize() + ".", exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="a YAML file with options")
-    if command == "evaluate":
-        parser.add_argument("checkpoint", type=str, help="a run folder or a weights file")
-        parser.add_class_arguments(config, skip={"checkpoint"})
+    if command in _POSITIONAL:
+        name, help_text, required = _POSITIONAL[command]
+        parser.add_argument(name, type=str, help=help_text, nargs=None if required else "?")
+        parser.add_class_arguments(config, skip={name})
     else:
         parser.add_class_arguments(config)
     return parser
 
 
-def _spelled_out(arguments: Sequence[str], named: Sequence[str]) -> list[str]:
-    """Short forms written in full: ``--teacher NAME`` and dashes inside option names."""
+def _spelled_out(arguments: Sequence[str], named: Sequence[str], switches: Sequence[str]) -> list[str]:
+    """Short forms written in full: ``--teacher NAME``, dashes inside option names, and a switch without ``true``."""
     spelled = []
     for position, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -138,12 +178,14 @@ def _spelled_out(arguments: Sequence[str], named: Sequence[str]) -> list[str]:
             is_file = follows.startswith("{") or follows.endswith((".yaml", ".yml", ".json"))
             if name[2:] in named and not is_file:
                 name += ".name"
+            if name[2:] in switches and not equals and (not follows or follows.startswith("--")):
+                equals, value = "=", "true"
             argument = name + equals + value
         spelled.append(argument)
     return spelled
 
 
-def _run(arguments: Sequence[str]) -> None:
+def _run(arguments: Sequence[str]) -> int:
     command, *rest = arguments
     if command in _LISTS:
         function, help_text = _LISTS[command]
@@ -153,7 +195,7 @@ def _run(arguments: Sequence[str]) -> None:
             raise SpotkdError(f"'spotkd {command}' takes no options, and got {' '.join(rest)}")
         else:
             function()
-        return
+        return 0
     if command not in _COMMANDS:
         from .registry import unknown_name
 
@@ -162,13 +204,17 @@ def _run(arguments: Sequence[str]) -> None:
     parser = _parser(command)
     defaults = parser.get_defaults()
     named = [name for name in _NAMED if f"{name}.name" in defaults]
-    values = parser.instantiate(parser.parse_args(_spelled_out(rest, named)))
+    switches = [name for name, value in defaults.items() if isinstance(value, bool)]
+    values = parser.instantiate(parser.parse_args(_spelled_out(rest, named, switches)))
     keys = {key: value for key, value in vars(values).items() if key != "config"}
-    run(config_type(**keys))
+    return run(config_type(**keys)) or 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, 2 for a mistake of the user, 130 when interrupted."""
+    """Run the command line and return its exit status.
+
+    0; 1 where runs of a plan failed; 2 for a mistake of the user; 130 when interrupted.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_USAGE, end="")
@@ -177,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"spotkd {__version__}")
         return 0
     try:
-        _run(arguments)
+        return _run(arguments)
     except (SpotkdError, ArgumentError) as error:
         print(f"spotkd: {one_line(error)}", file=sys.stderr)
         return 2
@@ -191,7 +237,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("spotkd: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

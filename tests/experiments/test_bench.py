@@ -40,7 +40,7 @@ def processes_at(folder: Path) -> list[int]:
             words = (entry / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue
-        if "spotkd.experiments.cell" in words and any(str(folder) in word for word in words):
+        if "spotkd.training.worker" in words and any(str(folder) in word for word in words):
             found.append(int(entry.name))
     return found
 

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from ..config import BenchConfig, DistillConfig, ReportConfig, TrainConfig, read_config
 from ..errors import SpotkdError
 from ..files import replacing
-from .cell import OPTIONS
+from ..training.worker import OPTIONS
 from .essence import differences
 from .estimate import seconds
 from .plan import Cell, Plan, cells, configuration, find_plan, read_plan, shipped_plans
@@ -49,12 +49,15 @@ def list_plan(config: BenchConfig, console: Console) -> None:
             todo += 0.0 if finished else estimate
             console.print(f"  {cell}: {'finished' if finished else clock(estimate)}", highlight=False, soft_wrap=True)
         console.print(
-            f"{name}: {len(grid.cells)} runs, about {clock(todo)} (hours:minutes:seconds) still to go on this machine, "
-            "one after the other; from timings of the networks made just now, without the distillers' own arithmetic "
-            "and evaluation\n",
+            f"{name}: {len(grid.cells)} runs, about {clock(todo)} still to go one after the other\n",
             highlight=False,
             soft_wrap=True,
         )
+    console.print(
+        "Rough estimates for this machine, from timings of the networks made just now; the distillers' own arithmetic and "
+        "evaluation come on top.",
+        highlight=False,
+    )
 
 
 def run_plan(config: BenchConfig, console: Console) -> int:
@@ -207,7 +210,7 @@ class Bench:
         slot = min(set(range(self.jobs)) - {one.slot for one in self.running})
         with (folder / LOG).open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "spotkd.experiments.cell", command, str(folder)],
+                [sys.executable, "-m", "spotkd.training.worker", command, str(folder)],
                 stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however it ends
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -279,7 +282,9 @@ class Bench:
 
 
 def clock(seconds: float) -> str:
-    """``1:02:03`` or ``2:03``."""
+    """``3 days``, ``1:02:03`` or ``2:03``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours / 24:.0f} days"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,6 +1,6 @@
 """How long a plan will take, roughly, before anything has been trained.
 
-The stages of every network are timed on this machine with a few images; the images of a run are counted from its options.
+The stages of every network are timed on this machine with a few images; a run's images are counted from its options.
 What each costs in forward passes ``T`` and ``S`` of teacher and student follows from where the strategy needs them (see
 docs/how-it-works.md). Distillers' own arithmetic, adapters and evaluation are left out; a running plan corrects the
 estimate by the cells that are finished.

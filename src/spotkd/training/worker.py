@@ -1,4 +1,4 @@
-"""One run of a plan in a process of its own: ``python -m spotkd.experiments.cell distill FOLDER``.
+"""One run in a process of its own: ``python -m spotkd.training.worker distill FOLDER``.
 
 The folder holds the run's options. The process ends when the one that started it does, even by SIGKILL: its standard
 input is a pipe, which closes then. A lock keeps a process that has not noticed yet, and the one that begins anew, from
@@ -16,14 +16,14 @@ from filelock import FileLock, Timeout
 
 from ..config import DistillConfig, TrainConfig, read_config
 from ..errors import SpotkdError, one_line
-from ..training import distill, train
+from .jobs import distill, train
 
 OPTIONS = "options.yaml"
 PATIENCE = 60.0  # seconds until a process that lost its parent must have gone
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()  # returns when the parent's end of the pipe is gone
+    os.read(0, 1)  # returns when the parent's end of the pipe is gone
     os._exit(1)
 
 
