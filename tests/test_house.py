@@ -16,7 +16,8 @@ FLOORS = [  # from the ground up; rooms on one floor do not know each other
     {"routing"},
     {"method"},
     {"training"},
-    {"analysis"},
+    {"analysis", "recipes"},
+    {"experiments"},
     {"demo"},
     {"cli"},
 ]

@@ -34,6 +34,10 @@ def _distill(config: DistillConfig) -> None:
     from .training import distill
     from .training.progress import describe_shares
 
+    if config.recipe is not None and config.teacher.checkpoint is None:
+        from .experiments import teach, teacher_for
+
+        config.teacher.checkpoint = str(teach(teacher_for(config), print))
     summary = distill(config)
     print(f"{summary}; distilled in the last epoch: {describe_shares(summary.shares)}; run in {summary.folder}")
 
@@ -120,6 +124,7 @@ _LISTS: dict[str, tuple[Callable[[], None], str]] = {
     "strategies": (_strategies, "who decides where, a line each"),
     "models": (_models, "the networks known by name, a line each"),
     "data": (_data, "the data sets known by name, a line each"),
+    "recipes": (lambda: _recipes(()), "the paper's experiments by name; 'recipes show NAME' prints one in full"),
 }
 
 _COMMANDS: dict[str, tuple[type, Callable[[Any], int | None], str]] = {
@@ -187,6 +192,9 @@ def _spelled_out(arguments: Sequence[str], named: Sequence[str], switches: Seque
 
 def _run(arguments: Sequence[str]) -> int:
     command, *rest = arguments
+    if command == "recipes" and not {"--help", "-h"} & set(rest[:1]):
+        _recipes(rest)
+        return 0
     if command in _LISTS:
         function, help_text = _LISTS[command]
         if rest in (["--help"], ["-h"]):
@@ -200,14 +208,49 @@ def _run(arguments: Sequence[str]) -> int:
         from .registry import unknown_name
 
         raise unknown_name("command", command, [*_COMMANDS, *_LISTS])
-    config_type, run, _ = _COMMANDS[command]
+    _, run, _ = _COMMANDS[command]
+    return run(_read(command, rest)) or 0
+
+
+def _read(command: str, arguments: Sequence[str], recipe: str | None = None) -> Any:
+    """The configuration that the arguments of a command describe, over those of a recipe if one is named."""
     parser = _parser(command)
     defaults = parser.get_defaults()
     named = [name for name in _NAMED if f"{name}.name" in defaults]
     switches = [name for name, value in defaults.items() if isinstance(value, bool)]
-    values = parser.instantiate(parser.parse_args(_spelled_out(rest, named, switches)))
-    keys = {key: value for key, value in vars(values).items() if key != "config"}
-    return run(config_type(**keys)) or 0
+    spelled = _spelled_out(arguments, named, switches)
+    if "recipe" in defaults:
+        plain = [argument for argument in spelled if argument != "--print_config"]
+        given = parser.parse_args(plain, defaults=False).as_dict()
+        given.pop("config", None)
+        recipe = recipe or given.get("recipe")
+        if recipe is not None:
+            from .recipes import as_yaml, resolved
+
+            config = resolved(recipe, {key: value for key, value in given.items() if key != "recipe"})
+            if not isinstance(config, _COMMANDS[command][0]):
+                other = "distill" if command == "train" else "train"
+                raise SpotkdError(f"recipe {recipe} is for 'spotkd {other}'")
+            if len(plain) < len(spelled):
+                print(as_yaml(config), end="")
+                sys.exit(0)
+            return config
+    values = parser.instantiate(parser.parse_args(spelled))
+    return _COMMANDS[command][0](**{key: value for key, value in vars(values).items() if key != "config"})
+
+
+def _recipes(arguments: Sequence[str]) -> None:
+    """``spotkd recipes`` and ``spotkd recipes show NAME [options]``."""
+    from .recipes import as_yaml, describe, parse, recipe_names
+
+    if not arguments:
+        for name in recipe_names():
+            print(f"{name:<44} {describe(name)}")
+    elif arguments[0] == "show" and len(arguments) > 1 and not arguments[1].startswith("--"):
+        command = "distill" if parse(arguments[1]).distiller else "train"
+        print(as_yaml(_read(command, arguments[2:], arguments[1])), end="")
+    else:
+        raise SpotkdError("write 'spotkd recipes' for the list, or 'spotkd recipes show NAME [options]'")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

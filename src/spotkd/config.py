@@ -125,6 +125,8 @@ class RunConfig:
     """What every training run has.
 
     Args:
+        recipe: take the options from this recipe, such as cifar100/at/resnet56-resnet20; those given beside it win.
+            'spotkd recipes' lists the paper's.
         out: folder of the run; unset makes one under runs/ from the names and the seed.
         overwrite: replace the run that the folder holds; without it an existing run is an error.
         data: the data set.
@@ -142,6 +144,7 @@ class RunConfig:
         quiet: print only the result.
     """
 
+    recipe: str | None = None
     out: str | None = None
     overwrite: bool = False
     data: DataConfig = field(default_factory=DataConfig)

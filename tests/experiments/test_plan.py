@@ -59,7 +59,7 @@ def test_options_of_a_cell(tmp_path: Path) -> None:
     teacher = by_name["glyph94 teachers resnet20"]
     assert isinstance(teacher, TrainConfig)
     assert (teacher.model.name, teacher.epochs, teacher.batch_size, teacher.data.limit) == ("resnet20", 5, 32, 940)
-    assert teacher.optim.milestones in (None, [3, 4])
+    assert teacher.optim.milestones is None  # so few epochs have no three of them; the run finds its own
     alone = by_name["glyph94 alone resnet8 seed2"]
     assert isinstance(alone, TrainConfig)
     assert (alone.model.name, alone.epochs, alone.seed) == ("resnet8", 3, 2)

@@ -2,7 +2,7 @@
 
 from .bench import list_plan, report_plan, run_plan
 from .plan import Cell, Plan, cells, find_plan, read_plan, shipped_plans
-from .teachers import find_teacher, teach
+from .teachers import find_teacher, teach, teacher_for
 
 __all__ = [
     "Cell",
@@ -16,4 +16,5 @@ __all__ = [
     "run_plan",
     "shipped_plans",
     "teach",
+    "teacher_for",
 ]

@@ -54,8 +54,8 @@ def list_plan(config: BenchConfig, console: Console) -> None:
             soft_wrap=True,
         )
     console.print(
-        "Rough estimates for this machine, from timings of the networks made just now; the distillers' own arithmetic and "
-        "evaluation come on top.",
+        "Rough estimates for this machine, from timings of the networks made just now; the distillers' own arithmetic "
+        "and evaluation come on top.",
         highlight=False,
     )
 
@@ -79,7 +79,8 @@ def run_plan(config: BenchConfig, console: Console) -> int:
     except Timeout as error:
         raise SpotkdError(f"{grid.folder}: another 'spotkd bench' is at work there") from error
     if any(grid.finished(cell) for cell in grid.cells):
-        console.print(write_report(grid.plan, name, grid.folder, f"spotkd bench {config.plan}"), markup=False)
+        table = write_report(grid.plan, name, grid.folder, _command(config.plan, config.out))
+        console.print(table, markup=False, highlight=False, soft_wrap=True)
         console.print(f"report: {grid.folder}/report.md, .csv and .tex", highlight=False, soft_wrap=True)
     if failed:
         console.print(f"{len(failed)} of {len(grid.cells)} runs failed; the same command tries them again")
@@ -90,10 +91,17 @@ def report_plan(config: ReportConfig) -> str:
     """Write the tables of a plan from its finished runs, and return them as Markdown.
 
     Raises:
-        SpotkdError: nothing is finished yet.
+        SpotkdError: nothing is finished yet, or a run was made with other options than the plan has.
     """
     name, path = find_plan(config.plan)
-    return write_report(read_plan(path), name, plan_folder(name, config.out), f"spotkd bench {config.plan}")
+    grid = Grid(read_plan(path), plan_folder(name, config.out))
+    for cell in grid.cells:
+        grid.finished(cell)
+    return write_report(grid.plan, name, grid.folder, _command(config.plan, config.out))
+
+
+def _command(plan: str, out: str | None) -> str:
+    return f"spotkd bench {plan}" + (f" --out {out}" if out else "")
 
 
 @dataclass

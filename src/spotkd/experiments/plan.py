@@ -10,7 +10,7 @@ from typing import Any
 
 from ..config import DistillConfig, TrainConfig, read_config
 from ..errors import SpotkdError
-from ..recipes import resolved
+from ..recipes import merged, resolved
 from ..registry import unknown_name
 from ..routing import STRATEGIES
 
@@ -181,24 +181,16 @@ def configuration(plan: Plan, cell: Cell) -> TrainConfig | DistillConfig:
     options: dict[str, Any] = plan.options
     if cell.kind == "distill":
         recipe = f"{cell.data}/{cell.distiller}/{cell.teacher}-{cell.student}/{cell.strategy}"
-        if STRATEGIES[cell.strategy].learns and plan.policy:
-            options = _merged(options, {"policy": plan.policy})
+        strategy: Any = STRATEGIES[cell.strategy]
+        if strategy.learns and plan.policy:
+            options = merged(options, {"policy": plan.policy})
     else:
         recipe = f"{cell.data}/single/{cell.teacher or cell.student}"
         known = {entry.name for entry in fields(TrainConfig)}
         only_distilling = {entry.name for entry in fields(DistillConfig)} - known
         options = {key: value for key, value in options.items() if key not in only_distilling}
         if cell.kind == "teacher":
-            options = _merged(options, plan.teacher)
+            options = merged(options, plan.teacher)
     if cell.seed is not None:
-        options = _merged(options, {"seed": cell.seed})
+        options = merged(options, {"seed": cell.seed})
     return resolved(recipe, options)
-
-
-def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """``one`` with the values of ``other`` over it, section by section."""
-    merged = dict(one)
-    for key, value in other.items():
-        mine = merged.get(key)
-        merged[key] = _merged(mine, value) if isinstance(mine, dict) and isinstance(value, dict) else value
-    return merged

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 
 import yaml
 from filelock import FileLock
 
-from ..config import TrainConfig, read_config
+from ..config import DistillConfig, TrainConfig, read_config
 from ..errors import SpotkdError
+from ..recipes import resolved
 from ..training import train
 from .essence import essence
+
+
+def teacher_for(config: DistillConfig) -> TrainConfig:
+    """How the teacher of a distillation is trained: by its own recipe, on the same images, for as many epochs.
+
+    Its seed is the recipe's, not the student's, so that students of several seeds share one teacher.
+    """
+    same = ("epochs", "select", "accelerator", "precision", "channels_last", "quiet")
+    options = {key: getattr(config, key) for key in same} | {"data": asdict(config.data)}
+    wanted = resolved(f"{config.data.name}/single/{config.teacher.name}", options)
+    assert isinstance(wanted, TrainConfig)
+    return wanted
 
 
 def find_teacher(wanted: TrainConfig, place: Path = Path("runs")) -> Path | None:

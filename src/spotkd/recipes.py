@@ -1,0 +1,288 @@
+"""The paper's experiments by name, as rules: ``cifar100/at/resnet56-resnet20`` and its kin.
+
+The author code has a file for each of its 171 experiments. All of them follow from the tables below, and so does any
+other combination of a data set, a distiller and a pair of networks. docs/recipes.md lists the files' exceptions.
+"""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from .config import DistillConfig, OptimConfig, TrainConfig
+from .data import DATASETS
+from .distillers import DISTILLERS
+from .errors import SpotkdError, one_line
+from .models import MODELS
+from .registry import unknown_name
+from .routing import STRATEGIES
+from .training.optim import milestones
+
+SINGLE = "single"  # in place of a distiller: a network trained on labels, a teacher or a student for comparison
+EPOCHS = 240
+DISTILLERS_OF_THE_PAPER = ("at", "cc", "crd", "fitnet", "ft", "nst", "pkt", "rkd", "sp", "vid")
+PAIRS = {
+    "cifar100": (
+        "resnet56-resnet20",
+        "resnet110-resnet32",
+        "resnet32x4-resnet8x4",
+        "wrn_40_2-wrn_16_2",
+        "vgg13-vgg8",
+        "vgg13-MobileNetV2",
+        "ResNet50-MobileNetV2",
+        "ResNet50-vgg8",
+        "resnet32x4-resnet32",
+        "wrn_40_2-ShuffleNetV1",
+    ),
+    "tiny-imagenet": (
+        "resnet56-resnet20",
+        "resnet110-resnet20",
+        "wrn_40_2-wrn_16_2",
+        "vgg13-vgg8",
+        "vgg13-MobileNetV2",
+    ),
+}
+SMALL_RATE = ("MobileNetV2", "ShuffleNetV1", "ShuffleNetV2")  # networks that learn at 0.01; V2 is not the paper's
+# Distillers whose routing loss counts twice where it is worse than the student's, by data set; others follow CIFAR-100.
+GAMMA = {"cifar100": ("at", "rkd", "vid"), "tiny-imagenet": DISTILLERS_OF_THE_PAPER}
+# What single files of the author code have otherwise.
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "cifar100/nst/ResNet50-MobileNetV2": {"batch_size": 32, "eval_batch_size": 32},
+    "cifar100/nst/wrn_40_2-ShuffleNetV1": {"batch_size": 32, "eval_batch_size": 32},
+    "cifar100/ft/ResNet50-vgg8": {"preparation": {"lr": 0.05}},
+}
+_SPELLINGS = {"cifar-10": "cifar10", "cifar-100": "cifar100"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An experiment by name.
+
+    Attributes:
+        data: the data set.
+        distiller: what is distilled; empty for a network on its own.
+        teacher: the teacher network; empty for a network on its own.
+        student: the student network, or the network on its own.
+        strategy: where it is distilled; empty for a network on its own.
+    """
+
+    data: str
+    distiller: str
+    teacher: str
+    student: str
+    strategy: str = "adaptive"
+
+    @property
+    def name(self) -> str:
+        """Without the strategy, as the list has it."""
+        return f"{self.data}/{self.distiller}/{self.pair}" if self.distiller else f"{self.data}/{SINGLE}/{self.student}"
+
+    @property
+    def pair(self) -> str:
+        """``resnet56-resnet20``"""
+        return f"{self.teacher}-{self.student}"
+
+    @property
+    def homogeneous(self) -> bool:
+        """Whether teacher and student are of one architecture."""
+        return architecture(self.teacher) == architecture(self.student)
+
+    @property
+    def lr(self) -> float:
+        """The student's rate."""
+        return 0.01 if self.student in SMALL_RATE else 0.05
+
+    @property
+    def gamma(self) -> float:
+        """Class weight of the routing loss."""
+        return 2.0 if self.distiller in GAMMA.get(self.data, GAMMA["cifar100"]) else 1.0
+
+
+def architecture(model: str) -> str:
+    """The family of a network; four times as wide ResNets are one of their own, as the author code has it."""
+    return re.sub(r"^(resnet|ResNet|vgg|wrn)[\d_]+", r"\1", model)
+
+
+def recipe_names() -> Iterator[str]:
+    """The paper's 150 distillations and 21 networks on their own."""
+    for data, pairs in PAIRS.items():
+        for distiller in DISTILLERS_OF_THE_PAPER:
+            yield from (f"{data}/{distiller}/{pair}" for pair in pairs)
+        models = {model for pair in pairs for model in pair.split("-")}
+        yield from (f"{data}/{SINGLE}/{model}" for model in sorted(models))
+
+
+def parse(name: str) -> Recipe:
+    """The recipe that a name stands for; the paper's or any other of known parts.
+
+    Raises:
+        SpotkdError: a part is not known, or the data set has no recipe.
+    """
+    shape = f"recipe {name}: write DATA/DISTILLER/TEACHER-STUDENT, the same and /STRATEGY, or DATA/{SINGLE}/NETWORK"
+    head, slash, last = name.rpartition("/")
+    strategy = ""
+    if slash and "-" not in last and last not in MODELS and not head.endswith(f"/{SINGLE}"):
+        strategy = last
+        head, slash, last = head.rpartition("/")
+    data, slash, distiller = head.rpartition("/")
+    data = _SPELLINGS.get(data.lower(), data.lower() if data.lower() in DATASETS else data)
+    if not (slash and data and distiller and last):
+        raise SpotkdError(shape)
+    teacher, dash, student = last.rpartition("-") if distiller != SINGLE else ("", "-", last)
+    if not dash:
+        raise SpotkdError(shape)
+    if ":" not in data and data not in DATASETS:
+        raise unknown_name(f"data set in recipe {name},", data, list(DATASETS))
+    if data == "imagenet":
+        raise SpotkdError(f"recipe {name}: the paper and its code have none for ImageNet; give the options yourself")
+    for model in filter(None, (teacher, student)):
+        if ":" not in model and model not in MODELS:
+            raise unknown_name(f"model in recipe {name},", model, list(MODELS))
+    if distiller == SINGLE:
+        if strategy:
+            raise SpotkdError(shape)
+        return Recipe(data, "", "", student, "")
+    DISTILLERS[distiller]
+    STRATEGIES[strategy or "adaptive"]
+    return Recipe(data, distiller, teacher, student, strategy or "adaptive")
+
+
+def describe(name: str) -> str:
+    """What sets a recipe apart, on one line."""
+    recipe = parse(name)
+    config = resolved(name, {})
+    parts = [f"lr {config.optim.lr:g}", f"batch {config.batch_size}"]
+    if isinstance(config, DistillConfig):
+        kind = "one architecture" if recipe.homogeneous else "two architectures"
+        weights = "" if config.beta is None else f"beta {config.beta:g}, "
+        parts = [kind, f"{weights}gamma {recipe.gamma:g}", *parts, "variants /" + " /".join(STRATEGIES)]
+    return ", ".join(parts)
+
+
+def resolved(name: str, overrides: Mapping[str, Any]) -> TrainConfig | DistillConfig:
+    """The complete options of a recipe, with those of the user over them.
+
+    What a rule derives from another option follows the user's value of that: milestones, the policy's bias and a
+    preparation follow ``epochs``, the policy's rate follows ``optim.lr``, the policy's options follow ``strategy``.
+
+    Args:
+        name: the recipe.
+        overrides: options as in a file for ``--config``.
+
+    Raises:
+        SpotkdError: an unknown name, key or type; or another data set, distiller or network than the name says.
+    """
+    recipe = parse(name)
+    strategy = overrides.get("strategy", recipe.strategy)
+    rules = _rules(recipe, strategy, overrides)
+    kind = DistillConfig if recipe.distiller else TrainConfig
+    options = merged(merged(rules, EXCEPTIONS.get(recipe.name, {})), overrides)
+    parser = _parser(kind)
+    try:
+        values = vars(parser.instantiate(parser.parse_object(options)))
+    except (ArgumentError, TypeError, KeyError) as error:
+        raise SpotkdError(f"recipe {name}: {one_line(error)}") from error
+    config = kind(**values)
+    _must_still_be(recipe, config)
+    return config
+
+
+def _rules(recipe: Recipe, strategy: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the rules give, where the user's own options may shift what is derived from them."""
+    epochs = overrides.get("epochs", EPOCHS)
+    epochs = epochs if isinstance(epochs, int) else EPOCHS  # what is wrong with it is told with its key later
+    optim = dict(overrides.get("optim") or {})
+    lr = optim.get("lr", recipe.lr)
+    stepwise = optim.get("schedule", "multistep") == "multistep"
+    drops = milestones(OptimConfig(), epochs)  # in a very short run some coincide: then the run finds them itself
+    rules: dict[str, Any] = {
+        "recipe": f"{recipe.name}/{strategy}" if recipe.distiller else recipe.name,
+        "data": {"name": recipe.data},
+        "epochs": epochs,
+        "batch_size": 64,
+        "eval_batch_size": 64 if recipe.distiller else 128,
+        "seed": 1029,
+        "optim": {
+            "lr": lr,
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "milestones": drops if stepwise and len(set(drops)) == len(drops) else None,
+        },
+    }
+    if not recipe.distiller:
+        return rules | {"model": {"name": recipe.student}}
+    distiller: Any = DISTILLERS[recipe.distiller]
+    at_logits = not getattr(distiller, "default_weight", None) or hasattr(distiller, "temperature")
+    rules |= {
+        "teacher": {"name": recipe.teacher},
+        "student": {"name": recipe.student},
+        "distiller": recipe.distiller,
+        "strategy": strategy,
+        "alpha": 1.0,
+        "beta": None if at_logits else distiller.default_weight,
+        "temperature": getattr(distiller, "temperature", 4.0),
+    }
+    preparation = getattr(distiller, "preparation", None)
+    if preparation is not None and not (overrides.get("preparation") or {}).get("checkpoint"):
+        rules["preparation"] = {"epochs": max(round(epochs * preparation.share), 1), "lr": preparation.lr}
+    decides: Any = STRATEGIES[strategy]
+    if decides.learns:
+        rules["policy"] = {
+            "lr": lr / 2 if isinstance(lr, int | float) else None,
+            "weight_decay": 1e-3,
+            "gamma": recipe.gamma,
+            "bias": 0.0 if decides.trains_teacher else _bias(recipe, epochs),
+        }
+    return rules
+
+
+def _bias(recipe: Recipe, epochs: int) -> float | str:
+    """The policy's initial bias towards the teacher: 10 in the paper where both networks are of one architecture.
+
+    Weight decay shrinks it by a constant factor a step, so for another number of epochs it is the one that has shrunk
+    to 1 at the same share of the run. Other data sets have other numbers of steps, which are counted when they are
+    opened.
+    """
+    if not recipe.homogeneous:
+        return 0.0
+    return float(10.0 ** (epochs / EPOCHS)) if recipe.data in PAIRS else "scaled"
+
+
+def _must_still_be(recipe: Recipe, config: TrainConfig | DistillConfig) -> None:
+    """A recipe's rules hold for what its name says, so that cannot be changed beside it."""
+    if isinstance(config, DistillConfig):
+        networks, distiller = f"{config.teacher.name}-{config.student.name}", config.distiller
+        now = f"{config.data.name}/{distiller}/{networks}"
+    else:
+        now = f"{config.data.name}/{SINGLE}/{config.model.name}"
+    if now != recipe.name:
+        raise SpotkdError(f"recipe {recipe.name} is for other data or networks than these; take recipe {now}")
+
+
+@cache
+def _parser(kind: type) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    return parser
+
+
+def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with others over them, section by section."""
+    result = dict(one)
+    for key, value in other.items():
+        mine = result.get(key)
+        result[key] = merged(mine, value) if isinstance(mine, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def as_yaml(config: TrainConfig | DistillConfig) -> str:
+    """The options as a file for ``--config``."""
+    import yaml
+
+    return str(yaml.safe_dump(asdict(config), sort_keys=False))
