@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from spotkd.cli import main
 from spotkd.distillers import CRD
 from spotkd.files import load_tensors
 from spotkd.models import save_weights
+from spotkd.registry import Registry
 from spotkd.training import restore
 from spotkd.training.run import read_metrics
 
@@ -85,13 +87,19 @@ def test_every_distiller_with_every_strategy(
 
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
-    for command, registry in (("distillers", DISTILLERS), ("strategies", STRATEGIES), ("models", MODELS)):
+    lists: dict[str, Registry[Any]] = {
+        "distillers": DISTILLERS,
+        "strategies": STRATEGIES,
+        "models": MODELS,
+        "data": DATASETS,
+    }
+    for command, registry in lists.items():
         assert run(command) == 0
         lines = capsys.readouterr().out.splitlines()
         named = {line.split()[0]: line for line in lines}
         assert set(registry) <= set(named)
         assert all(20 < len(line) < 150 for line in lines)
-        assert len(lines) - len(registry) == (3 if command == "models" else 0)  # and the prefixes for other sources
+        assert len(lines) - len(registry) == (3 if command in ("models", "data") else 0)  # prefixes for other sources
     assert run("models", "--all") == 2
     assert "takes no options" in capsys.readouterr().err
 
@@ -277,8 +285,7 @@ def test_configuration_files(
 
 @pytest.mark.parametrize("command", ["demo", "train", "distill"])
 def test_printed_configuration_is_read_back(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        run(command, "--print_config")
+    assert run(command, "--print_config") == 0
     assert yaml.safe_load(capsys.readouterr().out)["seed"] == 1029
 
 
@@ -289,16 +296,15 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("demo", "train", "distill", "evaluate"):
-        assert command in done.stdout
+    for command in ("demo", "train", "distill", "evaluate", "bench", "report", "recipes", "data"):
+        assert f"\n  {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "distill", "evaluate"])
+@pytest.mark.parametrize("command", ["demo", "train", "distill", "evaluate", "bench", "report"])
 def test_every_option_has_a_line_of_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        run(command, "--help")
+    assert run(command, "--help") == 0
     text = capsys.readouterr().out
-    options = re.split(r"\n  (?=--|checkpoint)", text[text.index("\noptions:") :])
-    assert len(options) > 5
+    options = re.split(r"\n  (?=--|checkpoint|plan)", text[text.index("\noptions:") :])
+    assert len(options) > (3 if command == "report" else 5)
     bare = [option for option in options if re.match(r"\S+( [A-Z_{][^ ]*)?\s+\(type: ", option)]
     assert not bare, f"options without help: {bare}"

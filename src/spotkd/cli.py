@@ -270,6 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SpotkdError, ArgumentError) as error:
         print(f"spotkd: {one_line(error)}", file=sys.stderr)
         return 2
+    except SystemExit as end:  # --help and --print_config end the reading of arguments so
+        return int(end.code or 0)
     except BrokenPipeError:
         # The reader (`| head`) has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

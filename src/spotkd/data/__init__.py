@@ -5,9 +5,10 @@ from __future__ import annotations
 from ..config import DataConfig
 from ..errors import SpotkdError
 from ..registry import PYTHON, import_name
-from . import cifar, glyph94  # noqa: F401  # fills the registry
+from . import cifar, folders, glyph94, hub, tiny_imagenet  # noqa: F401  # fills the registries
 from .glyph94 import load_glyph94
 from .images import DATASETS, SOURCES, Dataset, ImageSet, Pass, Split, augment, check_options
+from .lazy import LazySet
 from .loader import Loader, prepare
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "SOURCES",
     "Dataset",
     "ImageSet",
+    "LazySet",
     "Loader",
     "Pass",
     "Split",

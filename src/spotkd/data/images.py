@@ -153,7 +153,7 @@ class Dataset:
         val: images to choose the best epoch on; None for none.
 
     Raises:
-        SpotkdError: a label that is no class, or two classes of one name.
+        SpotkdError: a label that is no class.
     """
 
     name: str

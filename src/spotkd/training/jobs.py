@@ -182,6 +182,7 @@ def _check_numbers(config: RunConfig) -> None:
         "batch_size": (config.batch_size, 1),
         "eval_batch_size": (config.eval_batch_size, 1),
         "seed": (config.seed, 0),
+        "data.workers": (config.data.workers or 0, 0),
         "optim.weight_decay": (config.optim.weight_decay, 0),
         "optim.momentum": (config.optim.momentum, 0),
         "policy.weight_decay": (policy.weight_decay, 0),

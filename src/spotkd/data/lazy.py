@@ -1,0 +1,268 @@
+"""Images that are decoded as they are needed, and the choice between that and memory.
+
+The pictures of a :class:`LazySet` are cropped and mirrored by torchvision in worker processes, as the literature does
+it for ImageNet. Pictures that are small are decoded once and for all into an :class:`ImageSet`, which is far faster.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import Dataset as TorchDataset
+
+from ..config import DataConfig
+from ..errors import SpotkdError, one_line
+from .images import Dataset, ImageSet, Pass, RawBatch, Split, held_out
+from .pictures import Pictures, common_size, cores, decode, decode_all, pixels, quiet
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet; customary for photographs of any kind
+LARGE = 224  # edge of images that are not small
+SMALL = 96  # longest edge of pictures that are kept as they are
+MEMORY = 2 << 30  # bytes that a data set may take when it is decoded
+_RESIZE = 256 / 224  # shorter edge before the centre crop, for the edge after it
+_WORKERS = 8  # at most, unless the user wants more
+_SIZES = (8, 1024)  # edges that data.image_size may ask for
+
+
+def library(name: str, extra: str) -> Any:
+    """An optional package, or a module of it, imported when it is needed.
+
+    Raises:
+        SpotkdError: it is missing or broken; the message names what installs it.
+    """
+    package, install = name.partition(".")[0], f"pip install 'spotkd[{extra}]'"
+    try:
+        importlib.import_module(package)
+        return importlib.import_module(name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            raise SpotkdError(f"{package} is not installed: {install}") from error
+        raise SpotkdError(
+            f"{package} is installed but cannot be imported ({one_line(error)[:200]}): install builds of it and of "
+            f"torch that belong together ({install})"
+        ) from error
+
+
+def transform_to(edge: int, training: bool, flip: bool) -> Callable[[Tensor], Tensor]:
+    """What torchvision makes of a picture ``(3, H, W)`` uint8: ``(3, edge, edge)`` uint8, by random in training.
+
+    Raises:
+        SpotkdError: torchvision is missing or broken.
+    """
+    v2 = library("torchvision.transforms.v2", "vision")
+    if training:
+        mirror = [v2.RandomHorizontalFlip()] if flip else []
+        steps = [v2.RandomResizedCrop(edge, antialias=True), *mirror]
+    else:
+        steps = [v2.Resize(round(edge * _RESIZE), antialias=True), v2.CenterCrop(edge)]
+    return cast(Callable[[Tensor], Tensor], v2.Compose(steps))
+
+
+def transformed(picture: tuple[str, bytes], transform: Callable[[Tensor], Tensor], seed: int, index: int) -> Tensor:
+    """A picture decoded and transformed; the transform's random numbers depend on ``seed`` and ``index`` alone.
+
+    Raises:
+        SpotkdError: the picture is damaged.
+    """
+    with quiet(), torch.random.fork_rng(devices=[]):
+        mixed = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
+        torch.default_generator.manual_seed(int(mixed[0]))  # torch.manual_seed would reach for the GPU's, too
+        return transform(pixels(decode(*picture)))
+
+
+@dataclass(frozen=True)
+class LazySet(Split):
+    """One split whose images are decoded as they are needed.
+
+    In training a random part of each picture (torchvision's RandomResizedCrop) is brought to the size, and mirrored
+    where the data set allows; in evaluation the picture is brought to 256/224 of it and the centre is cut out.
+
+    Attributes:
+        pictures: where the images are.
+        numbers: ``(N,)`` int64, which of the pictures make up the split.
+        labels: ``(N,)`` int64.
+        edge: height and width of what :meth:`batches` yields.
+    """
+
+    pictures: Pictures
+    numbers: Tensor
+    labels: Tensor
+    edge: int = LARGE
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def size(self) -> tuple[int, int]:  # type: ignore[override]
+        return self.edge, self.edge
+
+    def subset(self, indices: Tensor) -> LazySet:
+        return replace(self, numbers=self.numbers[indices], labels=self.labels[indices])
+
+    def in_memory(self, size: tuple[int, int], title: str) -> ImageSet:
+        """The same images decoded, of this height and width; ``title`` stands before the bar.
+
+        Raises:
+            SpotkdError: one of them is damaged.
+        """
+        return ImageSet(decode_all(self.pictures, self.numbers.tolist(), size, title), self.labels)
+
+    def batches(self, wanted: Pass) -> Iterator[RawBatch]:
+        """The batches of one pass.
+
+        Raises:
+            SpotkdError: an image is damaged, torchvision is missing, or a process that decodes was killed.
+        """
+        count, generator = len(self), wanted.generator()
+        order = torch.randperm(count, generator=generator) if wanted.training else torch.arange(count)
+        parts = torch.split(order, wanted.batch_size)
+        transform = transform_to(self.edge, wanted.training, wanted.flip)
+        source = _Decoded(self.pictures, self.numbers, transform, generator.initial_seed())
+        with quiet():  # of more processes than cores, and of processes that fork while threads run
+            loader = DataLoader(
+                source,
+                batch_sampler=(part.tolist() for part in parts),
+                num_workers=min(workers_for(wanted.workers), len(parts)),
+                collate_fn=_collated,
+                pin_memory=torch.cuda.is_available(),
+                generator=generator,  # or it would draw from the one that training draws from
+            )
+            batches = iter(loader)
+        try:
+            for indices in parts:
+                images = _next_of(batches)
+                if isinstance(images, SpotkdError):
+                    raise images
+                yield images, self.labels[indices], indices
+        finally:
+            del batches  # ends the worker processes, wherever the pass was left
+
+
+def workers_for(wanted: int | None) -> int:
+    """How many processes decode images; 0 for none but this one.
+
+    Raises:
+        SpotkdError: a negative number.
+    """
+    if wanted is not None and wanted < 0:
+        raise SpotkdError(f"data.workers is {wanted}: it must be 0 (decode between the steps) or more")
+    return min(_WORKERS, cores()) if wanted is None else wanted
+
+
+@dataclass(frozen=True)
+class _Decoded(TorchDataset["Tensor | SpotkdError"]):
+    """What worker processes get. An error is handed over as an item: raised, it would come with its traceback."""
+
+    pictures: Pictures
+    numbers: Tensor
+    transform: Callable[[Tensor], Tensor]
+    seed: int
+
+    def __getitem__(self, index: int) -> Tensor | SpotkdError:
+        try:
+            return transformed(self.pictures[int(self.numbers[index])], self.transform, self.seed, index)
+        except SpotkdError as error:
+            return error
+
+
+def _collated(items: Sequence[Tensor | SpotkdError]) -> Tensor | SpotkdError:
+    for item in items:
+        if isinstance(item, SpotkdError):
+            return item
+    return cast(Tensor, default_collate(list(items)))
+
+
+def _next_of(batches: Iterator[Tensor | SpotkdError]) -> Tensor | SpotkdError:
+    """The next batch or error; not raised here, where its traceback would keep the worker processes alive."""
+    try:
+        return next(batches)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        return SpotkdError(
+            f"a process that decodes images was stopped from outside ({one_line(error)[:300]}); if memory has run "
+            "out, a smaller data.workers needs less"
+        )
+
+
+def assemble(
+    config: DataConfig, classes: tuple[str, ...], train: LazySet, test: LazySet | None, val: LazySet | None
+) -> Dataset:
+    """A data set of pictures: its test images are settled, then their size, then whether they are kept in memory.
+
+    Without a test split the validation split is taken for it, as the literature does, and failing that a share of the
+    training images. Means and deviations are those of ImageNet.
+
+    Raises:
+        SpotkdError: ``test_share`` or ``image_size`` do not fit; a picture is damaged; torchvision is missing.
+    """
+    if test is None:
+        test, val = val, None
+    given = [split for split in (train, test, val) if split is not None]
+    edge, size = settle_size([split.pictures for split in given], config.image_size)
+    if test is None:
+        share = 0.2 if config.test_share is None else config.test_share
+        train, test = cast(tuple[LazySet, LazySet], held_out(train, share, f"data.test_share of {config.name}"))
+    elif config.test_share is not None:
+        raise SpotkdError(
+            f"data.test_share is {config.test_share:g}: {config.name} has {len(test)} test images of its own; "
+            "leave test_share out"
+        )
+
+    def settled(split: LazySet, title: str) -> Split:
+        if size is None:
+            return replace(split, edge=edge)
+        return split.in_memory(size, f"{config.name}: decoding {title} images")
+
+    if size is None:
+        library("torchvision.transforms.v2", "vision")  # if it is missing, let the user know now
+    padding = 0 if size is None else 4 if edge <= 40 else edge // 8
+    return Dataset(
+        config.name,
+        settled(train, "training"),
+        settled(test, "test"),
+        classes,
+        MEAN,
+        STD,
+        padding,
+        flip=True,
+        val=None if val is None else settled(val, "validation"),
+    )
+
+
+def checked_edge(edge: int) -> int:
+    """``data.image_size``, if images can be of that size.
+
+    Raises:
+        SpotkdError: they cannot.
+    """
+    if not _SIZES[0] <= edge <= _SIZES[1]:
+        raise SpotkdError(f"data.image_size is {edge}: it must lie between {_SIZES[0]} and {_SIZES[1]}")
+    return edge
+
+
+def settle_size(pictures: Sequence[Pictures], wanted: int | None) -> tuple[int, tuple[int, int] | None]:
+    """What size to bring pictures to: that of small ones that are all alike is kept, unless the user wants another.
+
+    Args:
+        pictures: those of all splits.
+        wanted: ``data.image_size``.
+
+    Returns:
+        The shorter edge of the images; and their height and width if they are small enough to be kept in memory.
+
+    Raises:
+        SpotkdError: images cannot be of that size; one is damaged.
+    """
+    size = common_size(pictures) if wanted is None else (checked_edge(wanted),) * 2
+    if size is None or (wanted is None and max(size) > SMALL):
+        size = (LARGE, LARGE)
+    small = max(size) <= SMALL and 3 * size[0] * size[1] * sum(map(len, pictures)) <= MEMORY
+    return min(size), size if small else None

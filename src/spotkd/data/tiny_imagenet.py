@@ -1,0 +1,242 @@
+"""Tiny-ImageNet: 200 classes of ImageNet at 64x64 (Stanford CS231n), from its folder or straight from its zip.
+
+The pictures are decoded once, into an array file beside them that is as large as the pixels (1.35 GB) and opens in a
+second. It is made anew when the pictures have changed, and may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..config import DataConfig
+from ..errors import SpotkdError, one_line
+from ..files import replacing
+from .download import Archive, obtain_packed
+from .folders import synset_names
+from .images import DATASETS, Dataset, ImageSet, check_options
+from .pictures import decode_all, is_picture, read
+
+ARCHIVE = Archive(
+    "tiny-imagenet", "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
+)
+FOLDER = "tiny-imagenet-200"  # in the zip, and of what was unpacked from it
+SIZE = (64, 64)
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # CIFAR-10's, with which the literature reads this set
+_FORMAT = "1"  # of the array file; another number makes older files be written anew
+
+
+@DATASETS.register("tiny-imagenet")
+def _tiny_imagenet(config: DataConfig) -> Dataset:
+    """200 classes of photographs, 64x64, 100 000 / 10 000 images; --data.download true fetches them (248 MB)"""
+    check_options(config, "download", "mirror")
+    root = Path(config.root)
+    folder = next((place for place in (root / FOLDER, root) if place.name == FOLDER and place.is_dir()), None)
+    source = _Zip(obtain_packed(ARCHIVE, config)) if folder is None else _Folder(folder)
+    kept = source.place.with_name(f"{FOLDER}.safetensors")
+    fingerprint = f"{_FORMAT} {source.fingerprint()}"
+    tensors = _kept(kept, fingerprint)
+    if tensors is None:
+        tensors = _decoded(source)
+        _keep(kept, fingerprint, tensors)
+    classes, train_images, train_labels, val_images, val_labels = tensors
+    train, val = ImageSet(train_images, train_labels), ImageSet(val_images, val_labels)
+    return Dataset("tiny-imagenet", train, val, classes, MEAN, STD, flip=True)
+
+
+_Tensors = tuple[tuple[str, ...], Tensor, Tensor, Tensor, Tensor]  # classes, images and labels to train, and to test
+_KEYS = ("train_images", "train_labels", "val_images", "val_labels")
+
+
+class _Source(ABC):
+    """The files of the data set; their names have slashes and start below its folder.
+
+    Args:
+        place: the folder or the zip.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Something that changes when the files do."""
+
+    @abstractmethod
+    def files(self, folder: str) -> list[str]:
+        """Names of the files in a folder, sorted; none if there is no such folder."""
+
+    @abstractmethod
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The content of a file; a :class:`SpotkdError` says why not."""
+
+    @abstractmethod
+    def called(self, name: str) -> str:
+        """A file or folder as error messages name it."""
+
+    def lines(self, name: str) -> list[str]:
+        return self.read(name).decode("utf-8", "replace").splitlines()
+
+
+class _Folder(_Source):
+    def fingerprint(self) -> str:
+        try:
+            return hashlib.sha256(repr(sorted(_states(self.place, ""))).encode()).hexdigest()
+        except OSError as error:
+            raise SpotkdError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+    def files(self, folder: str) -> list[str]:
+        place = self.place / folder
+        return sorted(f"{folder}/{path.name}" for path in place.iterdir()) if place.is_dir() else []
+
+    def has(self, name: str) -> bool:
+        return (self.place / name).is_file()
+
+    def read(self, name: str) -> bytes:
+        return read(self.place / name)
+
+    def called(self, name: str) -> str:
+        return str(self.place / name)
+
+
+def _states(folder: str | Path, start: str) -> Iterator[tuple[str, int, int]]:
+    """Name, size and time of the files below a folder; three times as fast as ``Path.rglob``, for 110 000 of them."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _states(entry.path, f"{start}{entry.name}/")
+            else:
+                state = entry.stat()
+                yield f"{start}{entry.name}", state.st_size, state.st_mtime_ns
+
+
+class _Zip(_Source):
+    """Read in place, many members at a time."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        try:
+            self._zip = zipfile.ZipFile(place)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise SpotkdError(f"{place}: damaged or no zip archive ({one_line(error)}); remove it") from error
+        self._names = {name.removeprefix(f"{FOLDER}/") for name in self._zip.namelist()}
+        self._folders: dict[str, list[str]] = {}
+        for name in self._names:
+            self._folders.setdefault(name.rpartition("/")[0], []).append(name)
+
+    def fingerprint(self) -> str:
+        state = self.place.stat()
+        return f"{state.st_size} {state.st_mtime_ns}"
+
+    def files(self, folder: str) -> list[str]:
+        return sorted(self._folders.get(folder, []))
+
+    def has(self, name: str) -> bool:
+        return name in self._names
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self._zip.read(f"{FOLDER}/{name}")
+        except KeyError as error:
+            raise SpotkdError(f"{self.called(name)}: no such file in the archive") from error
+        except Exception as error:  # a wrong checksum, a broken stream, a way to pack that nobody knows
+            raise SpotkdError(f"{self.called(name)}: damaged ({one_line(error)[:200]}); remove the archive") from error
+
+    def called(self, name: str) -> str:
+        return f"{self.place}: {FOLDER}/{name}"
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    source: _Source
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> tuple[str, bytes]:
+        name = self.names[number]
+        return self.source.called(name), self.source.read(name)
+
+
+def _decoded(source: _Source) -> _Tensors:
+    """Everything, from the original files."""
+    synsets = sorted({line.strip() for line in source.lines("wnids.txt")} - {""})
+    if len(synsets) < 2:
+        raise SpotkdError(f"{source.called('wnids.txt')}: damaged, it names {len(synsets)} classes")
+    number = {synset: label for label, synset in enumerate(synsets)}
+    classes = synset_names(synsets, source.lines("words.txt") if source.has("words.txt") else [])
+    train = {name: number[synset] for synset in synsets for name in _in_class(source, f"train/{synset}/images")}
+    val = _annotated(source, number)
+    return (classes, *_tensors(source, train, "training"), *_tensors(source, val, "validation"))
+
+
+def _in_class(source: _Source, folder: str) -> list[str]:
+    names = [name for name in source.files(folder) if is_picture(name.rpartition("/")[2])]
+    if not names:
+        raise SpotkdError(f"{source.called(folder)}: no pictures, though wnids.txt lists the class; fetch it anew")
+    return names
+
+
+def _annotated(source: _Source, number: dict[str, int]) -> dict[str, int]:
+    """The label of each validation picture, in the order of their names."""
+    notes = "val/val_annotations.txt"
+    labels: dict[str, int] = {}
+    for place, line in enumerate(source.lines(notes), 1):
+        file, _, rest = line.partition("\t")
+        synset, name = rest.partition("\t")[0].strip(), f"val/images/{file}"
+        if synset not in number:
+            raise SpotkdError(f"{source.called(notes)}: line {place} has class '{synset[:40]}', not in wnids.txt")
+        if not source.has(name):
+            raise SpotkdError(f"{source.called(name)}: missing, though val_annotations.txt lists it; fetch it anew")
+        labels[name] = number[synset]
+    if not labels:
+        raise SpotkdError(f"{source.called(notes)}: damaged, it lists no pictures")
+    return dict(sorted(labels.items()))
+
+
+def _tensors(source: _Source, labels: dict[str, int], title: str) -> tuple[Tensor, Tensor]:
+    pictures = _Pictures(source, list(labels))
+    images = decode_all(pictures, range(len(pictures)), SIZE, f"tiny-imagenet: decoding {title} images")
+    return images, torch.tensor(list(labels.values()))
+
+
+def _kept(path: Path, fingerprint: str) -> _Tensors | None:
+    """What :func:`_keep` wrote; None if it is missing, damaged, or of other pictures."""
+    try:
+        with safe_open(path, "pt") as file:
+            notes = file.metadata() or {}
+            if notes.get("fingerprint") != fingerprint:
+                return None
+            images, labels, val_images, val_labels = map(file.get_tensor, _KEYS)
+            return tuple(json.loads(notes["classes"])), images, labels, val_images, val_labels
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+
+
+def _keep(path: Path, fingerprint: str, tensors: _Tensors) -> None:
+    """Write the decoded images, if that is possible; without them the next start takes longer, that is all."""
+    classes, *arrays = tensors
+    notes = {"fingerprint": fingerprint, "classes": json.dumps(classes)}
+    try:
+        with replacing(path) as temporary:
+            save_file(dict(zip(_KEYS, arrays, strict=True)), temporary, notes)
+    except (OSError, SafetensorError) as error:
+        text = f"{path}: cannot be written ({one_line(error)[:200]}); the images will be decoded at every start"
+        Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,327 @@
+"""Folders of images: every usual layout, its size and its classes; one line for what is wrong with it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spotkd import Dataset, Loader, SpotkdError
+from spotkd.data import ImageSet, LazySet, Split, load_dataset
+from spotkd.data.pictures import EXTENSIONS
+from spotkd.stages import Batch
+
+from ..conftest import in_memory
+from ..vision import torchvision
+from .formats import Array, pixels_of, random_picture, write_folder, write_imagenet
+
+CLASSES = ("ant", "bee", "cat")
+
+
+def open_folder(path: Path, **options: object) -> Dataset:
+    return load_dataset(f"folder:{path}", **options)
+
+
+def assert_holds(split: Split | None, written: tuple[list[Array], list[int]]) -> None:
+    assert isinstance(split, ImageSet)
+    assert split.images.dtype == torch.uint8
+    assert np.array_equal(split.images.numpy(), np.stack(written[0]))
+    assert split.labels.tolist() == written[1]
+
+
+def fails(path: Path, message: str, **options: object) -> None:
+    with pytest.raises(SpotkdError, match=message) as caught:
+        open_folder(path, **options)
+    assert "\n" not in str(caught.value)
+
+
+# Layouts
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "test", "Testing"])
+def test_training_images_and_one_other_split(tmp_path: Path, name: str) -> None:
+    written = write_folder(tmp_path, ("train", name))
+    data = open_folder(tmp_path)
+    assert_holds(data.train, written["train"])
+    assert_holds(data.test, written[name])
+    assert data.val is None
+    assert data.classes == CLASSES
+    assert data.name == f"folder:{tmp_path}"
+    assert data.image_shape == (3, 16, 16)
+    assert (data.padding, data.flip) == (4, True)
+    assert (data.mean, data.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_all_three_splits(tmp_path: Path) -> None:
+    written = write_folder(tmp_path, ("train", "val", "test"))
+    data = open_folder(tmp_path)
+    assert_holds(data.train, written["train"])
+    assert_holds(data.val, written["val"])
+    assert_holds(data.test, written["test"])
+    with pytest.raises(SpotkdError, match="has 12 validation images of its own; leave val_share out"):
+        open_folder(tmp_path, val_share=0.1)
+
+
+def test_a_share_of_every_class_is_held_out_where_there_is_no_split(tmp_path: Path) -> None:
+    everything = write_folder(tmp_path, ("",), count=10)[""]
+    data, again = open_folder(tmp_path), open_folder(tmp_path)
+    train, test = in_memory(data.train), in_memory(data.test)
+    assert train.labels.bincount().tolist() == [8, 8, 8]
+    assert test.labels.bincount().tolist() == [2, 2, 2]
+    assert torch.equal(test.images, in_memory(again.test).images)
+    torch.manual_seed(9)
+    assert torch.equal(test.images, in_memory(open_folder(tmp_path, limit=5).test).images)
+
+    known = {image.tobytes(): label for image, label in zip(*everything, strict=True)}
+    for split in (train, test):
+        found = [known.pop(image.numpy().tobytes()) for image in split.images]  # a second time it would be missing
+        assert found == split.labels.tolist()
+    assert not known
+    assert len(open_folder(tmp_path, test_share=0.5).test) == 15
+    assert len(open_folder(tmp_path, test_share=0.1).test) == 3
+
+
+def test_train_alone_is_divided_whether_its_parent_or_itself_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path, ("train",), count=5)
+    inside, outside = open_folder(tmp_path / "train"), open_folder(tmp_path)
+    for data in (inside, outside):
+        assert (len(data.train), len(data.test), data.classes) == (12, 3, CLASSES)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    write_folder(tmp_path, ("",), ("train", "bus", "car"))
+    assert open_folder(tmp_path).classes == ("bus", "car", "train")
+
+
+def test_what_counts_as_a_picture(tmp_path: Path) -> None:
+    write_folder(tmp_path, ("train", "val"))
+    content = random_picture(np.random.default_rng(0), 16, 16)
+    deep = tmp_path / "train" / "ant" / "more" / "still"
+    deep.mkdir(parents=True)
+    for extension in EXTENSIONS:
+        (deep / f"x.{extension.upper()}").write_bytes(content)  # Pillow looks at the content
+    for stray in ("train/ant/notes.txt", "train/ant/.hidden.png", "train/list.csv", "train/x.png", "README"):
+        (tmp_path / stray).write_bytes(b"no picture")
+    (tmp_path / "train" / ".cache").mkdir()
+    (tmp_path / "train" / "bee" / ".thumbnails").mkdir()
+    (tmp_path / "train" / "bee" / ".thumbnails" / "1.png").write_bytes(b"no picture")
+    data = open_folder(tmp_path)
+    assert in_memory(data.train).labels.bincount().tolist() == [4 + len(EXTENSIONS), 4, 4]
+    assert np.array_equal(in_memory(data.train).images[4].numpy(), pixels_of(content))
+
+
+def test_names_outside_ascii_and_links(tmp_path: Path) -> None:
+    write_folder(tmp_path / "elsewhere", ("",), ("käse",))
+    write_folder(tmp_path / "set", ("",), ("brot",))
+    (tmp_path / "set" / "wurst").symlink_to(tmp_path / "elsewhere" / "käse")
+    (tmp_path / "elsewhere" / "käse" / "000.png").rename(tmp_path / "elsewhere" / "käse" / "ä ö.png")
+    data = open_folder(tmp_path / "set")
+    assert data.classes == ("brot", "wurst")
+    assert (len(data.train), len(data.test)) == (6, 2)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(("size", "padding"), [((40, 40), 4), ((64, 96), 8), ((96, 96), 12), ((8, 8), 4)])
+def test_small_pictures_of_one_size_stay_as_they_are(tmp_path: Path, size: tuple[int, int], padding: int) -> None:
+    written = write_folder(tmp_path, sizes=[size], count=2)
+    data = open_folder(tmp_path)
+    assert_holds(data.train, written["train"])
+    assert data.image_shape == (3, *size)
+    assert data.padding == padding
+
+
+@pytest.mark.parametrize("sizes", [[(97, 97)], [(16, 16), (16, 18)], [(30, 97)]])
+def test_others_are_decoded_as_needed(tmp_path: Path, sizes: list[tuple[int, int]]) -> None:
+    assert torchvision
+    written = write_folder(tmp_path, sizes=sizes, count=2)
+    data = open_folder(tmp_path, workers=0)
+    assert isinstance(data.train, LazySet)
+    assert isinstance(data.test, LazySet)
+    assert data.image_shape == (3, 224, 224)
+    assert (data.padding, data.flip) == (0, True)
+    batch = next(iter(Loader(data, data.train, 4, training=True, workers=0).epoch(1)))
+    assert batch.images.shape == (4, 3, 224, 224)
+    assert batch.indices is not None
+    assert batch.labels.tolist() == [written["train"][1][index] for index in batch.indices.tolist()]
+
+
+def test_a_picture_of_another_size_beyond_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spotkd.data.pictures._SAMPLE", 3)
+    write_folder(tmp_path, sizes=[*[(16, 16)] * 4, (20, 24)], count=3)
+    data = open_folder(tmp_path)
+    assert in_memory(data.train).images.shape == (9, 3, 16, 16)
+
+
+def test_a_size_that_is_asked_for(tmp_path: Path) -> None:
+    written = write_folder(tmp_path, sizes=[(100, 120), (48, 32)], count=2)
+    small = open_folder(tmp_path, image_size=32)
+    assert in_memory(small.train).images.shape == (6, 3, 32, 32)
+    assert small.padding == 4
+    centre = written["train"][0][1][:, 8:40]
+    assert np.array_equal(in_memory(small.train).images[1].numpy(), centre)  # cut, and not scaled
+    large = open_folder(tmp_path, image_size=97)
+    assert isinstance(large.train, LazySet)
+    assert large.image_shape == (3, 97, 97)
+    for size in (7, 1025, 0, -3):
+        fails(tmp_path, rf"^data\.image_size is {size}: it must lie between 8 and 1024$", image_size=size)
+
+
+def test_small_pictures_too_many_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path, sizes=[(16, 20)], count=2)
+    monkeypatch.setattr("spotkd.data.lazy.MEMORY", 12 * 3 * 16 * 20)
+    assert isinstance(open_folder(tmp_path).train, ImageSet)
+    monkeypatch.setattr("spotkd.data.lazy.MEMORY", 12 * 3 * 16 * 20 - 1)
+    data = open_folder(tmp_path)
+    assert isinstance(data.train, LazySet)
+    assert data.image_shape == (3, 16, 16)
+
+
+def test_normalised_batches_have_the_mean_and_variance_of_numpy_s(tmp_path: Path) -> None:
+    written = write_folder(tmp_path)
+    data = open_folder(tmp_path)
+    batches = list(Loader(data, data.test, 5, training=False).epoch(0))
+    got = np.concatenate([batch.images.numpy() for batch in batches])
+    for channel, (mean, std) in enumerate(((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))):
+        expected = (np.stack(written["val"][0])[:, channel] / 255 - mean) / std
+        assert got[:, channel].mean() == pytest.approx(expected.mean(), abs=1e-5)
+        assert got[:, channel].var() == pytest.approx(expected.var(), abs=1e-5)
+
+
+def test_limits_and_validation_shares_of_lazy_sets(tmp_path: Path) -> None:
+    write_folder(tmp_path, sizes=[(100, 100)], count=4)
+    data = open_folder(tmp_path, limit=6, val_share=0.5)
+    assert [split.labels.tolist() for split in (data.train, data.val) if isinstance(split, LazySet)] == [[0, 1, 2]] * 2
+    assert len(data.test) == 12
+
+
+# Mistakes
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    fails(tmp_path / "nowhere", r"^folder:.*nowhere: no such folder, seen from /")
+    with pytest.raises(SpotkdError, match=r"^folder:: no such folder"):
+        load_dataset("folder:")
+    fails(tmp_path, rf"^{tmp_path}: no class folders in it, and two classes are the least; FOLDER/train/CLASS/1\.jpg")
+
+
+def test_one_class(tmp_path: Path) -> None:
+    write_folder(tmp_path, ("",), ("ant",))
+    fails(tmp_path, rf"^{tmp_path}: only one class folder \(ant\) in it")
+
+
+def test_a_class_without_pictures(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "val" / "dog").mkdir()
+    (tmp_path / "val" / "dog" / "1.txt").write_text("no picture")
+    fails(tmp_path, rf"^{tmp_path}/val/dog: a class folder without pictures \(bmp, gif, .*\); remove it or add some$")
+
+
+def test_classes_that_differ(tmp_path: Path) -> None:
+    write_folder(tmp_path, ("train",), ("ant", "bee", "cat"))
+    write_folder(tmp_path, ("val",), ("ant", "bee", *"defghij"))
+    fails(
+        tmp_path,
+        rf"^{tmp_path}/val: its class folders are not those of {tmp_path}/train: it lacks cat and alone has d, e, f, "
+        r"g, h and 2 more$",
+    )
+    shutil.rmtree(tmp_path / "val" / "bee")
+    for name in "defghij":
+        shutil.rmtree(tmp_path / "val" / name)
+    write_folder(tmp_path, ("val",), ("bee",))
+    fails(tmp_path, r"it lacks cat$")
+
+
+def test_splits_that_make_no_sense(tmp_path: Path) -> None:
+    write_folder(tmp_path, ("val",))
+    fails(tmp_path, rf"^{tmp_path}: has val/ and no train/; FOLDER/train/CLASS")
+    write_folder(tmp_path, ("train", "valid"))
+    fails(tmp_path, rf"^{tmp_path}: has both val/ and valid/; keep one of them$")
+
+
+def test_test_shares_that_make_no_sense(tmp_path: Path) -> None:
+    write_folder(tmp_path / "three")
+    fails(
+        tmp_path / "three",
+        r"^data\.test_share is 0\.1: folder:.* has 12 test images of its own; leave test_share out$",
+        test_share=0.1,
+    )
+    write_folder(tmp_path / "plain", ("",))
+    for share in (0.0, 1.0, -0.5):
+        message = rf"^data\.test_share of folder:.*plain is {share:g}: it must lie between 0 and 1$"
+        fails(tmp_path / "plain", message, test_share=share)
+
+
+def test_options_without_use(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    fails(tmp_path, r"^data\.streaming has no effect on folder:.*: leave it out$", streaming=True)
+    fails(tmp_path, r"^data\.download has no effect on folder:.*: leave it out$", download=True)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (100, 100)])
+def test_a_damaged_picture_is_named(tmp_path: Path, size: tuple[int, int]) -> None:
+    write_folder(tmp_path, sizes=[size])
+    path = tmp_path / "train" / "bee" / "002.png"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])  # its head, with the size, is whole
+
+    def read() -> list[Batch]:
+        data = open_folder(tmp_path)
+        assert size == (100, 100)  # others are in memory, and decoded by now
+        return list(Loader(data, data.train, 4, training=True, workers=0).epoch(1))
+
+    with pytest.raises(SpotkdError, match=rf"^{path}: damaged \(.*\); replace or remove it$"):
+        read()
+    path.write_bytes(b"no picture")
+    fails(tmp_path, rf"^{path}: damaged or not a picture; replace or remove it$")
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    fails(tmp_path, rf"^{path}: cannot be read \(No such file or directory\)$")
+
+
+# ImageNet
+
+
+@pytest.mark.parametrize("splits", [("train_set", "test_set"), ("train", "val"), ("train", "val", "test")])
+@pytest.mark.parametrize("below", ["imagenet", "."])
+def test_imagenet(tmp_path: Path, splits: tuple[str, ...], below: str) -> None:
+    assert torchvision
+    names = write_imagenet(tmp_path / below, splits)
+    data = load_dataset("imagenet", root=str(tmp_path))
+    assert data.classes == names
+    assert data.name == "imagenet"
+    assert isinstance(data.train, LazySet)
+    assert isinstance(data.test, LazySet)
+    assert data.train.pictures[0][0].startswith(str(tmp_path / below / splits[0]))
+    assert data.test.pictures[0][0].startswith(str(tmp_path / below / splits[1]))
+    assert data.test.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert data.val is None
+    assert data.image_shape == (3, 224, 224)
+    assert (data.mean, data.std, data.flip) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True)
+    batch = next(iter(Loader(data, data.test, 3, training=False, workers=0).epoch(0)))
+    assert batch.images.shape == (3, 3, 224, 224)
+
+
+def test_imagenet_of_another_size_and_without_names(tmp_path: Path) -> None:
+    write_imagenet(tmp_path / "imagenet")
+    (tmp_path / "imagenet" / "LOC_synset_mapping.txt").unlink()
+    data = load_dataset("imagenet", root=str(tmp_path), image_size=64)
+    assert data.classes == ("n01443537", "n02012849", "n03126707", "n09999999")
+    assert data.image_shape == (3, 64, 64)
+    assert isinstance(data.train, LazySet)
+    with pytest.raises(SpotkdError, match=r"data\.image_size is 4"):
+        load_dataset("imagenet", root=str(tmp_path), image_size=4)
+
+
+def test_imagenet_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "imagenet" / "train").mkdir(parents=True)
+    with pytest.raises(SpotkdError, match=r"^imagenet: no .*/imagenet/train and .*/val; get ILSVRC 2012 from https"):
+        load_dataset("imagenet", root=str(tmp_path))
+    with pytest.raises(SpotkdError, match=r"^imagenet: data\.download has no effect, .* get ILSVRC 2012 from https"):
+        load_dataset("imagenet", root=str(tmp_path), download=True)
+    with pytest.raises(SpotkdError, match=r"^data\.test_share has no effect on imagenet: leave it out$"):
+        load_dataset("imagenet", root=str(tmp_path), test_share=0.1)
