@@ -74,9 +74,8 @@ def main() -> None:
             started = time.perf_counter()
             seen = sum(len(done.labels) for done in loader.epoch(number))
             speeds.setdefault(f"whole epoch, batch 64, {layout}", []).append(seen / (time.perf_counter() - started))
-    print(
-        f"| images a second on one core, 32x32x3, {options.rounds} rounds | median | lowest | highest |\n|---|---|---|---|"
-    )
+    print(f"| images a second on one core, 32x32x3, {options.rounds} rounds | median | lowest | highest |")
+    print("|---|---|---|---|")
     for name, values in speeds.items():
         kept = values[1:]  # the first round warms up
         print(f"| {name} | {statistics.median(kept):,.0f} | {min(kept):,.0f} | {max(kept):,.0f} |")

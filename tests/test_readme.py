@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spotkd.cli import _LISTS, _parser, _spelled_out
+from spotkd.cli import _LISTS, read
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,7 +28,10 @@ def test_a_network_of_ones_own_as_printed(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out.startswith("('0', '1', '2', ")
 
 
-PAGES = [ROOT / "README.md", ROOT / "docs" / "commands.md"]
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("commands.md", "recipes.md", "experiments.md", "data/README.md")),
+]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES).replace("\\\n", " ")
 FENCED = re.findall(r"^```\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
 INDENTED = re.findall(r"^ {4}(.*)", TEXT, flags=re.MULTILINE)
@@ -40,9 +43,9 @@ COMMANDS = [line for line in SHOWN if "[" not in line]  # the one with brackets 
 def test_every_command_shown_parses(line: str) -> None:
     command, *arguments = shlex.split(line)
     if command in _LISTS:
-        assert not arguments
-        return
-    _parser(command).parse_args(_spelled_out(arguments, ("model", "teacher", "student", "data")))
+        assert arguments[:1] == ["show"] if command == "recipes" and arguments else not arguments
+        arguments, command = arguments[2:], "distill"
+    read(command, arguments)
 
 
 def test_commands_were_found() -> None:

@@ -209,10 +209,10 @@ def _run(arguments: Sequence[str]) -> int:
 
         raise unknown_name("command", command, [*_COMMANDS, *_LISTS])
     _, run, _ = _COMMANDS[command]
-    return run(_read(command, rest)) or 0
+    return run(read(command, rest)) or 0
 
 
-def _read(command: str, arguments: Sequence[str], recipe: str | None = None) -> Any:
+def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> Any:
     """The configuration that the arguments of a command describe, over those of a recipe if one is named."""
     parser = _parser(command)
     defaults = parser.get_defaults()
@@ -248,7 +248,7 @@ def _recipes(arguments: Sequence[str]) -> None:
             print(f"{name:<44} {describe(name)}")
     elif arguments[0] == "show" and len(arguments) > 1 and not arguments[1].startswith("--"):
         command = "distill" if parse(arguments[1]).distiller else "train"
-        print(as_yaml(_read(command, arguments[2:], arguments[1])), end="")
+        print(as_yaml(read(command, arguments[2:], arguments[1])), end="")
     else:
         raise SpotkdError("write 'spotkd recipes' for the list, or 'spotkd recipes show NAME [options]'")
 

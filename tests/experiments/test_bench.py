@@ -48,35 +48,37 @@ def processes_at(folder: Path) -> list[int]:
 @pytest.mark.slow
 def test_killed_at_any_moment_and_started_again(bright: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Path("plan.yaml").write_text(PLAN)
-    assert bench("plan.yaml", "--out", "whole") == 0
+    assert bench("plan.yaml") == 0
     printed = capfd.readouterr().out
     assert "[4/4]" in printed
     assert "SAKD-AT" in printed
+    grid = bright / "runs" / "bench" / "plan"
+    grid.rename(bright / "whole")
     moments = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID", "0"))
     for number in range(3):
         process = subprocess.Popen(
-            [sys.executable, "-m", "spotkd.cli", "bench", "plan.yaml", "--out", str(bright / "killed")],
+            [sys.executable, "-m", "spotkd.cli", "bench", "plan.yaml", "--out", str(grid)],
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60  # not before the first run has begun
-        while number == 0 and not processes_at(bright / "killed") and time.monotonic() < deadline:
+        while number == 0 and not processes_at(grid) and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(moments.uniform(0.5, 5))
         process.send_signal(signal.SIGKILL)
         process.wait()
         deadline = time.monotonic() + 30
-        while processes_at(bright / "killed") and time.monotonic() < deadline:
+        while processes_at(grid) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert not processes_at(bright / "killed")  # no run outlives the bench
-    assert bench("plan.yaml", "--out", "killed") == 0
+        assert not processes_at(grid)  # no run outlives the bench
+    assert bench("plan.yaml") == 0
     for name in ("report.md", "report.csv", "runs.csv", "report.tex"):
-        assert Path("killed", name).read_bytes() == Path("whole", name).read_bytes(), name
+        assert (grid / name).read_bytes() == Path("whole", name).read_bytes(), name
     capfd.readouterr()
-    before = {path: path.stat().st_mtime_ns for path in Path("killed").rglob("summary.json")}
+    before = {path: path.stat().st_mtime_ns for path in grid.rglob("summary.json")}
     assert len(before) == 4
-    assert bench("plan.yaml", "--out", "killed") == 0  # nothing is run twice
+    assert bench("plan.yaml") == 0  # nothing is run twice
     assert "4 of 4 runs are finished already" in capfd.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in Path("killed").rglob("summary.json")} == before
+    assert {path: path.stat().st_mtime_ns for path in grid.rglob("summary.json")} == before
 
 
 @pytest.mark.slow
@@ -109,7 +111,7 @@ def test_without_a_teacher_its_students_fail(bright: Path, capfd: pytest.Capture
     assert bench("plan.yaml") == 1
     printed = capfd.readouterr().out
     assert "teachers resnet14: failed: epoch 1: not finite" in printed
-    assert printed.count("its teacher failed") == 2
+    assert printed.count("seed1: failed: its teacher failed") == 2
     assert len(list(Path("runs/bench/plan").rglob("summary.json"))) == 1  # the student alone
 
 
