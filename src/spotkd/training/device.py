@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from pathlib import Path
@@ -31,6 +32,7 @@ def make_fabric(accelerator: str, precision: str) -> Fabric:
     Raises:
         SpotkdError: there is no such device here.
     """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the run's summary tells the precision
     try:
         fabric = Fabric(accelerator=accelerator, devices=1)
         chosen = choose_precision(precision, fabric.device)  # type: ignore[arg-type]
@@ -44,7 +46,8 @@ def describe_machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {cores} core{(cores != 1) * 's'}, {threads} thread{(threads != 1) * 's'}"
 
 
 def _processor() -> str:

@@ -1,0 +1,100 @@
+"""A teacher and its student on every kind of data set, from files to evaluated weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spotkd import SpotkdError
+from spotkd.config import DataConfig, DistillConfig, EvaluateConfig, ModelConfig, TrainConfig
+from spotkd.training import distill, evaluate_checkpoint, train
+
+from ..data.formats import write_cifar10, write_cifar100, write_folder, write_hub, write_imagenet, write_tiny_imagenet
+from ..vision import torchvision
+
+
+def folder(root: Path) -> DataConfig:
+    write_folder(root / "pictures", count=6)
+    return DataConfig(f"folder:{root / 'pictures'}", val_share=0.2)
+
+
+def large_folder(root: Path) -> DataConfig:
+    assert torchvision
+    write_folder(root / "pictures", count=4, sizes=((120, 140),))
+    return DataConfig(f"folder:{root / 'pictures'}", image_size=104, workers=1)
+
+
+def cifar10(root: Path) -> DataConfig:
+    write_cifar10(root)
+    return DataConfig("cifar10", str(root))
+
+
+def cifar100(root: Path) -> DataConfig:
+    write_cifar100(root)
+    return DataConfig("cifar100", str(root), limit=20)
+
+
+def tiny_imagenet(root: Path) -> DataConfig:
+    write_tiny_imagenet(root)
+    return DataConfig("tiny-imagenet", str(root))
+
+
+def imagenet(root: Path) -> DataConfig:
+    write_imagenet(root / "imagenet")
+    return DataConfig("imagenet", str(root), image_size=32, workers=0)
+
+
+def hub(root: Path) -> DataConfig:
+    write_hub(root / "set", {"train": [0, 1, 2] * 4, "test": [0, 1, 2]})
+    return DataConfig(f"hf:{root / 'set'}")
+
+
+def stream(root: Path) -> DataConfig:
+    write_hub(root / "set", {"train": [0, 1, 2] * 4, "test": [0, 1, 2]})
+    return DataConfig(f"hf:{root / 'set'}", streaming=True, limit=9, image_size=32)
+
+
+KINDS = [folder, large_folder, cifar10, cifar100, tiny_imagenet, imagenet, hub, stream]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_from_files_to_evaluated_weights(kind: Callable[[Path], DataConfig], tmp_path: Path) -> None:
+    data = kind(tmp_path / "files")
+    common = {"data": data, "epochs": 1, "batch_size": 8, "quiet": True}
+    teacher = tmp_path / "teacher"
+    taught = train(TrainConfig(**common, out=str(teacher), model=ModelConfig("resnet8")))  # type: ignore[arg-type]
+    config = DistillConfig(**common, out=str(tmp_path / "student"))  # type: ignore[arg-type]
+    config.teacher, config.student = ModelConfig("resnet8", str(teacher)), ModelConfig("resnet8")
+    summary = distill(config)
+    for folder_of, scores in ((teacher, taught.scores), (tmp_path / "student", summary.scores)):
+        again = evaluate_checkpoint(EvaluateConfig(str(folder_of)))  # the folder notes where the data are
+        assert again.images == scores.images > 0
+        assert again.top1 == pytest.approx(scores.top1)
+        assert again.loss == pytest.approx(scores.loss, rel=1e-2)
+
+
+def test_a_memory_of_the_training_set_needs_its_labels(tmp_path: Path) -> None:
+    data = stream(tmp_path / "files")
+    common = {"data": data, "epochs": 1, "batch_size": 8, "quiet": True}
+    train(TrainConfig(**common, out=str(tmp_path / "t"), model=ModelConfig("resnet8")))  # type: ignore[arg-type]
+    config = DistillConfig(**common, out=str(tmp_path / "s"), distiller="crd")  # type: ignore[arg-type]
+    config.teacher = ModelConfig("resnet8", str(tmp_path / "t"))
+    with pytest.raises(SpotkdError, match="labels"):
+        distill(config)
+
+
+def test_another_number_of_classes_than_the_teachers(tmp_path: Path) -> None:
+    data = folder(tmp_path / "files")
+    common = {"epochs": 1, "batch_size": 8, "quiet": True}
+    train(TrainConfig(**common, data=data, out=str(tmp_path / "t"), model=ModelConfig("resnet8")))  # type: ignore[arg-type]
+    config = DistillConfig(**common, data=cifar10(tmp_path / "files"), out=str(tmp_path / "s"))  # type: ignore[arg-type]
+    config.teacher = ModelConfig("resnet8", str(tmp_path / "t"))
+    with pytest.raises(SpotkdError, match="trained on 3 classes, and cifar10 has 10"):
+        distill(config)
+
+
+def test_negative_workers(tmp_path: Path) -> None:
+    with pytest.raises(SpotkdError, match=r"data\.workers is -1: it must be at least 0"):
+        train(TrainConfig(data=DataConfig(workers=-1), out=str(tmp_path / "t")))
