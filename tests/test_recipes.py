@@ -184,6 +184,8 @@ def test_spellings_and_names_with_paths() -> None:
     assert resolved("CIFAR-100/at/vgg13-vgg8", {}) == resolved("cifar100/at/vgg13-vgg8", {})
     recipe = parse("folder:/data/my-birds/at/vgg13-vgg8/random")
     assert recipe == Recipe("folder:/data/my-birds", "at", "vgg13", "vgg8", "random")
+    assert parse("cifar10/at/vgg13-imagenet-vgg8-imagenet").teacher == "vgg13-imagenet"
+    assert parse("cifar10/at/resnet20-vgg8-imagenet").student == "vgg8-imagenet"
     assert parse("python:mine.build/single/resnet8") == Recipe("python:mine.build", "", "", "resnet8", "")
 
 

@@ -109,6 +109,14 @@ def architecture(model: str) -> str:
     return re.sub(r"^(resnet|ResNet|vgg|wrn)[\d_]+", r"\1", model)
 
 
+def networks(pair: str) -> tuple[str, str] | None:
+    """Teacher and student of ``resnet56-resnet20``; None if it is no pair. Names may hold a dash themselves."""
+    dashes = [position for position, letter in enumerate(pair) if letter == "-"]
+    cuts = [(pair[:dash], pair[dash + 1 :]) for dash in dashes if pair[:dash] and pair[dash + 1 :]]
+    known = [cut for cut in cuts if all(":" in name or name in MODELS for name in cut)]
+    return next(iter(known or cuts), None)
+
+
 def recipe_names() -> Iterator[str]:
     """The paper's 150 distillations and 21 networks on their own."""
     for data, pairs in PAIRS.items():
@@ -134,9 +142,10 @@ def parse(name: str) -> Recipe:
     data = _SPELLINGS.get(data.lower(), data.lower() if data.lower() in DATASETS else data)
     if not (slash and data and distiller and last):
         raise SpotkdError(shape)
-    teacher, dash, student = last.rpartition("-") if distiller != SINGLE else ("", "-", last)
-    if not dash:
+    pair = ("", last) if distiller == SINGLE else networks(last)
+    if pair is None:
         raise SpotkdError(shape)
+    teacher, student = pair
     if ":" not in data and data not in DATASETS:
         raise unknown_name(f"data set in recipe {name},", data, list(DATASETS))
     if data == "imagenet":

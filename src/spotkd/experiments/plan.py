@@ -10,7 +10,7 @@ from typing import Any
 
 from ..config import DistillConfig, TrainConfig, read_config
 from ..errors import SpotkdError
-from ..recipes import merged, resolved
+from ..recipes import merged, networks, resolved
 from ..registry import unknown_name
 from ..routing import STRATEGIES
 
@@ -46,6 +46,11 @@ class Plan:
     policy: dict[str, Any] = field(default_factory=dict)
     teacher: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+
+    @property
+    def networks(self) -> list[tuple[str, str]]:
+        """Teacher and student of each pair."""
+        return [_networks(pair) for pair in self.pairs]
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ def cells(plan: Plan) -> list[Cell]:
 
 
 def _cells(plan: Plan) -> Iterator[Cell]:
-    pairs = [_networks(pair) for pair in plan.pairs]
+    pairs = plan.networks
     methods = _methods(plan)
     for data in plan.data:
         if methods:
@@ -166,10 +171,10 @@ def _cells(plan: Plan) -> Iterator[Cell]:
 
 
 def _networks(pair: str) -> tuple[str, str]:
-    teacher, dash, student = pair.partition("-")
-    if not (teacher and dash and student):
+    found = networks(pair)
+    if found is None:
         raise SpotkdError(f"pairs has {pair}: give TEACHER-STUDENT, as resnet56-resnet20")
-    return teacher, student
+    return found
 
 
 def configuration(plan: Plan, cell: Cell) -> TrainConfig | DistillConfig:

@@ -200,7 +200,7 @@ class Part:
         self.data = data
         self.runs = {method: results for method, results in runs.items() if method.data == data}
         self.seeds = plan.seeds
-        self.pairs = [pair.split("-", 1) for pair in plan.pairs]
+        self.pairs = plan.networks
         self.head = [["teacher", *(pair[0] for pair in self.pairs)], ["student", *(pair[1] for pair in self.pairs)]]
         self.sections = self._sections()
         self.protocols = sorted({result.protocol for results in self.runs.values() for result in results})

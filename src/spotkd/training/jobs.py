@@ -37,7 +37,12 @@ from .prepare import check_preparation, prepare
 from .run import Run, Summary, read_checkpoint
 from .select import chosen
 
-DATA_OPTIONS = ("limit", "image_size", "test_share", "streaming")  # what one must know to find the same test images again
+DATA_OPTIONS = (
+    "limit",
+    "image_size",
+    "test_share",
+    "streaming",
+)  # what one must know to find the same test images again
 
 
 def train(config: TrainConfig) -> Summary:
