@@ -17,8 +17,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from spotkd import DATASETS, DISTILLERS, MODELS, STRATEGIES, create_model, load_glyph94
+from spotkd import DATASETS, DISTILLERS, MODELS, STRATEGIES, Dataset, create_model, load_glyph94
 from spotkd.cli import main
+from spotkd.config import DataConfig
 from spotkd.distillers import CRD
 from spotkd.files import load_tensors
 from spotkd.models import save_weights
@@ -64,8 +65,13 @@ def few_faces() -> Iterator[None]:
         train=data.train.subset(torch.arange(188)),
         test=data.test.subset(torch.arange(94)),
     )
+
+    def glyph94(config: DataConfig) -> Dataset:
+        """94 printable characters, of a few typefaces"""
+        return small
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DATASETS._entries, "glyph94", lambda config: small)
+        patch.setitem(DATASETS._entries, "glyph94", glyph94)
         yield
 
 

@@ -114,7 +114,7 @@ def _strategies() -> None:
 
 
 def _first_line(entry: object) -> str:
-    return (entry.__doc__ or "").strip().splitlines()[0]
+    return (entry.__doc__ or "(not described)").strip().splitlines()[0]
 
 
 _SOURCE_OF = {"folder": "PATH", "hf": "NAME"}  # what follows the colon
