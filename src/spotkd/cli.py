@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from . import __version__
-from .config import BenchConfig, DemoConfig, DistillConfig, EvaluateConfig, ReportConfig, TrainConfig
+from .config import BenchConfig, DemoConfig, DistillConfig, EvaluateConfig, ReportConfig, TrainConfig, check_filled
 from .errors import SpotkdError, one_line
 
 # Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
@@ -117,6 +117,11 @@ def _first_line(entry: object) -> str:
     return (entry.__doc__ or "(not described)").strip().splitlines()[0]
 
 
+def _sentence(text: str) -> str:
+    """With a capital letter and a full stop, the other letters as they are."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
 _SOURCE_OF = {"folder": "PATH", "hf": "NAME"}  # what follows the colon
 
 _LISTS: dict[str, tuple[Callable[[], None], str]] = {
@@ -160,7 +165,7 @@ commands:
 def _parser(command: str) -> ArgumentParser:
     config, _, help_text = _COMMANDS[command]
     parser = ArgumentParser(
-        prog=f"spotkd {command}", description=help_text.capitalize() + ".", exit_on_error=False, allow_abbrev=False
+        prog=f"spotkd {command}", description=_sentence(help_text), exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="a YAML file with options")
     if command in _POSITIONAL:
@@ -198,7 +203,7 @@ def _run(arguments: Sequence[str]) -> int:
     if command in _LISTS:
         function, help_text = _LISTS[command]
         if rest in (["--help"], ["-h"]):
-            print(f"usage: spotkd {command}\n\n{help_text.capitalize()}.")
+            print(f"usage: spotkd {command}\n\n{_sentence(help_text)}")
         elif rest:
             raise SpotkdError(f"'spotkd {command}' takes no options, and got {' '.join(rest)}")
         else:
@@ -220,14 +225,14 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     switches = [name for name, value in defaults.items() if isinstance(value, bool)]
     spelled = _spelled_out(arguments, named, switches)
     if "recipe" in defaults:
-        plain = [argument for argument in spelled if argument != "--print_config"]
+        plain = [argument for argument in spelled if argument.partition("=")[0] != "--print_config"]
         given = parser.parse_args(plain, defaults=False).as_dict()
         given.pop("config", None)
         recipe = recipe or given.get("recipe")
         if recipe is not None:
             from .recipes import as_yaml, resolved
 
-            config = resolved(recipe, {key: value for key, value in given.items() if key != "recipe"})
+            config = resolved(recipe, given)
             if not isinstance(config, _COMMANDS[command][0]):
                 other = "distill" if command == "train" else "train"
                 raise SpotkdError(f"recipe {recipe} is for 'spotkd {other}'")
@@ -235,7 +240,9 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
                 print(as_yaml(config), end="")
                 sys.exit(0)
             return config
-    values = parser.instantiate(parser.parse_args(spelled))
+    options = parser.parse_args(spelled)
+    check_filled(_COMMANDS[command][0], options.as_dict())
+    values = parser.instantiate(options)
     return _COMMANDS[command][0](**{key: value for key, value in vars(values).items() if key != "config"})
 
 

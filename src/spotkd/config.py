@@ -5,9 +5,11 @@ This module imports nothing heavy, so that ``spotkd --help`` answers at once. Na
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from .errors import SpotkdError, one_line
 
@@ -282,6 +284,29 @@ class ReportConfig:
     out: str | None = None
 
 
+def check_filled(kind: type, options: Mapping[str, Any], section: str = "") -> None:
+    """Refuse what the parser lets pass: no value where there must be one, and a value in place of a section.
+
+    Args:
+        kind: the configuration that the options are for.
+        options: options as in a file; unknown ones are the parser's affair.
+        section: what stands before their names in the message.
+
+    Raises:
+        SpotkdError: which option it is.
+    """
+    hints = get_type_hints(kind)
+    for key, value in options.items():
+        hint: Any = hints.get(key, Any)
+        if isinstance(hint, type) and is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                first = next(iter(get_type_hints(hint)))
+                raise SpotkdError(f"{section}{key} is {value}: it is a section, write {key}: {{{first}: ...}}")
+            check_filled(hint, value, f"{section}{key}.")
+        elif value is None and hint is not Any and NoneType not in get_args(hint):
+            raise SpotkdError(f"{section}{key} is empty: give a value or leave it out")
+
+
 def read_config(kind: type[C], path: str | Path) -> C:
     """The configuration of a run from its ``config.yaml``, checked like the command line.
 
@@ -295,6 +320,8 @@ def read_config(kind: type[C], path: str | Path) -> C:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
     try:
-        return kind(**vars(parser.instantiate(parser.parse_path(path))))
-    except (ArgumentError, TypeError, OSError) as error:
+        options = parser.parse_path(path)
+        check_filled(kind, options.as_dict())
+        return kind(**vars(parser.instantiate(options)))
+    except (ArgumentError, SpotkdError, TypeError, OSError) as error:
         raise SpotkdError(f"{path}: {one_line(error)}") from error

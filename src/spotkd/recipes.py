@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from .config import DistillConfig, OptimConfig, TrainConfig
+from .config import DistillConfig, TrainConfig, check_filled
 from .data import DATASETS
 from .distillers import DISTILLERS
 from .errors import SpotkdError, one_line
 from .models import MODELS
 from .registry import unknown_name
 from .routing import STRATEGIES
-from .training.optim import milestones
 
 SINGLE = "single"  # in place of a distiller: a network trained on labels, a teacher or a student for comparison
 EPOCHS = 240
+MILESTONES = (150, 180, 210)
 DISTILLERS_OF_THE_PAPER = ("at", "cc", "crd", "fitnet", "ft", "nst", "pkt", "rkd", "sp", "vid")
+STRATEGIES_OF_THE_PAPER = ("adaptive", "anti", "random", "always", "joint")
 PAIRS = {
     "cifar100": (
         "resnet56-resnet20",
@@ -57,7 +58,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "cifar100/nst/wrn_40_2-ShuffleNetV1": {"batch_size": 32, "eval_batch_size": 32},
     "cifar100/ft/ResNet50-vgg8": {"preparation": {"lr": 0.05}},
 }
-_SPELLINGS = {"cifar-10": "cifar10", "cifar-100": "cifar100"}
+_SPELLINGS = {"cifar-10": "cifar10", "cifar-100": "cifar100", "tiny_imagenet": "tiny-imagenet"}
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,26 @@ def networks(pair: str) -> tuple[str, str] | None:
     return next(iter(known or cuts), None)
 
 
-def recipe_names() -> Iterator[str]:
+def recipe_names() -> list[str]:
     """The paper's 150 distillations and 21 networks on their own."""
+    names = []
     for data, pairs in PAIRS.items():
-        for distiller in DISTILLERS_OF_THE_PAPER:
-            yield from (f"{data}/{distiller}/{pair}" for pair in pairs)
+        names += [f"{data}/{distiller}/{pair}" for distiller in DISTILLERS_OF_THE_PAPER for pair in pairs]
         models = {model for pair in pairs for model in pair.split("-")}
-        yield from (f"{data}/{SINGLE}/{model}" for model in sorted(models))
+        names += [f"{data}/{SINGLE}/{model}" for model in sorted(models)]
+    return names
+
+
+def is_papers(name: str) -> bool:
+    """Whether a recipe is an experiment of the paper, and not another that follows the same rules."""
+    recipe = parse(name)
+    return recipe.name in recipe_names() and recipe.strategy in ("", *STRATEGIES_OF_THE_PAPER)
+
+
+def _data_name(name: str) -> str:
+    """A data set's name from other usual spellings of it."""
+    low = name.lower()
+    return _SPELLINGS.get(low, low if low in DATASETS else name)
 
 
 def parse(name: str) -> Recipe:
@@ -139,7 +153,7 @@ def parse(name: str) -> Recipe:
         strategy = last
         head, slash, last = head.rpartition("/")
     data, slash, distiller = head.rpartition("/")
-    data = _SPELLINGS.get(data.lower(), data.lower() if data.lower() in DATASETS else data)
+    data = _data_name(data)
     if not (slash and data and distiller and last):
         raise SpotkdError(shape)
     pair = ("", last) if distiller == SINGLE else networks(last)
@@ -165,13 +179,13 @@ def parse(name: str) -> Recipe:
 def describe(name: str) -> str:
     """What sets a recipe apart, on one line."""
     recipe = parse(name)
-    config = resolved(name, {})
-    parts = [f"lr {config.optim.lr:g}", f"batch {config.batch_size}"]
-    if isinstance(config, DistillConfig):
+    options = _options(recipe, {})
+    parts = [f"lr {recipe.lr:g}", f"batch {options['batch_size']}"]
+    if recipe.distiller:
         kind = "one architecture" if recipe.homogeneous else "two architectures"
-        weights = "" if config.beta is None else f"beta {config.beta:g}, "
+        weights = "" if options["beta"] is None else f"beta {options['beta']:g}, "
         parts = [kind, f"{weights}gamma {recipe.gamma:g}", *parts, "variants /" + " /".join(STRATEGIES)]
-    return ", ".join(parts)
+    return ", ".join(parts if is_papers(name) else ["not the paper's", *parts])
 
 
 def resolved(name: str, overrides: Mapping[str, Any]) -> TrainConfig | DistillConfig:
@@ -188,28 +202,35 @@ def resolved(name: str, overrides: Mapping[str, Any]) -> TrainConfig | DistillCo
         SpotkdError: an unknown name, key or type; or another data set, distiller or network than the name says.
     """
     recipe = parse(name)
-    strategy = overrides.get("strategy", recipe.strategy)
-    rules = _rules(recipe, strategy, overrides)
     kind = DistillConfig if recipe.distiller else TrainConfig
-    options = merged(merged(rules, EXCEPTIONS.get(recipe.name, {})), overrides)
     parser = _parser(kind)
     try:
-        values = vars(parser.instantiate(parser.parse_object(options)))
+        check_filled(kind, overrides)
+        given = parser.parse_object(dict(overrides), defaults=False).as_dict()  # with numbers that were text as numbers
+        beside = given.pop("recipe", None)
+        config = kind(**vars(parser.instantiate(parser.parse_object(_options(recipe, given)))))
     except (ArgumentError, TypeError, KeyError) as error:
         raise SpotkdError(f"recipe {name}: {one_line(error)}") from error
-    config = kind(**values)
+    config.data.name = _data_name(config.data.name)
     _must_still_be(recipe, config)
+    if beside is not None and parse(beside).name != recipe.name:
+        raise SpotkdError(f"recipe {beside} is given beside recipe {recipe.name}: give one of them")
     return config
 
 
-def _rules(recipe: Recipe, strategy: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _options(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the rules give, then the exceptions, then what is given."""
+    return merged(merged(_rules(recipe, given), EXCEPTIONS.get(recipe.name, {})), given)
+
+
+def _rules(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options that the rules give, where the user's own options may shift what is derived from them."""
-    epochs = overrides.get("epochs", EPOCHS)
-    epochs = epochs if isinstance(epochs, int) else EPOCHS  # what is wrong with it is told with its key later
-    optim = dict(overrides.get("optim") or {})
+    epochs, strategy = given.get("epochs", EPOCHS), given.get("strategy", recipe.strategy)
+    optim = given.get("optim", {})
     lr = optim.get("lr", recipe.lr)
     stepwise = optim.get("schedule", "multistep") == "multistep"
-    drops = milestones(OptimConfig(), epochs)  # in a very short run some coincide: then the run finds them itself
+    # In a very short run some coincide: then the run finds them itself.
+    drops = [round(epochs * milestone / EPOCHS) for milestone in MILESTONES]
     rules: dict[str, Any] = {
         "recipe": f"{recipe.name}/{strategy}" if recipe.distiller else recipe.name,
         "data": {"name": recipe.data},
@@ -238,12 +259,12 @@ def _rules(recipe: Recipe, strategy: str, overrides: Mapping[str, Any]) -> dict[
         "temperature": getattr(distiller, "temperature", 4.0),
     }
     preparation = getattr(distiller, "preparation", None)
-    if preparation is not None and not (overrides.get("preparation") or {}).get("checkpoint"):
+    if preparation is not None and not given.get("preparation", {}).get("checkpoint"):
         rules["preparation"] = {"epochs": max(round(epochs * preparation.share), 1), "lr": preparation.lr}
     decides: Any = STRATEGIES[strategy]
     if decides.learns:
         rules["policy"] = {
-            "lr": lr / 2 if isinstance(lr, int | float) else None,
+            "lr": lr / 2,
             "weight_decay": 1e-3,
             "gamma": recipe.gamma,
             "bias": 0.0 if decides.trains_teacher else _bias(recipe, epochs),
@@ -260,7 +281,7 @@ def _bias(recipe: Recipe, epochs: int) -> float | str:
     """
     if not recipe.homogeneous:
         return 0.0
-    return float(10.0 ** (epochs / EPOCHS)) if recipe.data in PAIRS else "scaled"
+    return float(10.0 ** min(epochs / EPOCHS, 38)) if recipe.data in PAIRS else "scaled"  # what float32 holds
 
 
 def _must_still_be(recipe: Recipe, config: TrainConfig | DistillConfig) -> None:
@@ -291,7 +312,9 @@ def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_yaml(config: TrainConfig | DistillConfig) -> str:
-    """The options as a file for ``--config``."""
+    """The options as a file for ``--config``; a comment says where they are no experiment of the paper."""
     import yaml
 
-    return str(yaml.safe_dump(asdict(config), sort_keys=False))
+    ours = config.recipe is not None and not is_papers(config.recipe)
+    remark = "# By the paper's rules, but not one of its experiments.\n" if ours else ""
+    return remark + str(yaml.safe_dump(asdict(config), sort_keys=False))

@@ -29,6 +29,7 @@ from .report import write_report
 
 LOG, ERROR = "log.txt", "error.txt"
 _POLL = 0.1  # seconds between two looks at the running processes
+_STARTUP = 4.0  # seconds until a process trains; roughly, they count in short runs alone
 
 
 def plan_folder(name: str, out: str | None) -> Path:
@@ -149,7 +150,7 @@ class Grid:
         """Rough seconds; the same for every seed."""
         kind = replace(cell, seed=None)
         if kind not in self._estimates:
-            self._estimates[kind] = seconds(configuration(self.plan, cell))
+            self._estimates[kind] = _STARTUP + seconds(configuration(self.plan, cell))
         return self._estimates[kind]
 
 
