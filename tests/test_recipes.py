@@ -11,8 +11,10 @@ import yaml
 
 from spotkd import DISTILLERS, MODELS, STRATEGIES, SpotkdError
 from spotkd.cli import main
-from spotkd.config import DistillConfig, TrainConfig, read_config
-from spotkd.recipes import Recipe, parse, recipe_names, resolved
+from spotkd.config import DistillConfig, OptimConfig, TrainConfig, read_config
+from spotkd.data import _ALIASES
+from spotkd.recipes import Recipe, describe, is_papers, parse, recipe_names, resolved
+from spotkd.training.optim import milestones
 
 # Teacher, student, of one architecture, the student's rate.
 CIFAR100 = [
@@ -78,11 +80,23 @@ def single(name: str, **overrides: object) -> TrainConfig:
 
 
 def test_all_171_are_listed_once() -> None:
-    names = list(recipe_names())
+    names = recipe_names()
     singles = [f"{data}/single/{model}" for data, models in SINGLE.items() for model in models]
     assert len(DISTILLATIONS) == 150
     assert len(singles) == 21
     assert sorted(names) == sorted([*(row[0] for row in DISTILLATIONS), *singles])
+    assert sum(name.startswith("cifar100/") for name in names) == 10 * 10 + 13
+    assert sum(name.startswith("tiny-imagenet/") for name in names) == 10 * 5 + 8
+
+
+def test_what_is_the_papers() -> None:
+    assert all(map(is_papers, recipe_names()))
+    name = "cifar100/at/resnet56-resnet20"
+    assert [strategy for strategy in STRATEGIES if not is_papers(f"{name}/{strategy}")] == ["never"]
+    for other in ("cifar100/at/resnet56-resnet8", "glyph94/at/resnet56-resnet20", "cifar100/dkd/resnet56-resnet20"):
+        assert not is_papers(other)
+        assert describe(other).startswith("not the paper's, ")
+    assert not is_papers("cifar10/single/resnet20")
 
 
 @pytest.mark.parametrize("row", DISTILLATIONS, ids=lambda row: row[0])
@@ -123,7 +137,7 @@ def test_another_length_moves_what_depends_on_it() -> None:
     assert config.optim.milestones == [38, 45, 52]
     assert config.policy.bias == pytest.approx(10**0.25)
     assert config.preparation.epochs == 8
-    assert distillation("cifar100/ft/resnet56-resnet20", epochs=480).policy.bias == pytest.approx(100)
+    assert distillation("cifar100/ft/resnet56-resnet20", epochs=480).policy.bias == 10
     assert distillation("cifar100/ft/ResNet50-vgg8", epochs=60).policy.bias == 0
     given = distillation(
         "cifar100/ft/resnet56-resnet20",
@@ -134,11 +148,15 @@ def test_another_length_moves_what_depends_on_it() -> None:
     )
     assert (given.optim.milestones, given.policy.bias, given.preparation.epochs) == ([10], 3, 2)
     assert single("cifar100/single/vgg8", epochs=3).optim.milestones is None  # the run finds what fits
+    for epochs in (8, 12, 30, 50, 60, 100, 163, 300, 1001):  # as without a recipe
+        assert single("cifar100/single/vgg8", epochs=epochs).optim.milestones == milestones(OptimConfig(), epochs)
 
 
 def test_what_follows_other_options() -> None:
     config = distillation("cifar100/at/resnet56-resnet20", optim={"lr": 0.2, "schedule": "onecycle"})
     assert (config.policy.lr, config.optim.milestones) == (0.1, None)
+    config = distillation("cifar100/at/resnet56-resnet20", epochs="60", optim={"lr": "1e-1"})  # YAML's 1e-1 is text
+    assert (config.epochs, config.optim.milestones, config.policy.lr) == (60, [38, 45, 52], 0.05)
     assert distillation("cifar100/ft/vgg13-vgg8", preparation={"checkpoint": "x"}).preparation.epochs is None
 
 
@@ -181,7 +199,10 @@ def test_architectures() -> None:
 
 
 def test_spellings_and_names_with_paths() -> None:
-    assert resolved("CIFAR-100/at/vgg13-vgg8", {}) == resolved("cifar100/at/vgg13-vgg8", {})
+    for other, usual in {**_ALIASES, "CIFAR-100": "cifar100", "CIFAR100": "cifar100", "Glyph94": "glyph94"}.items():
+        config = resolved(f"{usual}/at/vgg13-vgg8", {})
+        assert resolved(f"{other}/at/vgg13-vgg8", {}) == config
+        assert resolved(f"{usual}/at/vgg13-vgg8", {"data": {"name": other}}) == config
     recipe = parse("folder:/data/my-birds/at/vgg13-vgg8/random")
     assert recipe == Recipe("folder:/data/my-birds", "at", "vgg13", "vgg8", "random")
     assert parse("cifar10/at/vgg13-imagenet-vgg8-imagenet").teacher == "vgg13-imagenet"
@@ -208,6 +229,12 @@ def test_spellings_and_names_with_paths() -> None:
         ("cifar100/at/resnet56-resnet20", {"student": {"name": "vgg8"}}, "take recipe cifar100/at/resnet56-vgg8"),
         ("cifar100/single/vgg8", {"model": {"name": "vgg13"}}, "take recipe cifar100/single/vgg13"),
         ("cifar100/single/vgg8", {"alpha": 2}, "alpha"),
+        ("cifar100/at/resnet56-resnet20", {"optim": 3}, "optim is 3: it is a section, write optim: {lr: ...}"),
+        ("cifar100/at/resnet56-resnet20", {"teacher": "resnet56"}, "teacher is resnet56: it is a section"),
+        ("cifar100/at/resnet56-resnet20", {"epochs": None}, "epochs is empty"),
+        ("cifar100/at/resnet56-resnet20", {"optim": {"lr": None}}, "optim.lr is empty"),
+        ("cifar100/at/resnet56-resnet20", {"strategy": 3}, "strategy"),
+        ("cifar100/at/resnet56-resnet20", {"recipe": "cifar100/at/vgg13-vgg8"}, "give one of them"),
     ],
 )
 def test_mistakes_are_one_line(name: str, overrides: dict[str, object], message: str) -> None:
@@ -229,6 +256,12 @@ def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(word in line for word in ("two architectures", "beta 50", "gamma 1", "lr 0.01", "batch 32", "/anti"))
 
 
+def test_what_is_not_the_papers_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, ["recipes", "show", "glyph94/at/vgg13-vgg8"]).startswith("# By the paper's rules, but not")
+    assert printed(capsys, ["recipes", "show", "cifar100/at/vgg13-vgg8"]).startswith("recipe: ")
+    assert "recipes show NAME" in printed(capsys, ["recipes", "--help"])
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_what_is_shown_is_a_file_for_config(strategy: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     name = f"cifar100/ft/ResNet50-vgg8/{strategy}"
@@ -238,7 +271,17 @@ def test_what_is_shown_is_a_file_for_config(strategy: str, capsys: pytest.Captur
     config = distillation(name, epochs=60, data={"root": "/d"})
     assert read_config(DistillConfig, path) == config
     assert printed(capsys, ["distill", "--config", str(path), "--print_config"]) == text
-    assert printed(capsys, ["distill", "--recipe", name, "--epochs=60", "--data.root", "/d", "--print_config"]) == text
+    given = ["--recipe", name, "--epochs=60", "--data.root", "/d"]
+    assert printed(capsys, ["distill", *given, "--print_config"]) == text
+    assert printed(capsys, ["distill", *given, "--print_config=skip_null"]) == text
+
+
+def test_a_network_on_its_own_is_shown_as_a_file_for_config(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    for name in ("tiny-imagenet/single/vgg8", "glyph94/single/resnet8"):
+        path.write_text(printed(capsys, ["recipes", "show", name, "--epochs", "60"]))
+        assert read_config(TrainConfig, path) == single(name, epochs=60)
+        assert printed(capsys, ["train", "--config", str(path), "--print_config"]) == path.read_text()
 
 
 def test_options_beside_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -265,6 +308,7 @@ def test_options_beside_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: P
         (["recipes", "show"], "recipes show NAME"),
         (["recipes", "all"], "recipes show NAME"),
         (["recipes", "show", "cifar100/at/vgg13-vgg8", "--epoch", "3"], "epoch"),
+        (["recipes", "show", "cifar100/at/vgg13-vgg8", "--recipe", "cifar100/at/vgg13-vgg11"], "give one of them"),
     ],
 )
 def test_mistakes_on_the_command_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,3 +316,18 @@ def test_mistakes_on_the_command_line(arguments: list[str], message: str, capsys
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("recipe", ["", "recipe: cifar100/single/vgg8\n"])
+@pytest.mark.parametrize("content", ["optim: 3", "optim: null", "epochs: null", "optim: {lr: null}", "model: null"])
+def test_a_file_with_nothing_where_something_must_be(
+    content: str, recipe: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{recipe}{content}\n")
+    assert main(["train", "--config", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith(f"spotkd: {content.partition(':')[0]}")
+    with pytest.raises(SpotkdError, match=r"mine\.yaml: "):
+        read_config(TrainConfig, path)

@@ -16,7 +16,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from .config import DistillConfig, TrainConfig, check_filled
-from .data import DATASETS
+from .data import DATASETS, canonical
 from .distillers import DISTILLERS
 from .errors import SpotkdError, one_line
 from .models import MODELS
@@ -58,7 +58,6 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "cifar100/nst/wrn_40_2-ShuffleNetV1": {"batch_size": 32, "eval_batch_size": 32},
     "cifar100/ft/ResNet50-vgg8": {"preparation": {"lr": 0.05}},
 }
-_SPELLINGS = {"cifar-10": "cifar10", "cifar-100": "cifar100", "tiny_imagenet": "tiny-imagenet"}
 
 
 @dataclass(frozen=True)
@@ -134,12 +133,6 @@ def is_papers(name: str) -> bool:
     return recipe.name in recipe_names() and recipe.strategy in ("", *STRATEGIES_OF_THE_PAPER)
 
 
-def _data_name(name: str) -> str:
-    """A data set's name from other usual spellings of it."""
-    low = name.lower()
-    return _SPELLINGS.get(low, low if low in DATASETS else name)
-
-
 def parse(name: str) -> Recipe:
     """The recipe that a name stands for; the paper's or any other of known parts.
 
@@ -153,7 +146,7 @@ def parse(name: str) -> Recipe:
         strategy = last
         head, slash, last = head.rpartition("/")
     data, slash, distiller = head.rpartition("/")
-    data = _data_name(data)
+    data = canonical(data)
     if not (slash and data and distiller and last):
         raise SpotkdError(shape)
     pair = ("", last) if distiller == SINGLE else networks(last)
@@ -211,7 +204,7 @@ def resolved(name: str, overrides: Mapping[str, Any]) -> TrainConfig | DistillCo
         config = kind(**vars(parser.instantiate(parser.parse_object(_options(recipe, given)))))
     except (ArgumentError, TypeError, KeyError) as error:
         raise SpotkdError(f"recipe {name}: {one_line(error)}") from error
-    config.data.name = _data_name(config.data.name)
+    config.data.name = canonical(config.data.name)
     _must_still_be(recipe, config)
     if beside is not None and parse(beside).name != recipe.name:
         raise SpotkdError(f"recipe {beside} is given beside recipe {recipe.name}: give one of them")
@@ -276,12 +269,12 @@ def _bias(recipe: Recipe, epochs: int) -> float | str:
     """The policy's initial bias towards the teacher: 10 in the paper where both networks are of one architecture.
 
     Weight decay shrinks it by a constant factor a step, so for another number of epochs it is the one that has shrunk
-    to 1 at the same share of the run. Other data sets have other numbers of steps, which are counted when they are
-    opened.
+    to 1 at the same share of the run; never more than 10, at which every decision is the teacher's already. Other data
+    sets have other numbers of steps, which are counted when they are opened.
     """
     if not recipe.homogeneous:
         return 0.0
-    return float(10.0 ** min(epochs / EPOCHS, 38)) if recipe.data in PAIRS else "scaled"  # what float32 holds
+    return float(10.0 ** min(epochs / EPOCHS, 1)) if recipe.data in PAIRS else "scaled"
 
 
 def _must_still_be(recipe: Recipe, config: TrainConfig | DistillConfig) -> None:

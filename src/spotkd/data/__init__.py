@@ -21,6 +21,7 @@ __all__ = [
     "Pass",
     "Split",
     "augment",
+    "canonical",
     "load_data",
     "load_dataset",
     "load_glyph94",
@@ -30,20 +31,26 @@ __all__ = [
 _ALIASES = {"cifar-10": "cifar10", "cifar-100": "cifar100", "tiny_imagenet": "tiny-imagenet"}  # other usual spellings
 
 
+def canonical(name: str) -> str:
+    """A data set's own name from other usual spellings of it: cifar100 for CIFAR-100."""
+    low = name.lower()
+    return _ALIASES.get(low, low if low in DATASETS else name)
+
+
 def load_data(config: DataConfig) -> Dataset:
     """The data set that a configuration describes, limited and with its validation images held out.
 
     Raises:
         SpotkdError: an unknown name, missing or damaged files, an option that does not fit.
     """
-    name = _ALIASES.get(config.name.lower(), config.name)
+    name = canonical(config.name)
     source, colon, rest = name.partition(":")
     if name.startswith(PYTHON):
         data = _own(config)
     elif colon:
         data = SOURCES[source](rest, config)
     else:
-        data = DATASETS[name.lower() if name.lower() in DATASETS else name](config)
+        data = DATASETS[name](config)
     return data.limited(config.limit).holding_out(config.val_share)
 
 
