@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .data import DATASETS, Dataset, Loader, load_dataset, load_glyph94
     from .distillers import DISTILLERS, Distiller
     from .errors import SpotkdError
+    from .folding import folded
     from .method import Losses, SpotKD, Supervised
     from .models import MODELS, create_model
     from .routing import STRATEGIES, Decisions, Strategy
@@ -27,6 +28,7 @@ _HOME = {
     "data": ("DATASETS", "Dataset", "Loader", "load_dataset", "load_glyph94"),
     "distillers": ("DISTILLERS", "Distiller"),
     "errors": ("SpotkdError",),
+    "folding": ("folded",),
     "method": ("Losses", "SpotKD", "Supervised"),
     "models": ("MODELS", "create_model"),
     "routing": ("STRATEGIES", "Decisions", "Strategy"),
@@ -51,6 +53,7 @@ __all__ = [
     "Strategy",
     "Supervised",
     "create_model",
+    "folded",
     "load_dataset",
     "load_glyph94",
     "stage",

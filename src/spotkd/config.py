@@ -188,6 +188,7 @@ class DistillConfig(RunConfig):
         beta: weight of the distiller; unset takes the paper's.
         temperature: of the loss on the logits; unset takes its own (4 for kd).
         standardise: bring logits to mean 0 and deviation 1 before the loss on them.
+        fold: fold the frozen teacher's BatchNorms into its convolutions, where that leaves its outputs as they are.
         policy: the policy network.
         preparation: the phase before distillation that some distillers need.
     """
@@ -202,6 +203,7 @@ class DistillConfig(RunConfig):
     beta: float | None = None
     temperature: float | None = None
     standardise: bool = False
+    fold: bool = True
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     preparation: PreparationConfig = field(default_factory=PreparationConfig)
 

@@ -24,11 +24,12 @@ from ..config import (
 )
 from ..data import Dataset, Loader, load_data
 from ..errors import SpotkdError, one_line
+from ..folding import folded
 from ..method import Method, SpotKD, Supervised
 from ..models import build_model, create_model, save_weights
 from ..models.weights import find_weights, read_metadata
 from ..registry import PYTHON
-from ..routing import scaled_bias
+from ..routing import STRATEGIES, scaled_bias
 from .device import make_fabric
 from .evaluate import Scores, evaluate
 from .loop import fit
@@ -99,11 +100,16 @@ def _distillation(config: DistillConfig, data: Dataset, quiet: bool) -> SpotKD:
             )
             for model in (config.teacher, config.student)
         )
+    strategy = STRATEGIES[config.strategy]()
+    if config.fold and not strategy.trains_teacher:
+        teacher, _, reason = folded(teacher, data.image_shape)
+        if reason is not None and not quiet:
+            print(f"teacher {config.teacher.name}: BatchNorm is not folded, {reason}")  # noqa: T201  # for the person
     return SpotKD(
         teacher,
         student,
         config.distiller,
-        config.strategy,
+        strategy,
         image_shape=data.image_shape,
         alpha=config.alpha,
         beta=config.beta,
