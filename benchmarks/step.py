@@ -1,0 +1,222 @@
+"""Time, arithmetic and memory of one training step: plain KD, SAKD written the plain way, SAKD as shipped.
+
+    python benchmarks/step.py                                        # the paper's ten, resnet56 to resnet20
+    python benchmarks/step.py --pair vgg13 MobileNetV2 --only at sp --rounds 3
+    python benchmarks/step.py --device cuda --precision bf16-mixed
+
+- (a) plain KD as shipped, in the same precision as (c).
+- (b) SAKD step by step as the paper's code has it, in float32 and the default memory layout: two optimizers, the whole student's
+  graph in the routing pass, the teacher run again from the images, samples picked by boolean index.
+- (c) SAKD as shipped: one backward, the frozen twin, the teacher folded, channels last.
+
+All three live in one process and take their steps in turn, so that a drift of the machine's speed meets all; ratios are
+medians over the rounds, with minimum and maximum. Arithmetic is torch's count of convolutions and matrix products, two
+operations a multiplication; the machine's peak is that of a square matrix product measured in the same run and precision.
+Memory: the highest resident set of a process of its own that takes three steps of (c) (on CUDA the highest allocation).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+import torch.nn.functional as F
+from distillers import CLASSES, a_batch, peak
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from spotkd import Batch, SpotKD, create_model, folded
+from spotkd.distillers.at import at_loss
+from spotkd.distillers.nst import nst_loss
+from spotkd.distillers.vid import vid_loss
+
+SHAPE = (3, 32, 32)
+PAPER = ("at", "nst", "vid", "fitnet", "ft", "sp", "rkd", "pkt", "cc", "crd")
+Step = Callable[[], Tensor]
+
+
+def method_of(name: str, pair: list[str], samples: int, device: str, fast: bool, strategy: str = "adaptive") -> SpotKD:
+    torch.manual_seed(0)
+    teacher, student = (create_model(network, CLASSES).to(device) for network in pair)
+    labels = torch.arange(samples, device=device) % CLASSES
+    teacher = folded(teacher, SHAPE).model if fast else teacher
+    method = SpotKD(teacher, student, name, strategy, image_shape=SHAPE, labels=labels, policy_bias=1.0).train()
+    return method.to(device, memory_format=torch.channels_last if fast else torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
+
+
+def autocast(precision: str, device: str) -> AbstractContextManager[None]:
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed")  # type: ignore[return-value]
+
+
+def shipped(method: SpotKD, batch: Batch, precision: str) -> Step:
+    """What the training loop does with a batch."""
+    optimizer = torch.optim.SGD(method.parameter_groups(lr=1e-4), momentum=0.9)
+
+    def step() -> Tensor:
+        with autocast(precision, batch.images.device.type):
+            total: Tensor = method(batch).total
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        return total.detach()
+
+    return step
+
+
+def of_subsets(method: SpotKD, name: str, student: list[Tensor], teacher: list[Tensor], mask: Tensor, batch: Batch) -> Tensor:
+    """The distiller's loss from the selected samples themselves: ``n / B`` times their mean at each spot."""
+    distiller = method.distiller
+    assert distiller is not None
+    assert batch.indices is not None
+    result = mask.new_zeros(())
+    for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
+        chosen = mask[:, i] > 0.5
+        count = int(chosen.sum())
+        if not count:
+            continue
+        if name == "vid":
+            loss = vid_loss(distiller.regressors[i](s[chosen]), t[chosen], distiller.log_scales[i]).mean()  # type: ignore[index, operator]
+        elif name in ("at", "nst"):
+            loss = (at_loss if name == "at" else nst_loss)(s[chosen], t[chosen]).mean()
+        else:  # distillers of one spot
+            those = Batch(batch.images[chosen], batch.labels[chosen], batch.indices[chosen])
+            loss = distiller([s[chosen]], [t[chosen]], torch.ones(count, 1, device=mask.device), those)
+        result = result + count / len(mask) * loss
+    return result
+
+
+def plain(method: SpotKD, name: str, batch: Batch) -> Step:
+    """The step of the paper's code, with nothing saved."""
+    learner = torch.optim.SGD(method.student_parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
+    agent = torch.optim.SGD(method.policy_parameters(), lr=5e-5, momentum=0.9, weight_decay=1e-3)
+    images, labels, _ = batch
+
+    def step() -> Tensor:
+        with torch.no_grad():
+            t = method.teacher.features(images)
+        s = method.student.features(images)
+        route = method.strategy.decide(method.policy(t[-2], s[-2])).route
+        assert route is not None
+        mask = route.detach()
+        at_spots = [s[i] for i, _ in method.spots], [t[j] for _, j in method.spots]
+        last = mask[:, -1] > 0.5
+        kl = F.kl_div(F.log_softmax(s[-1][last] / 4, 1), F.softmax(t[-1][last] / 4, 1), reduction="sum")
+        task = F.cross_entropy(s[-1], labels)
+        loss = task + 16 * kl / len(labels) + method.beta * of_subsets(method, name, *at_spots, mask, batch)
+
+        method.student.eval()
+        x_s = x_t = images
+        from_s = from_t = 0
+        for i, (to_s, to_t) in enumerate([*method.spots, (len(s) - 1, len(t) - 1)]):
+            h_s, h_t = method.student.run(x_s, from_s, to_s + 1), method.teacher.run(x_t, from_t, to_t + 1)
+            from_s, from_t = to_s + 1, to_t + 1
+            a = route[:, i].view(-1, *[1] * (h_s.dim() - 1))
+            if i < len(method.spots):
+                x_t = (1 - a) * method.routing.hints[i](h_s) + a * h_t
+                x_s = (1 - a) * h_s + a * method.routing.antihints[i](h_t)
+        routed = F.cross_entropy((1 - a) * h_s + a * h_t, labels)
+        method.student.train()
+        if routed.item() > task.item():
+            routed = routed * method.gamma
+        elif routed.item() < task.item():
+            routed = routed / method.gamma
+        routed = routed + max(len(labels) / 2 - sum(route[:, -1]), mask.new_zeros(()))  # type: ignore[type-var]
+        agent.zero_grad()
+        routed.backward(retain_graph=True)
+        agent.step()
+        learner.zero_grad()
+        loss.backward()
+        learner.step()
+        return loss.detach() + routed.detach()
+
+    return step
+
+
+def matmul_peak(precision: str, device: str) -> float:
+    """Operations a second of a square matrix product, the best of ten."""
+    kind = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    size = 2048 if device == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(10))
+
+
+def timed(function: Callable[[], object], device: str) -> float:
+    """Seconds until the result is there."""
+    started = time.perf_counter()
+    function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def operations(step: Step) -> int:
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
+
+
+def memory_of(name: str, arguments: argparse.Namespace) -> float:
+    options = ["--batch", str(arguments.batch), "--device", arguments.device, "--precision", arguments.precision]
+    command = [sys.executable, __file__, "--memory", name, "--pair", *arguments.pair, *options]
+    return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", nargs=2, default=["resnet56", "resnet20"], metavar=("TEACHER", "STUDENT"))
+    parser.add_argument("--only", nargs="+", default=list(PAPER), choices=PAPER, metavar="DISTILLER")
+    parser.add_argument("--precision", choices=["32", "bf16-mixed"], default="32", help="of (a) and (c)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    samples, pair, device, precision = 50_000, arguments.pair, arguments.device, arguments.precision
+    batch = a_batch(samples, arguments.batch, device)
+    if arguments.memory:
+        step = shipped(method_of(arguments.memory, pair, samples, device, fast=True), batch, precision)
+        for _ in range(3):
+            step()
+        print(json.dumps(peak(device)))
+        return
+    before = Batch(batch.images.contiguous(), batch.labels, batch.indices)
+    kd = shipped(method_of("kd", pair, samples, device, fast=True, strategy="always"), batch, precision)
+    highest = matmul_peak(precision, device)
+    print(f"{' to '.join(pair)}, batch {arguments.batch}, {device}, {precision}, torch {torch.__version__}; {arguments.rounds} "
+          f"rounds; matrix products reach {highest / 1e9:.0f} GFLOP/s\n")
+    print("| distiller | (a) KD, ms | (b) plain, ms | (c) shipped, ms | images/s | (c)/(a) | (c)/(b) | GFLOP (a), (b), (c) | (c)'s share of peak | peak MiB |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for name in arguments.only:
+        ours = shipped(method_of(name, pair, samples, device, fast=True), batch, precision)
+        theirs = plain(method_of(name, pair, samples, device, fast=False), name, before)
+        steps = {"a": kd, "b": theirs, "c": ours}
+        times: dict[str, list[float]] = {key: [] for key in steps}
+        for turn in range(arguments.rounds + 1):
+            for key, step in steps.items():
+                seconds = timed(step, device)
+                if turn:  # the first one warms up
+                    times[key].append(1e3 * seconds)
+        middle = {key: statistics.median(values) for key, values in times.items()}
+        flops = {key: operations(step) for key, step in steps.items()}
+        to = {key: [c / other for c, other in zip(times["c"], times[key], strict=True)] for key in "ab"}
+        print(
+            f"| {name} | {middle['a']:.0f} | {middle['b']:.0f} | {middle['c']:.0f} | {1e3 * arguments.batch / middle['c']:.0f} "
+            f"| {spread(to['a'])} | {spread(to['b'])} | {', '.join(f'{flops[key] / 1e9:.1f}' for key in 'abc')} "
+            f"| {1e3 * flops['c'] / middle['c'] / highest:.0%} | {memory_of(name, arguments):.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
