@@ -3,15 +3,17 @@
     python benchmarks/step.py                                        # the paper's ten, resnet56 to resnet20
     python benchmarks/step.py --pair vgg13 MobileNetV2 --only at sp --rounds 3
     python benchmarks/step.py --device cuda --precision bf16-mixed
+    python benchmarks/step.py --switches --only at sp                # (c) without each of its fast paths
 
 - (a) plain KD as shipped, in the same precision as (c).
-- (b) SAKD step by step as the paper's code has it, in float32 and the default memory layout: two optimizers, the whole student's
-  graph in the routing pass, the teacher run again from the images, samples picked by boolean index.
+- (b) SAKD step by step as the paper's code has it, in float32 and the default memory layout: two optimizers, the whole
+  graph of the student in the routing pass, the teacher run again from the images, samples picked by boolean index.
 - (c) SAKD as shipped: one backward, the frozen twin, the teacher folded, channels last.
 
 All three live in one process and take their steps in turn, so that a drift of the machine's speed meets all; ratios are
 medians over the rounds, with minimum and maximum. Arithmetic is torch's count of convolutions and matrix products, two
-operations a multiplication; the machine's peak is that of a square matrix product measured in the same run and precision.
+operations a multiplication; the machine's peak is that of a square matrix product, measured in the same run and
+precision.
 Memory: the highest resident set of a process of its own that takes three steps of (c) (on CUDA the highest allocation).
 """
 
@@ -25,52 +27,84 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from distillers import CLASSES, a_batch, peak
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from spotkd import Batch, SpotKD, create_model, folded
+from distillers import CLASSES, a_batch, peak
+from spotkd import Batch, Losses, SpotKD, create_model, folded
 from spotkd.distillers.at import at_loss
 from spotkd.distillers.nst import nst_loss
 from spotkd.distillers.vid import vid_loss
 
-SHAPE = (3, 32, 32)
+SHAPE, SAMPLES = (3, 32, 32), 50_000  # of an image; in the training set, for memories
 PAPER = ("at", "nst", "vid", "fitnet", "ft", "sp", "rkd", "pkt", "cc", "crd")
 Step = Callable[[], Tensor]
 
 
-def method_of(name: str, pair: list[str], samples: int, device: str, fast: bool, strategy: str = "adaptive") -> SpotKD:
+@dataclass(frozen=True)
+class Paths:
+    """The fast paths that are taken; by default all that are shipped switched on."""
+
+    fold: bool = True
+    channels_last: bool = True
+    fused: bool = True
+    compiled: bool = False
+
+    @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+SHIPPED, NONE = Paths(), Paths(False, False, False)
+SWITCHES = {
+    "without folding": Paths(fold=False),
+    "without channels last": Paths(channels_last=False),
+    "without the fused optimizer": Paths(fused=False),
+    "with torch.compile": Paths(compiled=True),
+}
+
+
+def method_of(name: str, arguments: argparse.Namespace, paths: Paths, strategy: str = "adaptive") -> SpotKD:
     torch.manual_seed(0)
-    teacher, student = (create_model(network, CLASSES).to(device) for network in pair)
-    labels = torch.arange(samples, device=device) % CLASSES
-    teacher = folded(teacher, SHAPE).model if fast else teacher
+    teacher, student = (create_model(network, CLASSES).to(arguments.device) for network in arguments.pair)
+    labels = torch.arange(SAMPLES, device=arguments.device) % CLASSES
+    teacher = folded(teacher, SHAPE).model if paths.fold else teacher
     method = SpotKD(teacher, student, name, strategy, image_shape=SHAPE, labels=labels, policy_bias=1.0).train()
-    return method.to(device, memory_format=torch.channels_last if fast else torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
+    return method.to(arguments.device, memory_format=paths.layout)  # type: ignore[call-overload, no-any-return]
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[None]:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed")  # type: ignore[return-value]
 
 
-def shipped(method: SpotKD, batch: Batch, precision: str) -> Step:
+def shipped(method: SpotKD, batch: Batch, precision: str, paths: Paths = SHIPPED) -> Step:
     """What the training loop does with a batch."""
-    optimizer = torch.optim.SGD(method.parameter_groups(lr=1e-4), momentum=0.9)
+    optimizer = torch.optim.SGD(method.parameter_groups(lr=1e-4), momentum=0.9, fused=paths.fused)
+    losses_of: Callable[[Batch], Losses] = method
+    batch = Batch(batch.images.contiguous(memory_format=paths.layout), batch.labels, batch.indices)
+    if paths.compiled:
+        twin = method.twin  # its tensors stay where they are, so what was borrowed at the start is what is there
+        twin.refresh = lambda: twin  # type: ignore[method-assign]
+        losses_of = torch.compile(method.forward, dynamic=False)
 
     def step() -> Tensor:
         with autocast(precision, batch.images.device.type):
-            total: Tensor = method(batch).total
+            total: Tensor = losses_of(batch).total
         optimizer.zero_grad()
-        total.backward()
+        torch.autograd.backward(total)
         optimizer.step()
         return total.detach()
 
     return step
 
 
-def of_subsets(method: SpotKD, name: str, student: list[Tensor], teacher: list[Tensor], mask: Tensor, batch: Batch) -> Tensor:
+def of_subsets(
+    method: SpotKD, name: str, student: list[Tensor], teacher: list[Tensor], mask: Tensor, batch: Batch
+) -> Tensor:
     """The distiller's loss from the selected samples themselves: ``n / B`` times their mean at each spot."""
     distiller = method.distiller
     assert distiller is not None
@@ -127,12 +161,14 @@ def plain(method: SpotKD, name: str, batch: Batch) -> Step:
             routed = routed * method.gamma
         elif routed.item() < task.item():
             routed = routed / method.gamma
-        routed = routed + max(len(labels) / 2 - sum(route[:, -1]), mask.new_zeros(()))  # type: ignore[type-var]
+        lacking = len(labels) / 2 - torch.stack(list(route[:, -1])).sum()
+        if lacking.item() > 0:
+            routed = routed + lacking
         agent.zero_grad()
-        routed.backward(retain_graph=True)
+        torch.autograd.backward(routed, retain_graph=True)
         agent.step()
         learner.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         learner.step()
         return loss.detach() + routed.detach()
 
@@ -168,8 +204,61 @@ def memory_of(name: str, arguments: argparse.Namespace) -> float:
     return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
-def spread(values: list[float]) -> str:
+def rounds(steps: dict[str, Step], count: int, device: str) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Milliseconds of ``count`` steps of each, taken in turn, and the seconds of each first step."""
+    first = {key: timed(step, device) for key, step in steps.items()}
+    for step in steps.values():
+        step()
+    times: dict[str, list[float]] = {key: [] for key in steps}
+    for _ in range(count):
+        for key, step in steps.items():
+            times[key].append(1e3 * timed(step, device))
+    return times, first
+
+
+def ratios(times: dict[str, list[float]], one: str, other: str) -> str:
+    values = [a / b for a, b in zip(times[one], times[other], strict=True)]
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def compare(arguments: argparse.Namespace, batch: Batch) -> None:
+    """The table of (a), (b) and (c)."""
+    device, precision = arguments.device, arguments.precision
+    kd = shipped(method_of("kd", arguments, SHIPPED, "always"), batch, precision)
+    before = Batch(batch.images.contiguous(), batch.labels, batch.indices)
+    highest = matmul_peak(precision, device)
+    print(f"Matrix products reach {highest / 1e9:.0f} GFLOP/s.\n")
+    print(
+        "| distiller | (a) KD, ms | (b) plain, ms | (c) shipped, ms | images/s | (c)/(a) | (c)/(b) "
+        "| GFLOP (a), (b), (c) | (c)'s share of peak | peak MiB |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
+    for name in arguments.only:
+        ours = shipped(method_of(name, arguments, SHIPPED), batch, precision)
+        steps = {"a": kd, "b": plain(method_of(name, arguments, NONE), name, before), "c": ours}
+        times, _ = rounds(steps, arguments.rounds, device)
+        a, b, c = (statistics.median(times[key]) for key in "abc")
+        flops = {key: operations(step) for key, step in steps.items()}
+        print(
+            f"| {name} | {a:.0f} | {b:.0f} | {c:.0f} | {1e3 * arguments.batch / c:.0f} | {ratios(times, 'c', 'a')} "
+            f"| {ratios(times, 'c', 'b')} | {', '.join(f'{flops[key] / 1e9:.1f}' for key in 'abc')} "
+            f"| {1e3 * flops['c'] / c / highest:.0%} | {memory_of(name, arguments):.0f} |",
+            flush=True,
+        )
+
+
+def switches(arguments: argparse.Namespace, batch: Batch) -> None:
+    """What each fast path is worth: the step without it (or with it, where it is off) over the shipped one."""
+    print("| distiller | switch | ms | over the shipped step | first step, s |\n|---|---|---|---|---|")
+    for name in arguments.only:
+        variants = {"shipped": SHIPPED} | SWITCHES
+        steps = {
+            key: shipped(method_of(name, arguments, paths), batch, arguments.precision, paths)
+            for key, paths in variants.items()
+        }
+        times, first = rounds(steps, arguments.rounds, arguments.device)
+        for key in variants:
+            middle = statistics.median(times[key])
+            print(f"| {name} | {key} | {middle:.0f} | {ratios(times, key, 'shipped')} | {first[key]:.1f} |", flush=True)
 
 
 def main() -> None:
@@ -180,42 +269,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--switches", action="store_true", help="compare (c) with itself, a fast path less or more")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    samples, pair, device, precision = 50_000, arguments.pair, arguments.device, arguments.precision
-    batch = a_batch(samples, arguments.batch, device)
+    batch = a_batch(SAMPLES, arguments.batch, arguments.device)
     if arguments.memory:
-        step = shipped(method_of(arguments.memory, pair, samples, device, fast=True), batch, precision)
+        step = shipped(method_of(arguments.memory, arguments, SHIPPED), batch, arguments.precision)
         for _ in range(3):
             step()
-        print(json.dumps(peak(device)))
+        print(json.dumps(peak(arguments.device)))
         return
-    before = Batch(batch.images.contiguous(), batch.labels, batch.indices)
-    kd = shipped(method_of("kd", pair, samples, device, fast=True, strategy="always"), batch, precision)
-    highest = matmul_peak(precision, device)
-    print(f"{' to '.join(pair)}, batch {arguments.batch}, {device}, {precision}, torch {torch.__version__}; {arguments.rounds} "
-          f"rounds; matrix products reach {highest / 1e9:.0f} GFLOP/s\n")
-    print("| distiller | (a) KD, ms | (b) plain, ms | (c) shipped, ms | images/s | (c)/(a) | (c)/(b) | GFLOP (a), (b), (c) | (c)'s share of peak | peak MiB |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for name in arguments.only:
-        ours = shipped(method_of(name, pair, samples, device, fast=True), batch, precision)
-        theirs = plain(method_of(name, pair, samples, device, fast=False), name, before)
-        steps = {"a": kd, "b": theirs, "c": ours}
-        times: dict[str, list[float]] = {key: [] for key in steps}
-        for turn in range(arguments.rounds + 1):
-            for key, step in steps.items():
-                seconds = timed(step, device)
-                if turn:  # the first one warms up
-                    times[key].append(1e3 * seconds)
-        middle = {key: statistics.median(values) for key, values in times.items()}
-        flops = {key: operations(step) for key, step in steps.items()}
-        to = {key: [c / other for c, other in zip(times["c"], times[key], strict=True)] for key in "ab"}
-        print(
-            f"| {name} | {middle['a']:.0f} | {middle['b']:.0f} | {middle['c']:.0f} | {1e3 * arguments.batch / middle['c']:.0f} "
-            f"| {spread(to['a'])} | {spread(to['b'])} | {', '.join(f'{flops[key] / 1e9:.1f}' for key in 'abc')} "
-            f"| {1e3 * flops['c'] / middle['c'] / highest:.0%} | {memory_of(name, arguments):.0f} |",
-            flush=True,
-        )
+    print(
+        f"{' to '.join(arguments.pair)}, batch {arguments.batch}, {arguments.device}, {arguments.precision}, "
+        f"torch {torch.__version__}, {arguments.rounds} rounds."
+    )
+    (switches if arguments.switches else compare)(arguments, batch)
 
 
 if __name__ == "__main__":

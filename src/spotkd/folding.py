@@ -1,6 +1,6 @@
 """BatchNorm folded into the convolution before it, in a network that is a constant: the same outputs in fewer passes.
 
-In eval mode BatchNorm is one multiplication and one addition a channel, which a convolution can do with its own weights.
+In eval mode BatchNorm is one multiplication and one addition a channel, which a convolution can do by its weights.
 Pairs are found by running the network, so its code may be anything; the result is compared with the original before
 anyone relies on it.
 """
@@ -59,8 +59,8 @@ class _Uses(TorchFunctionMode):
 def folded(model: StagedModel, image_shape: Shape) -> Folded:
     """A copy of a frozen network whose BatchNorms are folded into the convolutions before them.
 
-    A pair is folded if the convolution's output goes into the BatchNorm and nowhere else, each of the two runs once, and
-    their parameters belong to nobody else. Every stage's output of the copy, before its ReLU and after, must equal
+    A pair is folded if the convolution's output goes into the BatchNorm and nowhere else, each of the two runs once,
+    and their parameters belong to nobody else. Every stage's output of the copy, before its ReLU and after, must equal
     the original's to rounding; otherwise the network itself is returned, with the reason.
 
     Args:
