@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from distillers import CLASSES, a_batch, peak
-from spotkd import Batch, Losses, SpotKD, create_model, folded
+from spotkd import Batch, SpotKD, create_model, folded
 from spotkd.distillers.at import at_loss
 from spotkd.distillers.nst import nst_loss
 from spotkd.distillers.vid import vid_loss
@@ -51,20 +51,18 @@ class Paths:
 
     fold: bool = True
     channels_last: bool = True
-    fused: bool = True
-    compiled: bool = False
+    fused: bool = False
 
     @property
     def layout(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
-SHIPPED, NONE = Paths(), Paths(False, False, False)
+SHIPPED, NONE = Paths(), Paths(False, False)
 SWITCHES = {
     "without folding": Paths(fold=False),
     "without channels last": Paths(channels_last=False),
-    "without the fused optimizer": Paths(fused=False),
-    "with torch.compile": Paths(compiled=True),
+    "with a fused optimizer": Paths(fused=True),
 }
 
 
@@ -78,22 +76,17 @@ def method_of(name: str, arguments: argparse.Namespace, paths: Paths, strategy: 
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[None]:
-    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed")  # type: ignore[return-value]
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed")
 
 
 def shipped(method: SpotKD, batch: Batch, precision: str, paths: Paths = SHIPPED) -> Step:
     """What the training loop does with a batch."""
     optimizer = torch.optim.SGD(method.parameter_groups(lr=1e-4), momentum=0.9, fused=paths.fused)
-    losses_of: Callable[[Batch], Losses] = method
     batch = Batch(batch.images.contiguous(memory_format=paths.layout), batch.labels, batch.indices)
-    if paths.compiled:
-        twin = method.twin  # its tensors stay where they are, so what was borrowed at the start is what is there
-        twin.refresh = lambda: twin  # type: ignore[method-assign]
-        losses_of = torch.compile(method.forward, dynamic=False)
 
     def step() -> Tensor:
         with autocast(precision, batch.images.device.type):
-            total: Tensor = losses_of(batch).total
+            total: Tensor = method(batch).total
         optimizer.zero_grad()
         torch.autograd.backward(total)
         optimizer.step()
@@ -204,16 +197,15 @@ def memory_of(name: str, arguments: argparse.Namespace) -> float:
     return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
-def rounds(steps: dict[str, Step], count: int, device: str) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Milliseconds of ``count`` steps of each, taken in turn, and the seconds of each first step."""
-    first = {key: timed(step, device) for key, step in steps.items()}
-    for step in steps.values():
-        step()
+def rounds(steps: dict[str, Step], count: int, device: str) -> dict[str, list[float]]:
+    """Milliseconds of ``count`` steps of each, taken in turn after two that warm up."""
     times: dict[str, list[float]] = {key: [] for key in steps}
-    for _ in range(count):
+    for turn in range(count + 2):
         for key, step in steps.items():
-            times[key].append(1e3 * timed(step, device))
-    return times, first
+            spent = 1e3 * timed(step, device)
+            if turn > 1:
+                times[key].append(spent)
+    return times
 
 
 def ratios(times: dict[str, list[float]], one: str, other: str) -> str:
@@ -235,7 +227,7 @@ def compare(arguments: argparse.Namespace, batch: Batch) -> None:
     for name in arguments.only:
         ours = shipped(method_of(name, arguments, SHIPPED), batch, precision)
         steps = {"a": kd, "b": plain(method_of(name, arguments, NONE), name, before), "c": ours}
-        times, _ = rounds(steps, arguments.rounds, device)
+        times = rounds(steps, arguments.rounds, device)
         a, b, c = (statistics.median(times[key]) for key in "abc")
         flops = {key: operations(step) for key, step in steps.items()}
         print(
@@ -247,18 +239,18 @@ def compare(arguments: argparse.Namespace, batch: Batch) -> None:
 
 
 def switches(arguments: argparse.Namespace, batch: Batch) -> None:
-    """What each fast path is worth: the step without it (or with it, where it is off) over the shipped one."""
-    print("| distiller | switch | ms | over the shipped step | first step, s |\n|---|---|---|---|---|")
+    """What each fast path is worth: the step without it, or with one that is not shipped, over the shipped step."""
+    print("| distiller | switch | ms | over the shipped step |\n|---|---|---|---|")
     for name in arguments.only:
         variants = {"shipped": SHIPPED} | SWITCHES
         steps = {
             key: shipped(method_of(name, arguments, paths), batch, arguments.precision, paths)
             for key, paths in variants.items()
         }
-        times, first = rounds(steps, arguments.rounds, arguments.device)
+        times = rounds(steps, arguments.rounds, arguments.device)
         for key in variants:
             middle = statistics.median(times[key])
-            print(f"| {name} | {key} | {middle:.0f} | {ratios(times, key, 'shipped')} | {first[key]:.1f} |", flush=True)
+            print(f"| {name} | {key} | {middle:.0f} | {ratios(times, key, 'shipped')} |", flush=True)
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ def make_optimizer(
         SpotkdError: milestones that do not fit the epochs.
     """
     groups = method.parameter_groups(config.lr, config.weight_decay, policy_lr, policy_weight_decay)
-    optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)  # half the time, benchmarks/README.md
+    optimizer = SGD(groups, lr=config.lr, momentum=config.momentum)
     if config.schedule == "onecycle":
         if config.milestones is not None:
             raise SpotkdError("optim.milestones belong to optim.schedule multistep; onecycle has none")
