@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from spotkd import DISTILLERS, Batch, SpotKD, folded
-from spotkd.config import OptimConfig
-from spotkd.training import make_optimizer
 
 from .conftest import IMAGE_SHAPE, OPTIONS, TRAINING_LABELS, TinyNet, for_distiller
 
@@ -36,10 +34,7 @@ def course(pair: tuple[TinyNet, TinyNet], distiller: str, fast: bool, bf16: bool
     ).train()
     layout = torch.channels_last if fast else torch.contiguous_format
     method.to(memory_format=layout)  # type: ignore[call-overload]
-    if fast:
-        optimizer, _ = make_optimizer(method, OptimConfig(lr=0.002), 1, steps)
-    else:
-        optimizer = torch.optim.SGD(method.parameter_groups(lr=0.002), momentum=0.9)
+    optimizer = torch.optim.SGD(method.parameter_groups(lr=0.002), momentum=0.9)
     seen = []
     for step in range(steps):
         generator = torch.Generator().manual_seed(step)

@@ -73,8 +73,7 @@ def folded(model: StagedModel, image_shape: Shape) -> Folded:
     images = noise.to(reference.device, reference.dtype)
     try:
         with torch.no_grad():
-            expected = copied.observe(images)
-            pairs = _pairs(copied, images)
+            expected, pairs = _watched(copied, images)
             for convolution, norm in pairs:
                 _replace(copied, convolution, norm)
             found = copied.observe(images)
@@ -82,7 +81,7 @@ def folded(model: StagedModel, image_shape: Shape) -> Folded:
         return Folded(model, 0, f"it does not run so ({one_line(error)[:200]})")
     if not pairs:
         return Folded(model, 0, "it has no convolution that only a BatchNorm follows")
-    apart = max(_distance(a, b) for a, b in zip(_flat(found), _flat(expected), strict=True))
+    apart = max(_distance(a, b) for a, b in zip(_flat(found), expected, strict=True))
     if not apart <= _ROUNDING * torch.finfo(reference.dtype).eps:
         return Folded(model, 0, f"its outputs would change by {apart:.1g}")
     return Folded(copied, len(pairs))
@@ -98,8 +97,8 @@ def _distance(found: Tensor, expected: Tensor) -> float:
     return float(difference / expected.double().norm().clamp(min=torch.finfo(torch.float32).tiny))
 
 
-def _pairs(model: StagedModel, images: Tensor) -> list[tuple[str, str]]:
-    """Names of convolutions and of the BatchNorms that alone use what they put out."""
+def _watched(model: StagedModel, images: Tensor) -> tuple[list[Tensor], list[tuple[str, str]]]:
+    """All stage outputs, and names of convolutions and of the BatchNorms that alone use what they put out."""
     shared = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
     made: dict[int, str] = {}  # by the id of an output: the convolution
     taken: list[tuple[int, str]] = []  # the id of an input and the BatchNorm
@@ -122,12 +121,13 @@ def _pairs(model: StagedModel, images: Tensor) -> list[tuple[str, str]]:
             watch(name, module)
     try:
         with uses:
-            outputs = {id(feature) for feature in _flat(model.observe(images))}
+            outputs = _flat(model.observe(images))
     finally:
         for handle in handles:
             handle.remove()
-    found = [(made[x], norm) for x, norm in taken if x in made and uses.count[x] == 1 and x not in outputs]
-    return [pair for pair in found if calls[pair[0]] == calls[pair[1]] == 1]
+    features = set(map(id, outputs))
+    found = [(made[x], norm) for x, norm in taken if x in made and uses.count[x] == 1 and x not in features]
+    return outputs, [pair for pair in found if calls[pair[0]] == calls[pair[1]] == 1]
 
 
 def _is_plain(module: nn.Module) -> bool:
