@@ -11,6 +11,16 @@ class SpotkdError(ValueError):
     """
 
 
+class Stopped(Exception):
+    """A run was asked to stop (SIGTERM, SIGINT) and has saved its state; the message says how to go on.
+
+    The command line prints it and exits with status :data:`STOPPED`.
+    """
+
+
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
 def one_line(error: Exception) -> str:
     """An exception's words on one line."""
     return " ".join(str(error).split()) or type(error).__name__

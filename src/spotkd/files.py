@@ -16,10 +16,11 @@ from .errors import SpotkdError, one_line
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on a clean exit it is flushed to the disk and renamed to ``path``.
 
-    An exception inside the block, or a kill at any instant, leaves what stood at ``path`` untouched.
+    An exception inside the block, or a kill at any instant, leaves what stood at ``path`` untouched. With ``keep``, that
+    is renamed to ``keep`` before the new file takes its place.
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -32,6 +33,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
         temporary.replace(path)
         if os.name == "posix":  # the rename itself lies in the folder's data
             folder = os.open(path.parent, os.O_RDONLY)
