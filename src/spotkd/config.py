@@ -5,8 +5,8 @@ This module imports nothing heavy, so that ``spotkd --help`` answers at once. Na
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
@@ -131,6 +131,12 @@ class RunConfig:
             'spotkd recipes' lists the paper's.
         out: folder of the run; unset makes one under runs/ from the names and the seed.
         overwrite: replace the run that the folder holds; without it an existing run is an error.
+        resume: go on with an interrupted run: its folder, whose options hold again; or auto, for the folder that this
+            run would write to, if it holds one (with --overwrite true, one with other options is replaced).
+        accept_changes: go on although options differ from those that the run was begun with.
+        checkpoint_every: how often to save inside of an epoch: steps, as 500, or minutes, as 10min. After every epoch
+            the state is saved anyway.
+        skip_nonfinite: leave out so many steps whose loss or gradient is not finite, before the run is stopped.
         data: the data set.
         epochs: passes over the training images.
         batch_size: images in a step.
@@ -149,6 +155,10 @@ class RunConfig:
     recipe: str | None = None
     out: str | None = None
     overwrite: bool = False
+    resume: str | None = None
+    accept_changes: bool = False
+    checkpoint_every: int | str | None = "15min"
+    skip_nonfinite: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     epochs: int = 240
     batch_size: int = 64
@@ -188,6 +198,8 @@ class DistillConfig(RunConfig):
         beta: weight of the distiller; unset takes the paper's.
         temperature: of the loss on the logits; unset takes its own (4 for kd).
         standardise: bring logits to mean 0 and deviation 1 before the loss on them.
+        min_teacher_top1: stop unless the teacher gets this percentage of (up to 1024) test images right; unset asks for
+            more than chance and three standard errors; 0 for no check.
         fold: fold the frozen teacher's BatchNorms into its convolutions, where that leaves its outputs as they are.
         policy: the policy network.
         preparation: the phase before distillation that some distillers need.
@@ -203,6 +215,7 @@ class DistillConfig(RunConfig):
     beta: float | None = None
     temperature: float | None = None
     standardise: bool = False
+    min_teacher_top1: float | None = None
     fold: bool = True
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     preparation: PreparationConfig = field(default_factory=PreparationConfig)
@@ -327,3 +340,25 @@ def read_config(kind: type[C], path: str | Path) -> C:
         return kind(**vars(parser.instantiate(options)))
     except (ArgumentError, SpotkdError, TypeError, OSError) as error:
         raise SpotkdError(f"{path}: {one_line(error)}") from error
+
+
+def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by their full names, as ``optim.lr``."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return flat
+
+
+def different(stored: Path, wanted: Any, leaving_out: Collection[str]) -> list[str]:
+    """In what a configuration differs from the file of another: ``epochs was 2 and is 4``.
+
+    Raises:
+        SpotkdError: the file is not one of such a configuration.
+    """
+    was, now = (flattened(asdict(config)) for config in (read_config(type(wanted), stored), wanted))
+    return [
+        f"{key} was {was.get(key)} and is {now.get(key)}"
+        for key in {**was, **now}
+        if key not in leaving_out and was.get(key) != now.get(key)
+    ]
