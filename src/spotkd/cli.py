@@ -17,7 +17,7 @@ from rich.console import Console
 
 from . import __version__
 from .config import BenchConfig, DemoConfig, DistillConfig, EvaluateConfig, ReportConfig, TrainConfig, check_filled
-from .errors import SpotkdError, one_line
+from .errors import STOPPED, SpotkdError, Stopped, one_line
 
 # Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
 _NAMED = ("model", "teacher", "student", "data")
@@ -228,6 +228,10 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
         plain = [argument for argument in spelled if argument.partition("=")[0] != "--print_config"]
         given = parser.parse_args(plain, defaults=False).as_dict()
         given.pop("config", None)
+        if given.get("resume") not in (None, "auto"):  # the run's own options hold, but for those given here
+            _check_kind(command, given["resume"])
+            spelled = ["--config", f"{given['resume']}/config.yaml", *spelled]
+            given["recipe"] = None
         recipe = recipe or given.get("recipe")
         if recipe is not None:
             from .recipes import as_yaml, resolved
@@ -244,6 +248,15 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     check_filled(_COMMANDS[command][0], options.as_dict())
     values = parser.instantiate(options)
     return _COMMANDS[command][0](**{key: value for key, value in vars(values).items() if key != "config"})
+
+
+def _check_kind(command: str, folder: str) -> None:
+    """A run is gone on with by the command that began it."""
+    from .training.jobs import kind_of
+
+    right = "distill" if kind_of(folder) is DistillConfig else "train"
+    if command != right:
+        raise SpotkdError(f"{folder}: is a run of 'spotkd {right}': spotkd {right} --resume {folder}")
 
 
 def _recipes(arguments: Sequence[str]) -> None:
@@ -263,7 +276,8 @@ def _recipes(arguments: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    0; 1 where runs of a plan failed; 2 for a mistake of the user; 130 when interrupted.
+    0; 1 where runs of a plan failed; 2 for a mistake of the user; 75 where a run was asked to stop (SIGTERM, SIGINT)
+    and has saved its state; 130 when interrupted otherwise.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -277,6 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SpotkdError, ArgumentError) as error:
         print(f"spotkd: {one_line(error)}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"spotkd: {stopped}", file=sys.stderr)
+        return STOPPED
     except SystemExit as end:  # --help and --print_config end the reading of arguments so
         return int(end.code or 0)
     except BrokenPipeError:

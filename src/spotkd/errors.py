@@ -11,7 +11,7 @@ class SpotkdError(ValueError):
     """
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818  # nobody made an error
     """A run was asked to stop (SIGTERM, SIGINT) and has saved its state; the message says how to go on.
 
     The command line prints it and exits with status :data:`STOPPED`.

@@ -19,8 +19,8 @@ from .errors import SpotkdError, one_line
 def replacing(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on a clean exit it is flushed to the disk and renamed to ``path``.
 
-    An exception inside the block, or a kill at any instant, leaves what stood at ``path`` untouched. With ``keep``, that
-    is renamed to ``keep`` before the new file takes its place.
+    An exception inside the block, or a kill at any instant, leaves what stood at ``path`` untouched. With ``keep``,
+    that is renamed to ``keep`` before the new file takes its place.
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -122,6 +122,7 @@ class Grid:
         """The complete options of a cell's run."""
         config = configuration(self.plan, cell)
         config.out, config.overwrite, config.quiet = str(self.folder / cell.folder), True, True
+        config.resume = "auto"  # where an earlier call was stopped in the middle of a run
         if self.root is not None:
             config.data = replace(config.data, root=self.root)
         if cell.lesson is not None and isinstance(config, DistillConfig) and config.teacher.checkpoint is None:

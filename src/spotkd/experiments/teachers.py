@@ -71,7 +71,8 @@ def teach(wanted: TrainConfig, say: Callable[[str], object], place: Path = Path(
             return folder
         folder = _free_folder(place / "teachers", stem)
         say(f"teacher: no run under {place}/ matches {wanted.recipe}; training it in {folder}")
-        say(f"teacher: {train(replace(wanted, out=str(folder), overwrite=True))}")
+        here = replace(wanted, out=str(folder), overwrite=True, resume="auto")
+        say(f"teacher: {train(here)}")
         return folder
 
 

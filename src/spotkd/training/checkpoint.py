@@ -92,7 +92,9 @@ def newest(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
         try:
             state = read_sealed(folder / name)
             if state.get("format") != FORMAT:
-                raise SpotkdError(f"{folder / name}: written by another version of spotkd; train anew, --overwrite true")
+                raise SpotkdError(
+                    f"{folder / name}: written by another version of spotkd; train anew, --overwrite true"
+                )
         except SpotkdError as error:
             problems.append(str(error))
             continue
@@ -107,10 +109,10 @@ def newest(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
 
 def random_state() -> dict[str, Any]:
     """Where all generators of random numbers stand."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  # the global one, which somebody's part may use
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  # somebody's part may use it
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": (kind, keys.tolist(), *rest),
+        "numpy": (kind, np.asarray(keys).tolist(), *rest),
         "cpu": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -121,7 +123,7 @@ def random_state() -> dict[str, Any]:
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Put them back there. On a machine with other GPUs, theirs stay as they are."""
     random.setstate(state["python"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002
+    np.random.set_state(state["numpy"])  # noqa: NPY002  # noqa: NPY002
     torch.set_rng_state(state["cpu"])
     if len(state.get("cuda", ())) == torch.cuda.device_count() > 0:
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -25,6 +25,9 @@ class _Step(NamedTuple):
     batch: Batch
     place: tuple[int, int]  # epoch and step, counted from 1
 
+    def has_arrived(self) -> bool:
+        return self.arrived is None or bool(self.arrived.query())  # type: ignore[no-untyped-call]
+
 
 class Guard:
     """Stops a run at the first loss term or gradient that is not finite, or skips the step.
@@ -72,12 +75,11 @@ class Guard:
         arrived = None
         if values.device.type == "cuda" and not self.skip:
             values = values.to("cpu", non_blocking=True)
-            arrived = torch.cuda.Event()
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
         self._pending.append(_Step(values, arrived, batch._replace(images=batch.images[:0]), (epoch, step)))
-        while self._pending and (self._pending[0].arrived is None or self._pending[0].arrived.query()):
-            bad = self._judge(self._pending.pop(0))
-            if bad:
+        while self._pending and self._pending[0].has_arrived():
+            if self._judge(self._pending.pop(0)):
                 return False
         return True
 

@@ -103,7 +103,7 @@ def fit(
             board.log_metrics(row, epoch)
             training.next_epoch(means)
             progress.epoch(epoch, total_of(means), (name, scores.top1), shares_of(means))
-            if method.decides:
+            if method.policy_parameters():
                 for spot in training.newly_collapsed():
                     progress.note(
                         f"note: in epoch {epoch} the policy sent {at.means[f'share_{spot}']:.0%} of the samples to the "

@@ -3,8 +3,8 @@
 - config.yaml: the resolved configuration; ``--config`` takes it as it is
 - metrics.csv: a row an epoch
 - tensorboard/: the same numbers
-- last.ckpt, previous.ckpt: the complete state of training, and the one before it (see :mod:`.checkpoint`); a damaged one
-  that a resumed run found is set aside as damaged.ckpt
+- last.ckpt, previous.ckpt: the complete state of training, and the one before it (see :mod:`.checkpoint`); a damaged
+  one that a resumed run found is set aside as damaged.ckpt
 - summary.json: the result; the last file to be written, so that a folder with it is a finished run
 - student.safetensors: the trained network (model.safetensors for a run of ``spotkd train``); teacher.safetensors too
   where the strategy trains the teacher
@@ -139,7 +139,7 @@ class Run:
             self._lock = FileLock(self.folder / ".lock", timeout=0)
             self._lock.acquire()
         except Timeout as error:
-            raise SpotkdError(f"{self.folder}: another process is at work on this run; wait for it or stop it") from error
+            raise SpotkdError(f"{self.folder}: another process is at work there; wait for it or stop it") from error
         except OSError as error:
             raise SpotkdError(f"{self.folder}: cannot write a run there ({error.strerror or error})") from error
         try:
@@ -167,8 +167,8 @@ class Run:
             if wanted.resume == "auto" and wanted.overwrite:
                 return False
             raise SpotkdError(
-                f"{self.folder}: was begun with other options: {'; '.join(changes[:8])}; begin anew (--out, --overwrite "
-                "true), or go on all the same: --accept_changes true"
+                f"{self.folder}: was begun with other options: {'; '.join(changes[:8])}; begin anew (--out, "
+                "--overwrite true), or go on all the same: --accept_changes true"
             )
         if changes:
             (self.folder / "summary.json").unlink(missing_ok=True)  # with more epochs it is finished no longer

@@ -38,8 +38,8 @@ class Selection:
     Args:
         select: what the user chose.
         data: the data set.
-        networks: the networks whose weights belong to an epoch, by name. Those of the best epoch are kept in main memory
-            and are part of a run's state.
+        networks: the networks whose weights belong to an epoch, by name. Those of the best epoch are kept in main
+            memory and are part of a run's state.
 
     Attributes:
         watched: name and images of the split that is evaluated after every epoch.
