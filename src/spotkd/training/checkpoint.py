@@ -107,6 +107,13 @@ def newest(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     return None, None
 
 
+def seed_everything(seed: int) -> None:
+    """Seed all generators of random numbers that somebody's part may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
 def random_state() -> dict[str, Any]:
     """Where all generators of random numbers stand."""
     kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  # somebody's part may use it

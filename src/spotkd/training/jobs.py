@@ -32,7 +32,7 @@ from ..models import build_model, create_model, save_weights
 from ..models.weights import find_weights, read_metadata
 from ..registry import PYTHON
 from ..routing import STRATEGIES, scaled_bias
-from .checkpoint import newest
+from .checkpoint import newest, seed_everything
 from .device import make_fabric
 from .evaluate import Scores, evaluate
 from .loop import fit
@@ -222,7 +222,7 @@ def _begin(config: RunConfig) -> tuple[Dataset, Fabric]:
     data = load_data(config.data)
     chosen(config.select, data)  # before anything is written
     fabric = make_fabric(config.accelerator, config.precision)
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)
     return data, fabric
 
 
