@@ -37,7 +37,7 @@ from ..conftest import TinyNet
 
 POINTS = ("step", "step", "step", "write", "seal", "flush", "between", "renamed", "line")
 STEPS, EPOCHS = 5, 3  # an epoch's, a run's
-dice = random.Random()  # noqa: S311  # of its own: a run seeds the others
+dice = random.Random()  # of its own: a run seeds the others
 OPTIONS: dict[str, dict[str, Any]] = {"crd": {"negatives": 8}}
 
 
