@@ -165,10 +165,14 @@ def one_life(config: DistillConfig, point: str | None, count: int, seconds: floa
     return os.WIFEXITED(status)
 
 
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().contiguous().numpy().tobytes()
+
+
 def differences(one: object, two: object, at: str = "") -> list[str]:
     """Where two states differ, bit by bit."""
     if isinstance(one, Tensor) and isinstance(two, Tensor):
-        same = one.dtype == two.dtype and one.shape == two.shape and one.numpy().tobytes() == two.numpy().tobytes()
+        same = one.dtype == two.dtype and one.shape == two.shape and _bytes(one) == _bytes(two)
         return [] if same else [at]
     if isinstance(one, dict) and isinstance(two, dict):
         if set(one) != set(two):

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import namedtuple
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from spotkd.training.checkpoint import newest, read_sealed, write_sealed
 from spotkd.training.run import Run, interval, read_metrics
 from spotkd.training.state import learnt, load_learnt
 
-from ..conftest import EQUAL_WIDTH, IMAGE_SHAPE, OPTIONS, TRAINING_LABELS, TinyNet, for_distiller
+from ..conftest import IMAGE_SHAPE, OPTIONS, TRAINING_LABELS, TinyNet, for_distiller
 from . import killing
 from .killing import configured, differences, what_is_left
 
@@ -41,8 +42,8 @@ ROOT = Path(__file__).parents[2]
 def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder with a trained teacher, and the names that the runs use."""
     monkeypatch.setitem(DATASETS._entries, "tiny", lambda config: killing.tiny_data())
-    for width in (4, 6):
-        monkeypatch.setitem(MODELS._entries, f"tinynet{width}", lambda classes, width=width: TinyNet(width, classes))
+    monkeypatch.setitem(MODELS._entries, "tinynet6", lambda classes: TinyNet(6, classes))
+    monkeypatch.setitem(MODELS._entries, "tinynet4", lambda classes: TinyNet(4, classes))
     config = TrainConfig(
         model=ModelConfig("tinynet6"), epochs=1, batch_size=8, quiet=True, out=str(tmp_path / "teacher")
     )
@@ -64,7 +65,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(Run, "after_step", after_step)
 
 
-# ---------------------------------------------------------------------------------------------------------- exactness
+# ------------------------------------------------------------------------------------------------------------ exactness
 
 
 @pytest.mark.slow
@@ -156,7 +157,7 @@ def attributes(thing: object, at: str = "", seen: frozenset[int] = frozenset()) 
     """All that an object and its parts hold, by path: tensors, numbers, words, containers."""
     if isinstance(thing, Tensor | int | float | str | bool | None):
         return {at: thing}
-    if id(thing) in seen or callable(thing) and not isinstance(thing, nn.Module):
+    if id(thing) in seen or (callable(thing) and not isinstance(thing, nn.Module)):
         return {}
     seen = seen | {id(thing)}
     if isinstance(thing, dict):
@@ -214,7 +215,7 @@ def test_a_state_that_is_not_saved_is_found(pair: tuple[TinyNet, TinyNet], batch
     assert all("calls" in where or "other keys" in where for where in found)
 
 
-# ------------------------------------------------------------------------------------------------------------- damage
+# --------------------------------------------------------------------------------------------------------------- damage
 
 
 def test_any_damage_is_detected_and_the_previous_one_used(place: Path) -> None:
@@ -284,13 +285,13 @@ def test_a_state_of_something_else_is_refused(place: Path, monkeypatch: pytest.M
             resume(place / "run")
 
 
-# -------------------------------------------------------------------------------------------------------- no disk left
+# --------------------------------------------------------------------------------------------------------- no disk left
 
 
 def test_too_little_space_is_seen_before_writing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "free")
     amounts = iter([usage(1 << 40)] * 3 + [usage(1 << 10)] * 100)
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: next(amounts))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: next(amounts))
     with pytest.raises(
         SpotkdError, match=r"MB are free; .*last\.ckpt holds epoch 1.*make room, then go on: spotkd dis"
     ):
@@ -342,7 +343,7 @@ def test_a_failing_write_leaves_the_last_good_checkpoint(place: Path, monkeypatc
     assert differences(what_is_left(place / "whole"), what_is_left(place / "run")) == []
 
 
-# ----------------------------------------------------------------------------------------------- what may be gone on with
+# --------------------------------------------------------------------------------------------- what may be gone on with
 
 
 def test_other_options_are_refused_with_the_difference(
@@ -361,7 +362,7 @@ def test_other_options_are_refused_with_the_difference(
     assert f"is a run of 'spotkd distill': spotkd distill --resume {run}" in capsys.readouterr().err
     assert main(["distill", "--resume", str(place)]) == 2
     assert "holds no run to go on with" in capsys.readouterr().err
-    with pytest.raises(SpotkdError, match="holds a run already .* --resume auto"):
+    with pytest.raises(SpotkdError, match=r"holds a run already .* --resume auto"):
         distill(configured(place, place / "run", "at", resume=None))
     assert main(["distill", "--resume", run, "--epochs", "4", "--accept_changes"]) == 0
     assert read_metrics(run)["epoch"] == [1, 2, 3, 4]
@@ -381,17 +382,17 @@ def test_a_finished_run_is_only_read_and_can_be_prolonged(place: Path) -> None:
 
 def test_auto_begins_where_there_is_nothing_and_replaces_another_run_if_told_to(place: Path) -> None:
     distill(configured(place, place / "run", "at", epochs=1))
-    with pytest.raises(SpotkdError, match="alpha was 1.0 and is 0.5"):
+    with pytest.raises(SpotkdError, match=r"alpha was 1\.0 and is 0\.5"):
         distill(configured(place, place / "run", "at", epochs=1, alpha=0.5))
     distill(configured(place, place / "run", "at", epochs=1, alpha=0.5, overwrite=True))
     assert yaml.safe_load((place / "run" / "config.yaml").read_text())["alpha"] == 0.5
 
 
 def test_one_process_at_a_time(place: Path) -> None:
-    with Run(place / "run", configured(place, place / "run", "at")):
-        with pytest.raises(SpotkdError, match="another process is at work there"):
-            distill(configured(place, place / "run", "at"))
-    distill(configured(place, place / "run", "at", epochs=1))
+    wanted = configured(place, place / "run", "at")
+    with Run(place / "run", wanted), pytest.raises(SpotkdError, match="another process is at work there"):
+        distill(wanted)
+    distill(wanted)
 
 
 def test_a_second_signal_quits_at_once(tmp_path: Path) -> None:
@@ -414,8 +415,6 @@ def test_the_command_line_tells_a_stop_from_a_failure(place: Path, monkeypatch: 
     config = configured(place, place / "run", "at")
     assert STOPPED not in (0, 1, 2, 130)
     path = place / "options.yaml"
-    from dataclasses import asdict
-
     path.write_text(yaml.safe_dump(asdict(config)))
     with monkeypatch.context() as patched:
         stop_after(patched, 2)
@@ -433,11 +432,11 @@ def test_how_often_to_save(given: int | str | None, steps: int, seconds: float) 
 
 @pytest.mark.parametrize("given", [0, "often", "-3", "1.5", "10 hours", "0min"])
 def test_how_often_not_to_save(given: int | str) -> None:
-    with pytest.raises(SpotkdError, match="checkpoint_every is .*: give steps, as 500, or minutes, as 10min"):
+    with pytest.raises(SpotkdError, match=r"checkpoint_every is .*: give steps, as 500, or minutes, as 10min"):
         interval(given)
 
 
-# ------------------------------------------------------------------------------------------------------------- guards
+# --------------------------------------------------------------------------------------------------------------- guards
 
 
 def broken_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
@@ -519,7 +518,7 @@ def test_a_wrong_teacher_is_caught(place: Path) -> None:
         distill(config)
     config.min_teacher_top1 = 0
     distill(config)
-    with pytest.raises(SpotkdError, match="min_teacher_top1 is 101.*percentage"):
+    with pytest.raises(SpotkdError, match=r"min_teacher_top1 is 101.*percentage"):
         distill(wanted(101.0))
 
 

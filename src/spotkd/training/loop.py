@@ -77,7 +77,8 @@ def fit(
             wrapped.train()
             method.start_epoch(epoch, config.epochs)
             meter, started = training.meter, time.perf_counter() - at.spent
-            rates = [group["lr"] for group in optimizer.param_groups]
+            if not at.steps:
+                at.rates = [group["lr"] for group in optimizer.param_groups]
             for batch in train.epoch(epoch, skip=at.steps):
                 guard.begin()
                 losses = wrapped(batch)
@@ -94,7 +95,7 @@ def fit(
             means = meter.read()
             scores = evaluate(method.student, watched, fabric, len(data.classes))
             selection.after(epoch, scores)
-            rate = dict(zip(("lr", "lr_policy"), rates, strict=False))
+            rate = dict(zip(("lr", "lr_policy"), at.rates, strict=False))
             tested = {f"{name}_top1": scores.top1, f"{name}_top5": scores.top5, f"{name}_loss": scores.loss}
             if method.trained_teacher is not None:
                 tested["teacher_top1"] = evaluate(method.trained_teacher, watched, fabric, len(data.classes)).top1
@@ -105,9 +106,10 @@ def fit(
             progress.epoch(epoch, total_of(means), (name, scores.top1), shares_of(means))
             if method.policy_parameters():
                 for spot in training.newly_collapsed():
+                    share = 100 * at.means[f"share_{spot}"]
                     progress.note(
-                        f"note: in epoch {epoch} the policy sent {at.means[f'share_{spot}']:.0%} of the samples to the "
-                        f"teacher at {spot}: it no longer decides there (docs/strategies.md tells what may help)"
+                        f"note: in epoch {epoch} the policy sent {share:.0f} % of the samples to the teacher at "
+                        f"{spot}: it no longer decides there; --policy.target_share may help"
                     )
             run.checkpoint(state())
         test = Loader(data, data.test, config.eval_batch_size, training=False, **common)

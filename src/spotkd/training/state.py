@@ -78,6 +78,7 @@ class Position:
         steps: complete steps of the one after them.
         spent: seconds spent on those steps.
         seconds: seconds spent on the complete epochs.
+        rates: learning rates when that epoch began.
         skipped: steps that were left out because a number was not finite.
         means: of the last complete epoch, by name.
         collapsed: spots about which the user has been told that nothing is decided there.
@@ -87,6 +88,7 @@ class Position:
     steps: int = 0
     spent: float = 0.0
     seconds: float = 0.0
+    rates: list[float] = field(default_factory=list)
     skipped: int = 0
     means: dict[str, float] = field(default_factory=dict)
     collapsed: list[str] = field(default_factory=list)
