@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py --minutes 30
 
-A resnet20 teaches a resnet8 (SAKD-AT) on 940 images of glyph94, epoch after epoch, in this process, saved every 20 steps.
+A resnet20 teaches a resnet8 (SAKD-AT) on 940 images of glyph94, epoch after epoch, saved every 20 steps.
 Resident memory and open files are read after every epoch; the slope is a line fitted to the second half, so that what
 is set up once does not count.
 """
@@ -13,6 +13,7 @@ import argparse
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,20 +50,18 @@ with tempfile.TemporaryDirectory() as folder:
     teacher = TrainConfig(model=ModelConfig("resnet20"), epochs=1, out=f"{folder}/teacher", quiet=True)
     teacher.data.limit = 940
     train(teacher)
-    Run.log = log  # type: ignore[method-assign]
+    Run.log = log  # type: ignore[method-assign,assignment]
     run = DistillConfig(teacher=ModelConfig("resnet20", f"{folder}/teacher"), student=ModelConfig("resnet8"))
     run.data.limit, run.epochs, run.out, run.quiet = 940, 100_000, f"{folder}/run", True
     run.checkpoint_every, run.min_teacher_top1 = 20, 0
-    try:
+    with suppress(Stopped):
         distill(run)
-    except Stopped:
-        pass
 minutes, megabytes, files = (np.array(column) for column in zip(*readings, strict=True))
 half = len(minutes) // 2
 slope, _ = np.polyfit(minutes[half:], megabytes[half:], 1)
 print(f"{len(minutes)} epochs in {minutes[-1]:.1f} minutes")
 print(
-    f"memory: {megabytes[0]:.0f} MB after the first epoch, {megabytes[half]:.0f} half way, {megabytes[-1]:.0f} at the end"
+    f"memory in MB: {megabytes[0]:.0f} after an epoch, {megabytes[half]:.0f} half way, {megabytes[-1]:.0f} at the end"
 )
 print(f"slope of the second half: {1000 * slope:+.0f} kB a minute")
 print(f"open files: {files[0]} after the first epoch, {files.max()} at most, {files[-1]} at the end")
