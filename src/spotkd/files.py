@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -94,7 +94,9 @@ def _look_through(path: Path) -> None:
         if file.read(4) == b"PK\x03\x04":
             _look_through_zip(path)
             return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # read(n) never asks for more than there is
+        with mmap.mmap(
+            file.fileno(), 0, access=mmap.ACCESS_READ
+        ) as content:  # read(n) never asks for more than there is
             for _ in ("magic number", "protocol", "system"):
                 _Scout(content, {}).load()
             scout = _Scout(content, None)
@@ -179,7 +181,7 @@ _NAMES: dict[tuple[str, str], Callable[..., object]] = {
 class _Scout(pickle._Unpickler):
     """Goes through a pickle with stand-ins for the few names of plain tensors.
 
-    It is Python's own slow one: the fast one takes a pickle's word for sizes, too. The pickles of state dicts are short.
+    It is Python's own slow one: the fast one takes a pickle's word for sizes, too. State dicts are short.
 
     Args:
         file: read from where it stands.
@@ -190,7 +192,7 @@ class _Scout(pickle._Unpickler):
     """
 
     # The last three ways to write something, which torch does not know, ask for memory without filling it.
-    dispatch = {op: load for op, load in pickle._Unpickler.dispatch.items() if op < pickle.BYTEARRAY8[0]}
+    dispatch: ClassVar = {op: load for op, load in pickle._Unpickler.dispatch.items() if op < pickle.BYTEARRAY8[0]}
 
     def __init__(self, file: Any, records: dict[str, int] | None) -> None:
         super().__init__(file, encoding="utf-8", errors="surrogateescape")

@@ -11,17 +11,18 @@ from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser
-
-from .config import DistillConfig, TrainConfig, check_filled
+from .config import DistillConfig, TrainConfig, check_filled, make_parser
 from .data import DATASETS, canonical
 from .distillers import DISTILLERS
 from .errors import SpotkdError, one_line
 from .models import MODELS
 from .registry import unknown_name
 from .routing import STRATEGIES
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 SINGLE = "single"  # in place of a distiller: a network trained on labels, a teacher or a student for comparison
 EPOCHS = 240
@@ -290,7 +291,7 @@ def _must_still_be(recipe: Recipe, config: TrainConfig | DistillConfig) -> None:
 
 @cache
 def _parser(kind: type) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
+    parser = make_parser()
     parser.add_class_arguments(kind)
     return parser
 
