@@ -11,6 +11,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -232,7 +233,7 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     defaults = parser.get_defaults()
     for name, value in zip(arguments, [*arguments[1:], ""], strict=True):
         file = value if name == "--config" else name.removeprefix("--config=")
-        if name.startswith("--config") and os.path.isfile(file):
+        if name.startswith("--config") and Path(file).is_file():
             check_file(file)
     named = [name for name in _NAMED if f"{name}.name" in defaults]
     switches = [name for name, value in defaults.items() if isinstance(value, bool)]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import torch
 
@@ -94,15 +94,13 @@ def _look_through(path: Path) -> None:
         if file.read(4) == b"PK\x03\x04":
             _look_through_zip(path)
             return
-        with mmap.mmap(
-            file.fileno(), 0, access=mmap.ACCESS_READ
-        ) as content:  # read(n) never asks for more than there is
+        with Mapped(file) as content:
             for _ in ("magic number", "protocol", "system"):
                 _Scout(content, {}).load()
             scout = _Scout(content, None)
             scout.load()
-            if sum(scout.claimed.values()) > len(content):
-                raise _RefusedError(f"its tensors claim {sum(scout.claimed.values())} bytes of {len(content)}")
+            if sum(scout.claimed.values()) > content.size:
+                raise _RefusedError(f"its tensors claim {sum(scout.claimed.values())} bytes of {content.size}")
 
 
 def _look_through_zip(path: Path) -> None:
@@ -119,7 +117,45 @@ def _look_through_zip(path: Path) -> None:
         (top,) = tops
         start = f"{top}/data/"
         records = {name.removeprefix(start): entry.file_size for name, entry in entries.items() if start in name}
-        _Scout(BytesIO(package.read(f"{top}/data.pkl")), records).load()
+        _Scout(Whole(BytesIO(package.read(f"{top}/data.pkl"))), records).load()
+
+
+class Whole:
+    """Something to read from in which a length beyond its end is an error, whatever was to be read."""
+
+    def __init__(self, file: BytesIO | mmap.mmap) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        content = self._file.read(size)  # of what lies in memory: nothing is made for what is not there
+        if len(content) < size:
+            raise EOFError("it ends too early")
+        return content
+
+    def readline(self) -> bytes:
+        line = self._file.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError("it ends too early")
+        return line
+
+
+class Mapped(Whole):
+    """A file of which only as much takes memory as is looked at.
+
+    Attributes:
+        size: in bytes.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.size = len(self._mapped)
+        super().__init__(self._mapped)
+
+    def __enter__(self) -> Mapped:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._mapped.close()
 
 
 class _Inert:

@@ -6,7 +6,6 @@ hold standing for functions of this module, and every other name refused.
 
 from __future__ import annotations
 
-import mmap
 import pickle
 import re
 import struct
@@ -21,6 +20,7 @@ import torch
 
 from ..config import DataConfig
 from ..errors import SpotkdError, one_line
+from ..files import Mapped
 from .download import Archive, obtain
 from .images import DATASETS, Dataset, ImageSet, check_options
 
@@ -143,7 +143,7 @@ def read_pickle(path: Path) -> dict[str, object]:
         SpotkdError: the file is missing or damaged, or holds something that would have to be executed.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        with path.open("rb") as file, Mapped(file) as mapped:
             content = _Unpickler(mapped, encoding="bytes").load()
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__} in place of a dictionary")
