@@ -17,19 +17,18 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from spotkd import SpotkdError, create_model
 from spotkd.cli import main
 from spotkd.config import read_config, read_yaml
 from spotkd.data.download import unpack
-from spotkd.data.pictures import decode, size_of
+from spotkd.data.pictures import decode, quiet, size_of
 from spotkd.experiments.report import _cell, plain
 from spotkd.models import save_weights
 
@@ -110,7 +109,7 @@ CHECKPOINTS: dict[str, tuple[str, bytes, str]] = {  # name, content, and what is
     "memory by a constructor": (".pt", legacy(b"\x80\x02ctorch\nTensor\nJ\0\0\0\x10\x85R."), "names 'torch.Tensor'"),
     "memory by a long string": (".pt", b"\x80\x04\x8e" + struct.pack("<Q", TERA) + b"x.", "ends too early"),
     "memory by a bytearray of protocol 5": (".pt", b"\x80\x05\x96" + struct.pack("<Q", TERA) + b"x.", "damaged"),
-    "memory by a memo": (".pt", legacy(b"\x80\x02Nr\xff\xff\xff\x7f."), "holds no state dict"),
+    "memory by a memo": (".pt", legacy(b"\x80\x02Nr\xff\xff\xff\x7f."), "damaged or not a checkpoint"),
     "a storage too large": (
         ".pt",
         torch_zip({"data.pkl": pickled_tensor(TERA, TERA)}),
@@ -173,6 +172,10 @@ PLACES = {
 }
 
 
+FEW = ("bomb", "legacy bomb", "a legacy storage too large", "a zip bomb", "header of a terabyte")
+KINDS = {"evaluate": CHECKPOINTS}  # all of them; the other places read by the same function
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("good") / "weights.safetensors"
@@ -207,8 +210,7 @@ def refused(capsys: pytest.CaptureFixture[str], *command: str) -> str:
     return said.err
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", CHECKPOINTS)
+@pytest.mark.parametrize(("place", "kind"), [(place, kind) for place in PLACES for kind in KINDS.get(place, FEW)])
 def test_checkpoints(
     kind: str,
     place: str,
@@ -221,17 +223,12 @@ def test_checkpoints(
     suffix, content, message = CHECKPOINTS[kind]
     if place == "preparation" and suffix == ".safetensors":
         message = "damaged"  # prepared.ckpt is a file of torch.save, whatever it is called
-    if place == "model" and message.startswith(("it notes", "its data_options", "its metadata", "not all of")):
-        message = "not a checkpoint of resnet8"  # its notes are not read
-    if place == "preparation" and message == "holds no state dict":
-        message = "not a preparation of spotkd"
     monkeypatch.chdir(tmp_path)
     file = f"x y{suffix}"
     Path(file).write_bytes(content)
     said = refused(capsys, *({"FILE": file, "GOOD": good}.get(part, part) for part in PLACES[place]))
     assert said.startswith(f"spotkd: {file}: ")
-    if not (place in ("student", "model") and kind == "deep notes"):
-        assert message in said or (place == "preparation" and "refused" in said)
+    assert message in said
     assert not Path(CANARY).exists()
 
 
@@ -239,7 +236,7 @@ def test_the_bombs_are_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Whoever unpickles these files makes the folder, so that its absence above says something."""
     monkeypatch.chdir(tmp_path)
     Path("x.pt").write_bytes(CHECKPOINTS["bomb"][1])
-    with pytest.raises(Exception, match=""):  # noqa: PT011  # what comes after does not matter
+    with suppress(Exception):  # what comes after does not matter
         torch.load("x.pt", weights_only=False)["a"]
     assert Path(CANARY).exists()
 
@@ -257,7 +254,7 @@ def test_types_of_weights(tmp_path: Path) -> None:
 
 
 LAUGHS = "a: &a [x, x, x]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi")
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
 YAML = {
     "an object": ("out: !!python/object/apply:os.mkdir [exploded]\n", "python/object/apply:os.mkdir"),
@@ -272,9 +269,9 @@ YAML = {
     "length": ("optim: {milestones: [" + "1," * 20_000 + "]}", "more than 10000 values"),
     "a long number": ("epochs: " + "9" * 5000, "integer string conversion"),
     "no text": (b"\xff\xfe\xfd", "can't decode byte"),
-    "the end of a name": ('out: "a\\0b"\n', "out holds a character that cannot stand in a name"),
+    "the end of a name": ('out: "a\\0b"\n', "it holds a character that is no UTF-8 text"),
     "half a character": ('out: "\\uD800"\n', ""),
-    "control characters": ('model: {name: "\\e[2J"}\n', "unknown model"),
+    "control characters": ('model: {name: "\\e[2J"}\n', "\\x1b[2J"),
 }
 
 
@@ -302,7 +299,7 @@ def test_configurations(
         assert message in said
     if kind not in ("the end of a name", "control characters", "a long number") or command in ("bench", "report"):
         assert "c d.yaml" in said
-    assert os.listdir() == ["c d.yaml"]
+    assert [path.name for path in tmp_path.iterdir()] == ["c d.yaml"]
 
 
 def test_a_plan_with_aliases_is_read(tmp_path: Path) -> None:
@@ -346,7 +343,7 @@ def test_pictures(kind: str, little_memory: None, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "run").exists()
     if "bomb" in kind:
         for look in (decode, size_of):
-            with pytest.raises(SpotkdError, match="more than 100 million pixels"):
+            with quiet(), pytest.raises(SpotkdError, match="more than 100 million pixels"):
                 look("x", content)
 
 
@@ -496,12 +493,11 @@ def test_a_name_that_is_no_text(
     monkeypatch.chdir(tmp_path)
     name = os.fsdecode(b"not \xff text")
     options = ["--data.limit", "94", "--epochs", "1", "--quiet", "--batch-size", "94"]
-    assert main(["train", "--model", "resnet8", *options, "--out", name]) == 0, capsys.readouterr().err
-    assert (Path(name) / "summary.json").is_file()
-    assert main(["evaluate", name, "--batch-size", "0"]) == 2
+    assert "no UTF-8 text" in refused(capsys, "train", "--model", "resnet8", *options, "--out", name)
+    assert "no UTF-8 text" in refused(capsys, "evaluate", name)
 
 
-def test_where_unused_helpers_read(tmp_path: Path) -> None:
+def test_a_run_folder_of_a_stranger(tmp_path: Path) -> None:
     """A run folder made by a stranger: its configuration goes the same way."""
     from spotkd.config import TrainConfig
 
@@ -509,4 +505,3 @@ def test_where_unused_helpers_read(tmp_path: Path) -> None:
     for read in (lambda path: read_config(TrainConfig, path), read_yaml):
         with pytest.raises(SpotkdError, match=r"config\.yaml: the YAML tag"):
             read(tmp_path / "config.yaml")
-    assert np.asarray(Image.new("L", (1, 1))).item() == 0

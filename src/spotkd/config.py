@@ -5,7 +5,6 @@ This module imports nothing heavy, so that ``spotkd --help`` answers at once. Na
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
@@ -316,15 +315,10 @@ def check_filled(kind: type, options: Mapping[str, Any], section: str = "") -> N
 
 
 def _check_text(key: str, value: Any) -> None:
-    """Refuse text that no file name can hold, wherever it stands in a value."""
+    """Refuse text that cannot be written everywhere, wherever it stands in a value."""
     if isinstance(value, str):
-        try:
-            os.fsencode(value)
-            if "\0" not in value:
-                return
-        except UnicodeEncodeError:
-            pass
-        raise SpotkdError(f"{key} holds a character that cannot stand in a name: {value[:60]!r}")
+        if "\0" in value or (not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)):
+            raise SpotkdError(f"{key} is {value[:60]!r}: it holds a character that is no UTF-8 text")
     if isinstance(value, (list, tuple)):
         for part in value:
             _check_text(key, part)

@@ -228,7 +228,11 @@ def _kept(path: Path, fingerprint: str) -> _Tensors | None:
             if notes.get("fingerprint") != fingerprint:
                 return None
             images, labels, val_images, val_labels = map(file.get_tensor, _KEYS)
-            return tuple(json.loads(notes["classes"])), images, labels, val_images, val_labels
+            classes = tuple(map(str, json.loads(notes["classes"])))
+        for pictures, numbers in ((images, labels), (val_images, val_labels)):
+            if pictures.dtype != torch.uint8 or pictures.shape != (len(numbers), 3, *SIZE) or numbers.ndim != 1:
+                return None
+        return classes, images, labels.long(), val_images, val_labels.long()
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError):
         return None
 
