@@ -48,13 +48,14 @@ def clean(what: Callable[[], object]) -> object:
     try:
         return what()
     except (SpotkdError, ArgumentError, OSError) as error:  # what the command line tells on one line
-        assert one_line(error).isprintable()
-        return None
+        said = one_line(error)
+    assert said.isprintable()
+    return None
 
 
 # Configurations
 
-NAMES = sorted({name for command in _COMMANDS for name in _parser(command).get_defaults() if name != "config"})
+NAMES = sorted({name for command in _COMMANDS for name in _parser(command).get_defaults().keys() if name != "config"})  # noqa: SIM118  # a namespace
 WORDS = sorted({part for name in NAMES for part in name.split(".")})
 SCALARS = st.one_of(
     st.none(),
@@ -144,8 +145,9 @@ def exits(what: Callable[[], object]) -> object:
     try:
         return what()
     except SystemExit as end:
-        assert not end.code
-        return None
+        code = end.code
+    assert not code
+    return None
 
 
 # Files of data and weights

@@ -10,6 +10,7 @@ import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,7 @@ commands:
 """
 
 
+@cache
 def _parser(command: str) -> ArgumentParser:
     config, _, help_text = _COMMANDS[command]
     parser = make_parser(prog=f"spotkd {command}", description=_sentence(help_text), allow_abbrev=False)
@@ -231,8 +233,8 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     """The configuration that the arguments of a command describe, over those of a recipe if one is named."""
     parser = _parser(command)
     defaults = parser.get_defaults()
-    for name, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        file = value if name == "--config" else name.removeprefix("--config=")
+    for place, name in enumerate(arguments):
+        file = "".join(arguments[place + 1 : place + 2]) if name == "--config" else name.removeprefix("--config=")
         if name.startswith("--config") and Path(file).is_file():
             check_file(file)
     named = [name for name in _NAMED if f"{name}.name" in defaults]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
@@ -316,9 +317,8 @@ def check_filled(kind: type, options: Mapping[str, Any], section: str = "") -> N
 
 def _check_text(key: str, value: Any) -> None:
     """Refuse text that cannot be written everywhere, wherever it stands in a value."""
-    if isinstance(value, str):
-        if "\0" in value or (not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)):
-            raise SpotkdError(f"{key} is {value[:60]!r}: it holds a character that is no UTF-8 text")
+    if isinstance(value, str) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
+        raise SpotkdError(f"{key} is {value[:60]!r}: it holds a character that is no UTF-8 text")
     if isinstance(value, (list, tuple)):
         for part in value:
             _check_text(key, part)
@@ -423,6 +423,14 @@ def make_parser(**options: Any) -> ArgumentParser:
     return jsonargparse.ArgumentParser(exit_on_error=False, parser_mode=_MODE, **options)
 
 
+@cache
+def parser_for(kind: type) -> ArgumentParser:
+    """The parser of a configuration as files have it."""
+    parser = make_parser()
+    parser.add_class_arguments(kind)
+    return parser
+
+
 def read_config(kind: type[C], path: str | Path) -> C:
     """The configuration of a run from its ``config.yaml``, checked like the command line.
 
@@ -433,8 +441,7 @@ def read_config(kind: type[C], path: str | Path) -> C:
 
     if Path(path).is_file():
         check_file(path)
-    parser = make_parser()
-    parser.add_class_arguments(kind)
+    parser = parser_for(kind)
     try:
         options = parser.parse_path(path)
         check_filled(kind, options.as_dict())
