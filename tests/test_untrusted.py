@@ -256,7 +256,7 @@ def test_types_of_weights(tmp_path: Path) -> None:
 LAUGHS = "a: &a [x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
-YAML = {
+YAML: dict[str, tuple[str | bytes, str]] = {
     "an object": ("out: !!python/object/apply:os.mkdir [exploded]\n", "python/object/apply:os.mkdir"),
     "a name": ("out: !!python/name:os.mkdir\n", "python/name:os.mkdir asks for more than plain values"),
     "a tag of its own": ("out: !thing {}\n", "the YAML tag !thing"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 from .errors import SpotkdError, one_line
 
@@ -441,7 +441,7 @@ def read_config(kind: type[C], path: str | Path) -> C:
 
     if Path(path).is_file():
         check_file(path)
-    parser = parser_for(kind)
+    parser = parser_for(cast(type, kind))
     try:
         options = parser.parse_path(path)
         check_filled(kind, options.as_dict())

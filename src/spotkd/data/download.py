@@ -325,8 +325,8 @@ def _members(archive: Path) -> Iterator[list[_Member]]:
             yield [_Member(info.filename, _zip_kind(info), partial(package.open, info)) for info in sized]
     else:
         with tarfile.open(archive) as tar:
-            sized = _bounded(archive, ((info, info.size) for info in tar))
-            yield [_Member(info.name, _tar_kind(info), partial(tar.extractfile, info)) for info in sized]
+            parts = _bounded(archive, ((info, info.size) for info in tar))
+            yield [_Member(info.name, _tar_kind(info), partial(tar.extractfile, info)) for info in parts]
 
 
 def _bounded(archive: Path, members: Iterable[tuple[T, int]]) -> Iterator[T]:
