@@ -10,13 +10,26 @@ import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from functools import cache
+from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from . import __version__
-from .config import BenchConfig, DemoConfig, DistillConfig, EvaluateConfig, ReportConfig, TrainConfig, check_filled
+from .config import (
+    BenchConfig,
+    DemoConfig,
+    DistillConfig,
+    EvaluateConfig,
+    ReportConfig,
+    TrainConfig,
+    check_file,
+    check_filled,
+    make_parser,
+)
 from .errors import STOPPED, SpotkdError, Stopped, one_line
 
 # Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
@@ -162,11 +175,10 @@ commands:
 """
 
 
+@cache
 def _parser(command: str) -> ArgumentParser:
     config, _, help_text = _COMMANDS[command]
-    parser = ArgumentParser(
-        prog=f"spotkd {command}", description=_sentence(help_text), exit_on_error=False, allow_abbrev=False
-    )
+    parser = make_parser(prog=f"spotkd {command}", description=_sentence(help_text), allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file with options")
     if command in _POSITIONAL:
         name, help_text, required = _POSITIONAL[command]
@@ -221,6 +233,10 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     """The configuration that the arguments of a command describe, over those of a recipe if one is named."""
     parser = _parser(command)
     defaults = parser.get_defaults()
+    for place, name in enumerate(arguments):
+        file = "".join(arguments[place + 1 : place + 2]) if name == "--config" else name.removeprefix("--config=")
+        if name.startswith("--config") and Path(file).is_file():
+            check_file(file)
     named = [name for name in _NAMED if f"{name}.name" in defaults]
     switches = [name for name, value in defaults.items() if isinstance(value, bool)]
     spelled = _spelled_out(arguments, named, switches)
@@ -286,6 +302,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"spotkd {__version__}")
         return 0
+    for stream in (sys.stdout, sys.stderr):  # names of files and classes may hold what a terminal's code cannot say
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _run(arguments)
     except (SpotkdError, ArgumentError) as error:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import yaml
 from lightning_fabric import Fabric
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -23,6 +22,7 @@ from ..config import (
     RunConfig,
     TrainConfig,
     read_config,
+    read_yaml,
 )
 from ..data import Dataset, Loader, load_data
 from ..errors import SpotkdError, one_line
@@ -91,10 +91,9 @@ def kind_of(folder: str | Path) -> type[TrainConfig] | type[DistillConfig]:
         SpotkdError: no run.
     """
     path = Path(folder) / "config.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SpotkdError(f"{folder}: holds no run to go on with ({one_line(error)[:200]})") from error
+    if not path.is_file():
+        raise SpotkdError(f"{folder}: holds no run to go on with (no config.yaml)")
+    content = read_yaml(path)
     return DistillConfig if isinstance(content, dict) and "teacher" in content else TrainConfig
 
 
@@ -211,8 +210,8 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Scores:
 def _noted_root(path: Path) -> object:
     """The root of the data sets in a run's configuration, of whichever kind the run is."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["root"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        return read_yaml(path)["data"]["root"]
+    except (SpotkdError, KeyError, TypeError) as error:
         raise SpotkdError(f"{path}: does not name the data's root ({one_line(error)[:200]}); give --root") from error
 
 
