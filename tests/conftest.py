@@ -95,3 +95,9 @@ def in_memory(split: Split) -> ImageSet:
     """The split, known to lie in memory."""
     assert isinstance(split, ImageSet)
     return split
+
+
+@pytest.fixture
+def untrained_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Teachers need not know anything: for tests of what does not depend on it."""
+    monkeypatch.setattr("spotkd.training.jobs.check_teacher", lambda *_: None)

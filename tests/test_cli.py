@@ -27,6 +27,8 @@ from spotkd.registry import Registry
 from spotkd.training import restore
 from spotkd.training.run import read_metrics
 
+pytestmark = pytest.mark.usefixtures("untrained_teachers")
+
 SMALL = ["--data.limit", "188", "--epochs", "1", "--quiet", "true", "--batch-size", "32"]
 
 

@@ -34,6 +34,8 @@ from spotkd.models import save_weights
 
 from .data.formats import write_cifar10, write_folder, write_tiny_imagenet
 
+pytestmark = pytest.mark.usefixtures("untrained_teachers")
+
 CANARY = "exploded"
 SPARE = 512 << 20  # bytes
 

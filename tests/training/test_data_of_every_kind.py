@@ -67,7 +67,7 @@ def test_from_files_to_evaluated_weights(kind: Callable[[Path], DataConfig], tmp
     common = {"data": data, "epochs": 1, "batch_size": 8, "quiet": True}
     teacher = tmp_path / "teacher"
     taught = train(TrainConfig(**common, out=str(teacher), model=ModelConfig("resnet8")))  # type: ignore[arg-type]
-    config = DistillConfig(**common, out=str(tmp_path / "student"), min_teacher_top1=0)  # type: ignore[arg-type]
+    config = DistillConfig(**common, out=str(tmp_path / "student"))  # type: ignore[arg-type]
     config.teacher, config.student = ModelConfig("resnet8", str(teacher)), ModelConfig("resnet8")
     summary = distill(config)
     for folder_of, scores in ((teacher, taught.scores), (tmp_path / "student", summary.scores)):
