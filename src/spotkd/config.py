@@ -232,6 +232,57 @@ class EvaluateConfig:
 
 
 @dataclass
+class ExportConfig:
+    """Write a trained student as a file for other programs.
+
+    Args:
+        run: a run folder or a weights file.
+        format: onnx, for any ONNX runtime (pip install 'spotkd[export]'); torch-export, a .pt2 file for PyTorch alone;
+            safetensors, weights for spotkd.
+        out: the file; unset puts it beside the weights, with the format's ending.
+        overwrite: replace the file if it is there.
+        model: the network's name; unset takes the one noted in the file.
+        data: the data set it was trained on, for weights that note no classes and no preprocessing.
+        root: folder that holds the files of that data set; unset takes data.
+    """
+
+    run: str
+    format: Literal["onnx", "torch-export", "safetensors"] = "onnx"
+    out: str | None = None
+    overwrite: bool = False
+    model: str | None = None
+    data: str | None = None
+    root: str | None = None
+
+
+@dataclass
+class PredictConfig:
+    """Classify pictures with a trained student, on the CPU.
+
+    Args:
+        student: a run folder, a weights file, an .onnx or a .pt2 file.
+        images: picture files, and folders of them.
+        top: how many classes to tell of each picture, the likeliest first.
+        csv: a file to write the predictions to as well.
+        batch_size: pictures at once.
+        trust: open a .pt2 file, which can run code: only for files of your own.
+        model: the network's name; unset takes the one noted in the file.
+        data: the data set it was trained on, for weights that note no classes and no preprocessing.
+        root: folder that holds the files of that data set; unset takes data.
+    """
+
+    student: str
+    images: list[str]
+    top: int = 1
+    csv: str | None = None
+    batch_size: int = 64
+    trust: bool = False
+    model: str | None = None
+    data: str | None = None
+    root: str | None = None
+
+
+@dataclass
 class DemoConfig:
     """A teacher, and a student four times: alone, by KD, by AT everywhere, and by spot-adaptive AT.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from ..config import (
     TrainConfig,
     read_config,
 )
-from ..data import Dataset, Loader, load_data
+from ..data import Dataset, Loader, load_data, preprocessing_of
 from ..errors import SpotkdError, one_line
 from ..folding import folded
 from ..method import Method, SpotKD, Supervised
@@ -248,6 +248,7 @@ def _run(
         "data": config.data.name,
         "data_options": {key: getattr(config.data, key) for key in DATA_OPTIONS},
         "classes": data.classes,
+        "preprocessing": asdict(preprocessing_of(data)),
         "test_top1": summary.scores.top1,
         "protocol": summary.protocol,
     }
