@@ -62,8 +62,12 @@ def _evaluate(config: EvaluateConfig) -> None:
 
 
 def _export(config: ExportConfig) -> None:
-    from .deploy import export
+    from .deploy import export, publish
 
+    if config.push_to_hub is not None:
+        page = publish(config)
+        print(f"{page.folder}: {', '.join(page.files)}" + (f"; sent to {page.address}" if page.address else ""))
+        return
     written = export(config)
     print(
         f"{written.path}: its logits differ from the student's by at most {written.difference:.1e} "

@@ -239,11 +239,17 @@ class ExportConfig:
         run: a run folder or a weights file.
         format: onnx, for any ONNX runtime (pip install 'spotkd[export]'); torch-export, a .pt2 file for PyTorch alone;
             safetensors, weights for spotkd.
-        out: the file; unset puts it beside the weights, with the format's ending.
-        overwrite: replace the file if it is there.
+        out: the file; unset puts it beside the weights, with the format's ending. With push_to_hub a folder;
+            unset takes hub/ in the run folder.
+        overwrite: replace what is there.
         model: the network's name; unset takes the one noted in the file.
         data: the data set it was trained on, for weights that note no classes and no preprocessing.
         root: folder that holds the files of that data set; unset takes data.
+        push_to_hub: USER/NAME on the Hugging Face Hub to send the student to, with a model card made from the run's
+            facts (pip install 'spotkd[hub]'; 'hf auth login' first).
+        card_only: only write the folder that would be sent.
+        license: licence on the card, as the Hub writes it, such as apache-2.0; unset leaves the field out.
+        private: make a new repository private.
     """
 
     run: str
@@ -253,6 +259,10 @@ class ExportConfig:
     model: str | None = None
     data: str | None = None
     root: str | None = None
+    push_to_hub: str | None = None
+    card_only: bool = False
+    license: str | None = None
+    private: bool = False
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from .export import Exported, export
 from .facts import Facts
 from .formats import FORMATS, Classifier
+from .hub import Page, publish
 from .predict import Prediction, open_student, predict, tabled
 from .student import Student, load_student
 
@@ -11,11 +12,13 @@ __all__ = [
     "Classifier",
     "Exported",
     "Facts",
+    "Page",
     "Prediction",
     "Student",
     "export",
     "load_student",
     "open_student",
     "predict",
+    "publish",
     "tabled",
 ]

@@ -34,6 +34,9 @@ def export(config: ExportConfig) -> Exported:
         SpotkdError: nothing to export; the format's library is missing; a network that the format cannot hold; a file
             that is in the way; or one whose logits are not the student's, of which nothing is left.
     """
+    for option, given in (("card_only", config.card_only), ("license", config.license), ("private", config.private)):
+        if given:
+            raise SpotkdError(f"{option} has no effect without push_to_hub: leave it out or add --push-to-hub")
     student = load_student(config.run, config.model, named(config))
     return write(student, config.format, _target(config), config.overwrite)
 
