@@ -13,7 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from . import __version__
 from .config import (
@@ -23,6 +26,7 @@ from .config import (
     EvaluateConfig,
     ExportConfig,
     PredictConfig,
+    ProfileConfig,
     ReportConfig,
     TrainConfig,
     check_filled,
@@ -89,6 +93,40 @@ def _predict(config: PredictConfig) -> int:
     for file, classes in predictions if config.csv is None else tabled(predictions, config.csv):
         print(f"{shown(file)}: {', '.join(f'{shown(name)} {100 * share:.2f} %' for name, share in classes)}")
     return 1 if failures else 0
+
+
+def _profile(config: ProfileConfig) -> None:
+    from .profiling import network_table, profile, step_table, write_csv, write_json
+
+    console, bar = Console(), Console(stderr=True)
+    with bar.status("") as status:
+        result = profile(config, lambda what: status.update(escape(what)))
+    width, height = result.image_shape[::-1][:2]
+    print(
+        f"{result.machine}, {result.device}, images {height}x{width}, {result.classes} classes; steps of "
+        f"{result.batch_size} images in {result.precision}; medians of {config.rounds} with the lowest and the highest"
+    )
+    for head, rows in (network_table(result), step_table(result)):
+        if rows:
+            print()
+            _print_table(console, head, rows)
+    if config.csv is not None:
+        write_csv(result, config.csv)
+    if config.json is not None:
+        write_json(result, config.json)
+
+
+def _print_table(console: Console, head: list[str], rows: list[list[str]]) -> None:
+    """A table as wide as the terminal; anywhere else plain lines in columns."""
+    if console.is_terminal:
+        table = Table(*head, box=SIMPLE)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def _demo(config: DemoConfig) -> None:
@@ -179,6 +217,7 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], int | None], str]] = {
     "evaluate": (EvaluateConfig, _evaluate, "measure a trained network on the test images"),
     "export": (ExportConfig, _export, "write a trained student as ONNX, torch-export or safetensors"),
     "predict": (PredictConfig, _predict, "classify pictures with a trained student in any format"),
+    "profile": (ProfileConfig, _profile, "size, speed and cost of a step: which student to choose"),
     "bench": (BenchConfig, _bench, "run a plan: a grid of data sets, pairs, distillers, strategies and seeds"),
     "report": (ReportConfig, _report, "the tables of a plan, from its finished runs"),
 }
@@ -190,6 +229,10 @@ _POSITIONAL: dict[str, list[tuple[str, str, str | None]]] = {
     "predict": [
         ("student", "a run folder, a weights file, an .onnx or a .pt2 file", None),
         ("images", "picture files, and folders of them", "+"),
+    ],
+    "profile": [
+        ("teacher", "the large network", None),
+        ("students", "one or more small networks to compare", "+"),
     ],
     "bench": [("plan", "a shipped plan's name or a YAML file; without one --dry-run lists all shipped plans", "?")],
     "report": [("plan", "a shipped plan's name or a YAML file", None)],

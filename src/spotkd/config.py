@@ -293,6 +293,41 @@ class PredictConfig:
 
 
 @dataclass
+class ProfileConfig:
+    """Size and speed of a teacher and of students for it on this machine, and what a training step costs.
+
+    Args:
+        teacher: a network of the zoo, or torchvision:NAME, timm:NAME, python:MODULE.FUNCTION.
+        students: one or more, likewise.
+        data: the data set to take the image shape, classes and number of training images from.
+        image_shape: channels, height and width, where no data set is named.
+        classes: number of classes, likewise.
+        distillers: whose steps to time, as at,kd; all for every one; none for no steps.
+        strategies: with which strategies, as always,adaptive; all for every one.
+        batch_size: images in a step, and at once where many are classified.
+        rounds: times that everything is timed, in turn with plain KD.
+        accelerator: auto, cpu, cuda or mps.
+        precision: of the steps: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
+        csv: a file for every measurement, a row each.
+        json: a file for all of it.
+    """
+
+    teacher: str
+    students: list[str]
+    data: str | None = None
+    image_shape: list[int] = field(default_factory=lambda: [3, 32, 32])
+    classes: int = 100
+    distillers: str = "all"
+    strategies: str = "always,adaptive"
+    batch_size: int = 64
+    rounds: int = 5
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Precision = "auto"
+    csv: str | None = None
+    json: str | None = None
+
+
+@dataclass
 class DemoConfig:
     """A teacher, and a student four times: alone, by KD, by AT everywhere, and by spot-adaptive AT.
 

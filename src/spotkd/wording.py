@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~$&:@])")
+_FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes for the beginning of a formula
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$&:@]|(?<=www)\.)", re.IGNORECASE)
 
 
 def shown(text: str) -> str:
@@ -15,9 +15,10 @@ def shown(text: str) -> str:
 
 def cell(text: str) -> str:
     """For a CSV file: a spreadsheet would run a formula, so an apostrophe goes before one. A lone ``=`` is none."""
-    return f"'{text}" if len(text) > 1 and text.startswith(_FORMULA) else shown(text)
+    text = shown(text)
+    return f"'{text}" if len(text) > 1 and text.startswith(_FORMULA) else text
 
 
 def markdown(text: str) -> str:
-    """For Markdown: on one line, with nothing in it that is markup, HTML or a link."""
+    """For Markdown, inside a line: with nothing in it that is markup, HTML or a link."""
     return _MARKDOWN.sub(r"\\\1", shown(text))

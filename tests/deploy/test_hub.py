@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -104,7 +105,7 @@ def test_the_folder_is_whole_and_says_what_the_run_noted(
     }
     text = (folder / "README.md").read_text(encoding="utf-8")
     summary = json.loads((distilled / "summary.json").read_text())
-    fields = ModelCard(text).data
+    fields: Any = ModelCard(text).data
     assert (fields.license, fields.library_name, fields.pipeline_tag) == (
         "apache-2.0",
         "spotkd",

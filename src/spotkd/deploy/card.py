@@ -43,7 +43,7 @@ def read_run(folder: str | Path) -> tuple[DistillConfig | TrainConfig, dict[str,
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         kept = {key: summary[key] for key in _SUMMARY}
         float(kept["scores"]["top1"]), float(kept["scores"]["top5"]), int(kept["scores"]["images"])
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise SpotkdError(f"{folder}: holds no finished run; a model card is made from one") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SpotkdError(f"{folder / 'summary.json'}: not a run's summary ({one_line(error)[:200]})") from error
@@ -153,7 +153,7 @@ def _body(
         ("which epoch", f"{summary['epoch']} of {summary['epochs']}, chosen by: {markdown(str(summary['protocol']))}"),
         (
             "input",
-            f"3x{seen.size[0]}x{seen.size[1]}, {seen.colour}, mean {_listed(seen.mean)}, std {_listed(seen.std)}",
+            f"3x{seen.size[0]}x{seen.size[1]}, {seen.colour}, {normalised}",
         ),
     ]
     if summary["shares"]:
