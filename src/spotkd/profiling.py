@@ -53,7 +53,8 @@ class Spread(NamedTuple):
     n: int
 
     def __str__(self) -> str:
-        return f"{self.median:.3g} ({self.lowest:.3g} to {self.highest:.3g})"
+        median, lowest, highest = (f"{value:.3g}" if value < 1000 else f"{value:.0f}" for value in self[:3])
+        return f"{median} ({lowest} to {highest})"
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -186,7 +187,7 @@ def _networks(
         networks[name] = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(name: str, some: Tensor) -> Run:
-        return torch.inference_mode()(lambda: networks[name](some))  # type: ignore[no-any-return]
+        return torch.inference_mode()(lambda: networks[name](some))
 
     runs = {(name, size): forward(name, images[:size]) for name in names for size in (1, config.batch_size)}
     times = in_turn(runs, config.rounds, device)
@@ -234,16 +235,16 @@ def activations(network: nn.Module, images: Tensor) -> int:
     """The most bytes of tensors made by a forward pass without a graph that are alive at once."""
     with torch.no_grad(), _Alive([images, *network.parameters(), *network.buffers()]) as alive:
         network(images)
-    return alive.most
+    return int(alive.most)
 
 
-class _Alive(TorchDispatchMode):
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Counts the bytes of the storages that operations make, from their making to their end."""
 
     def __init__(self, given: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known = {tensor.untyped_storage()._cdata for tensor in given}
-        self._now = self.most = 0
+        self._now, self.most = 0, 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
@@ -303,6 +304,16 @@ class _Methods:
         return step
 
 
+def _tried(make: _Methods, distiller: str, strategy: str, batch: Batch) -> Run | SpotkdError:
+    """A step that has been taken once, or why it cannot be."""
+    try:
+        step = make.step(distiller, strategy, batch)
+        step()
+    except SpotkdError as error:
+        return error
+    return step
+
+
 def _step_costs(
     make: _Methods, distiller: str, strategies: Sequence[str], plain: Run, batch: Batch, rounds: int
 ) -> Iterator[StepCost]:
@@ -310,13 +321,12 @@ def _step_costs(
     runs: dict[str | None, Run] = {None: plain}
     problems: dict[str, str] = {}
     for strategy in strategies:
-        try:
-            runs[strategy] = make.step(distiller, strategy, batch)
-            runs[strategy]()
-        except SpotkdError as error:
-            runs.pop(strategy, None)
-            problems[strategy] = str(error)
-    times = in_turn(runs, rounds if len(runs) > 1 else 0, make.fabric.device)
+        made = _tried(make, distiller, strategy, batch)
+        if isinstance(made, SpotkdError):
+            problems[strategy] = str(made)
+        else:
+            runs[strategy] = made
+    times = in_turn(runs, rounds, make.fabric.device) if len(runs) > 1 else {}
     for strategy in strategies:
         if strategy in problems:
             yield StepCost(make.student, distiller, strategy, None, None, problems[strategy])
@@ -338,8 +348,8 @@ def network_table(result: Profile) -> Table:
         "ms for 1",
         f"ms for {result.batch_size}",
         "activations, MiB",
-        "parameters : teacher's",
-        "GFLOP : teacher's",
+        "times fewer parameters",
+        "times fewer GFLOP",
     ]
     return head, [
         [
@@ -349,15 +359,11 @@ def network_table(result: Profile) -> Table:
             str(network.one),
             str(network.batch),
             f"{network.activations / 2**20:.3g}",
-            _ratio(network.parameters, teacher.parameters),
-            _ratio(network.flops, teacher.flops),
+            f"{teacher.parameters / max(1, network.parameters):.3g}",
+            f"{teacher.flops / max(1, network.flops):.3g}",
         ]
         for network in result.networks
     ]
-
-
-def _ratio(own: int, of: int) -> str:
-    return f"1 : {of / own:.3g}" if own else "-"
 
 
 def step_table(result: Profile) -> Table:

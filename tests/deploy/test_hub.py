@@ -39,13 +39,16 @@ class Hub(BaseHTTPRequestHandler):
     status = 200
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self._body()
         address = f"http://{self.headers['Host']}"
         if type(self).status != 200:
             return self._answer({"error": "You are not allowed"}, type(self).status)
         if self.path == "/api/repos/create":
             self.got["create"] = body
             return self._answer({"url": f"{address}/me/first"})
+        if self.path == "/api/validate-yaml":
+            self.got["checked"] = body
+            return self._answer({"errors": [], "warnings": []})
         if self.path.startswith("/api/models/me/first/preupload/main"):
             paths = [file["path"] for file in json.loads(body)["files"]]
             regular = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
@@ -55,6 +58,16 @@ class Hub(BaseHTTPRequestHandler):
             if line["key"] == "file":
                 self.got[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
         return self._answer({"commitUrl": f"{address}/me/first/commit/1", "commitOid": "1"})
+
+    def _body(self) -> bytes:
+        if self.headers["Transfer-Encoding"] != "chunked":
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def do_GET(self) -> None:
         self._answer({"error": "not found"}, 404)
@@ -161,11 +174,13 @@ def test_the_folder_arrives(
     folder.mkdir()
     (folder / "private.txt").write_text("not ours")
     options = ["--push-to-hub", "me/first", "--private", "--out", str(folder), "--overwrite"]
+    options += ["--format", "safetensors"]
     assert main(["export", str(distilled), *options]) == 0
     assert f"sent to {huggingface_hub.constants.ENDPOINT}/me/first" in capsys.readouterr().out
     made = json.loads(hub.got.pop("create"))
-    assert (made["name"], made["organization"], made["private"]) == ("first", "me", True)
-    assert set(hub.got) == {"README.md", "config.json", "config.yaml", "student.onnx", "student.safetensors"}
+    assert (made["name"], made["organization"], made["visibility"]) == ("first", "me", "private")
+    assert "library_name: spotkd" in json.loads(hub.got.pop("checked"))["content"]
+    assert set(hub.got) == {"README.md", "config.json", "config.yaml", "student.safetensors"}
     for name, content in hub.got.items():
         assert content == (folder / name).read_bytes()
 
