@@ -20,7 +20,13 @@ from spotkd.deploy.hub import Page
 from ..conftest import in_memory
 
 PAGE = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^spotkd (.*)$", "\n".join(re.findall(r"^```\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)), re.M)
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+COMMANDS = [
+    line.removeprefix("spotkd ")
+    for language, block in BLOCKS
+    for line in block.splitlines()
+    if not language and line.startswith("spotkd ")
+]
 QUICKER = {"profile": ["--batch-size", "2", "--rounds", "1"], "train": ["--quiet"], "distill": ["--quiet"]}
 
 
