@@ -24,8 +24,10 @@ from ..conftest import TinyNet, randomise_statistics
 CLASSES = ("<script>", "a b", "=1+1", "ünïcödé", "e")
 FACTS = Facts("tiny", "glyph94", CLASSES, Preprocessing((8, 8), (0.2,), (0.35,), "grey"), 81.5, "last epoch")
 # One of each family and kind of block; the others are deeper or wider, and take CI minutes.
-FAMILIES = ("resnet8", "resnet8x4", "ResNet18", "ResNet50", "MobileNetV2_0_5", "ShuffleNetV1", "ShuffleNetV2", "vgg8")
-FAMILIES += ("vgg8-imagenet", "wrn_16_1", "wrn_16_2")
+FAMILIES = [
+    *("resnet8", "resnet8x4", "ResNet18", "ResNet50", "wrn_16_1", "wrn_16_2", "vgg8", "vgg8-imagenet"),
+    *("MobileNetV2_0_5", "ShuffleNetV1", "ShuffleNetV2"),
+]
 FOREIGN = ("torchvision:mobilenet_v3_small", "timm:vit_tiny_patch16_224")
 
 
