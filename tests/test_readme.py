@@ -30,7 +30,8 @@ def test_a_network_of_ones_own_as_printed(capsys: pytest.CaptureFixture[str]) ->
 
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("commands.md", "recipes.md", "experiments.md", "deploy.md", "data/README.md")),
+    *(ROOT / "docs" / name for name in ("commands.md", "recipes.md", "experiments.md", "reliability.md", "deploy.md")),
+    ROOT / "docs" / "data" / "README.md",
 ]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES).replace("\\\n", " ")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)  # those of Python, too: they pair
@@ -41,8 +42,13 @@ COMMANDS = [line for line in SHOWN if "[" not in line]  # the one with brackets 
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_shown_parses(line: str) -> None:
+def test_every_command_shown_parses(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command, *arguments = shlex.split(line)
+    monkeypatch.chdir(tmp_path)
+    if "--resume" in arguments:  # takes the options of a run, so there must be one
+        folder = tmp_path / arguments[arguments.index("--resume") + 1]
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("teacher: {name: resnet20}\n" if command == "distill" else "{}\n")
     if command in _LISTS:
         assert arguments[:1] == ["show"] if command == "recipes" and arguments else not arguments
         arguments, command = arguments[2:], "distill"

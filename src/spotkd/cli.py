@@ -10,6 +10,9 @@ import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from functools import cache
+from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -29,9 +32,11 @@ from .config import (
     ProfileConfig,
     ReportConfig,
     TrainConfig,
+    check_file,
     check_filled,
+    make_parser,
 )
-from .errors import SpotkdError, one_line
+from .errors import STOPPED, SpotkdError, Stopped, one_line
 
 # Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
 _NAMED = ("model", "teacher", "student", "data")
@@ -252,11 +257,10 @@ commands:
 """
 
 
+@cache
 def _parser(command: str) -> ArgumentParser:
     config, _, help_text = _COMMANDS[command]
-    parser = ArgumentParser(
-        prog=f"spotkd {command}", description=_sentence(help_text), exit_on_error=False, allow_abbrev=False
-    )
+    parser = make_parser(prog=f"spotkd {command}", description=_sentence(help_text), allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file with options")
     positional = _POSITIONAL.get(command, [])
     for name, help_text, count in positional:
@@ -309,6 +313,10 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     """The configuration that the arguments of a command describe, over those of a recipe if one is named."""
     parser = _parser(command)
     defaults = parser.get_defaults()
+    for place, name in enumerate(arguments):
+        file = "".join(arguments[place + 1 : place + 2]) if name == "--config" else name.removeprefix("--config=")
+        if name.startswith("--config") and Path(file).is_file():
+            check_file(file)
     named = [name for name in _NAMED if f"{name}.name" in defaults]
     switches = [name for name, value in defaults.items() if isinstance(value, bool)]
     spelled = _spelled_out(arguments, named, switches)
@@ -316,6 +324,10 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
         plain = [argument for argument in spelled if argument.partition("=")[0] != "--print_config"]
         given = parser.parse_args(plain, defaults=False).as_dict()
         given.pop("config", None)
+        if given.get("resume") not in (None, "auto"):  # the run's own options hold, but for those given here
+            _check_kind(command, given["resume"])
+            spelled = ["--config", f"{given['resume']}/config.yaml", *spelled]
+            given["recipe"] = None
         recipe = recipe or given.get("recipe")
         if recipe is not None:
             from .recipes import as_yaml, resolved
@@ -332,6 +344,15 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     check_filled(_COMMANDS[command][0], options.as_dict())
     values = parser.instantiate(options)
     return _COMMANDS[command][0](**{key: value for key, value in vars(values).items() if key != "config"})
+
+
+def _check_kind(command: str, folder: str) -> None:
+    """A run is gone on with by the command that began it."""
+    from .training.jobs import kind_of
+
+    right = "distill" if kind_of(folder) is DistillConfig else "train"
+    if command != right:
+        raise SpotkdError(f"{folder}: is a run of 'spotkd {right}': spotkd {right} --resume {folder}")
 
 
 def _recipes(arguments: Sequence[str]) -> None:
@@ -351,7 +372,8 @@ def _recipes(arguments: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    0; 1 where runs of a plan failed or a picture could not be read; 2 for a mistake of the user; 130 when interrupted.
+    0; 1 where runs of a plan failed or a picture could not be read; 2 for a mistake of the user; 75 where a run was asked
+    to stop (SIGTERM, SIGINT) and has saved its state; 130 when interrupted otherwise.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -360,11 +382,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"spotkd {__version__}")
         return 0
+    for stream in (sys.stdout, sys.stderr):  # names of files and classes may hold what a terminal's code cannot say
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _run(arguments)
     except (SpotkdError, ArgumentError) as error:
         print(f"spotkd: {one_line(error)}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"spotkd: {stopped}", file=sys.stderr)
+        return STOPPED
     except SystemExit as end:  # --help and --print_config end the reading of arguments so
         return int(end.code or 0)
     except BrokenPipeError:

@@ -5,13 +5,17 @@ This module imports nothing heavy, so that ``spotkd --help`` answers at once. Na
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 from .errors import SpotkdError, one_line
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 C = TypeVar("C")
 Precision = Literal["auto", "32", "bf16-mixed"]
@@ -131,6 +135,12 @@ class RunConfig:
             'spotkd recipes' lists the paper's.
         out: folder of the run; unset makes one under runs/ from the names and the seed.
         overwrite: replace the run that the folder holds; without it an existing run is an error.
+        resume: go on with an interrupted run: its folder, whose options hold again; or auto, for the folder that this
+            run would write to, if it holds one (with --overwrite true, one with other options is replaced).
+        accept_changes: go on although options differ from those that the run was begun with.
+        checkpoint_every: how often to save inside of an epoch: steps, as 500, or minutes, as 10min. After every epoch
+            the state is saved anyway.
+        skip_nonfinite: leave out so many steps whose loss or gradient is not finite, before the run is stopped.
         data: the data set.
         epochs: passes over the training images.
         batch_size: images in a step.
@@ -149,6 +159,10 @@ class RunConfig:
     recipe: str | None = None
     out: str | None = None
     overwrite: bool = False
+    resume: str | None = None
+    accept_changes: bool = False
+    checkpoint_every: int | str | None = "15min"
+    skip_nonfinite: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     epochs: int = 240
     batch_size: int = 64
@@ -188,6 +202,8 @@ class DistillConfig(RunConfig):
         beta: weight of the distiller; unset takes the paper's.
         temperature: of the loss on the logits; unset takes its own (4 for kd).
         standardise: bring logits to mean 0 and deviation 1 before the loss on them.
+        min_teacher_top1: stop unless the teacher gets this percentage of (up to 1024) test images right; unset asks for
+            more than chance and three standard errors; 0 for no check.
         fold: fold the frozen teacher's BatchNorms into its convolutions, where that leaves its outputs as they are.
         policy: the policy network.
         preparation: the phase before distillation that some distillers need.
@@ -203,6 +219,7 @@ class DistillConfig(RunConfig):
     beta: float | None = None
     temperature: float | None = None
     standardise: bool = False
+    min_teacher_top1: float | None = None
     fold: bool = True
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     preparation: PreparationConfig = field(default_factory=PreparationConfig)
@@ -401,8 +418,126 @@ def check_filled(kind: type, options: Mapping[str, Any], section: str = "") -> N
                 first = next(iter(get_type_hints(hint)))
                 raise SpotkdError(f"{section}{key} is {value}: it is a section, write {key}: {{{first}: ...}}")
             check_filled(hint, value, f"{section}{key}.")
-        elif value is None and hint is not Any and NoneType not in get_args(hint):
+            continue
+        _check_text(f"{section}{key}", value)
+        if value is None and hint is not Any and NoneType not in get_args(hint):
             raise SpotkdError(f"{section}{key} is empty: give a value or leave it out")
+
+
+def _check_text(key: str, value: Any) -> None:
+    """Refuse text that cannot be written everywhere, wherever it stands in a value."""
+    if isinstance(value, str) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
+        raise SpotkdError(f"{key} is {value[:60]!r}: it holds a character that is no UTF-8 text")
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            _check_text(key, part)
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            _check_text(key, name)
+            _check_text(f"{key}.{name}", part)
+
+
+_MODE = "spotkd"  # the name under which the library knows our way to read YAML
+_ENTRIES = 10_000  # values in a YAML file, those that stand for others counted in full
+_DEPTH = 20  # lists and sections inside one another
+
+
+def check_yaml(text: str) -> None:
+    """Refuse YAML that unfolds to more than a configuration can be, before anything is made of it.
+
+    Raises:
+        SpotkdError: too many values, most of them by way of aliases, or too deep a nesting.
+        yaml.YAMLError: no YAML.
+    """
+    import yaml
+
+    open_nodes: list[list[Any]] = [[None, 0]]  # anchor and number of values so far, from the outside in
+    known: dict[str | None, int] = {}
+    plain = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map")} | {"!"}
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        count = 0
+        tag = getattr(event, "tag", None) or "!"
+        if tag not in plain:
+            raise SpotkdError(f"the YAML tag {tag[:60]} asks for more than plain values")
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append([event.anchor, 1])
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, count = open_nodes.pop()
+            known[anchor] = count
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in known:
+                raise SpotkdError(f"the YAML alias *{str(event.anchor)[:40]} stands for nothing before it")
+            count = known[event.anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            known[event.anchor] = count = 1
+        open_nodes[-1][1] += count
+        if len(open_nodes) > _DEPTH + 1:
+            raise SpotkdError(f"more than {_DEPTH} lists or sections inside one another")
+        if open_nodes[-1][1] > _ENTRIES:
+            raise SpotkdError(f"more than {_ENTRIES} values")
+
+
+def check_file(path: str | Path) -> str:
+    """The text of a YAML file that :func:`check_yaml` lets pass.
+
+    Raises:
+        SpotkdError: it is no such file; the message names it.
+    """
+    import yaml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        check_yaml(text)
+    except (SpotkdError, OSError, ValueError, yaml.YAMLError) as error:
+        raise SpotkdError(f"{path}: {one_line(error)[:300]}") from error
+    return text
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file holds: plain values, and no more of them than a configuration has.
+
+    Raises:
+        SpotkdError: it is no such file.
+    """
+    import yaml
+
+    text = check_file(path)
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise SpotkdError(f"{path}: {one_line(error)[:300]}") from error
+
+
+def make_parser(**options: Any) -> ArgumentParser:
+    """A parser that raises its errors, and looks at YAML before it reads it."""
+    import jsonargparse
+    import yaml
+
+    read = jsonargparse.get_loader("yaml")
+
+    def load(text: str) -> Any:
+        check_yaml(text)
+        try:
+            return read(text)
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:  # a number of 5000 digits, !!int of no number
+            raise yaml.YAMLError(f"{type(error).__name__}: {one_line(error)[:200]}") from error
+
+    jsonargparse.set_loader(_MODE, load, (yaml.YAMLError,))
+    jsonargparse.set_dumper(_MODE, lambda value: yaml.safe_dump(value, allow_unicode=True, sort_keys=False))
+    return jsonargparse.ArgumentParser(exit_on_error=False, parser_mode=_MODE, **options)
+
+
+@cache
+def parser_for(kind: type) -> ArgumentParser:
+    """The parser of a configuration as files have it."""
+    parser = make_parser()
+    parser.add_class_arguments(kind)
+    return parser
 
 
 def read_config(kind: type[C], path: str | Path) -> C:
@@ -413,13 +548,34 @@ def read_config(kind: type[C], path: str | Path) -> C:
     """
     from argparse import ArgumentError
 
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind)
+    if Path(path).is_file():
+        check_file(path)
+    parser = parser_for(cast(type, kind))
     try:
         options = parser.parse_path(path)
         check_filled(kind, options.as_dict())
         return kind(**vars(parser.instantiate(options)))
     except (ArgumentError, SpotkdError, TypeError, OSError) as error:
         raise SpotkdError(f"{path}: {one_line(error)}") from error
+
+
+def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by their full names, as ``optim.lr``."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return flat
+
+
+def different(stored: Path, wanted: Any, leaving_out: Collection[str]) -> list[str]:
+    """In what a configuration differs from the file of another: ``epochs was 2 and is 4``.
+
+    Raises:
+        SpotkdError: the file is not one of such a configuration.
+    """
+    was, now = (flattened(asdict(config)) for config in (read_config(type(wanted), stored), wanted))
+    return [
+        f"{key} was {was.get(key)} and is {now.get(key)}"
+        for key in {**was, **now}
+        if key not in leaving_out and was.get(key) != now.get(key)
+    ]

@@ -11,6 +11,17 @@ class SpotkdError(ValueError):
     """
 
 
+class Stopped(Exception):  # noqa: N818  # nobody made an error
+    """A run was asked to stop (SIGTERM, SIGINT) and has saved its state; the message says how to go on.
+
+    The command line prints it and exits with status :data:`STOPPED`.
+    """
+
+
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
 def one_line(error: Exception) -> str:
-    """An exception's words on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An exception's words on one line, without characters that a terminal would obey: they may quote a file."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)

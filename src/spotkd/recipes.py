@@ -10,12 +10,9 @@ import re
 from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
-from .config import DistillConfig, TrainConfig, check_filled
+from .config import DistillConfig, TrainConfig, check_filled, parser_for
 from .data import DATASETS, canonical
 from .distillers import DISTILLERS
 from .errors import SpotkdError, one_line
@@ -196,7 +193,7 @@ def resolved(name: str, overrides: Mapping[str, Any]) -> TrainConfig | DistillCo
     """
     recipe = parse(name)
     kind = DistillConfig if recipe.distiller else TrainConfig
-    parser = _parser(kind)
+    parser = parser_for(kind)
     try:
         check_filled(kind, overrides)
         given = parser.parse_object(dict(overrides), defaults=False).as_dict()  # with numbers that were text as numbers
@@ -286,13 +283,6 @@ def _must_still_be(recipe: Recipe, config: TrainConfig | DistillConfig) -> None:
         now = f"{config.data.name}/{SINGLE}/{config.model.name}"
     if now != recipe.name:
         raise SpotkdError(f"recipe {recipe.name} is for other data or networks than these; take recipe {now}")
-
-
-@cache
-def _parser(kind: type) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind)
-    return parser
 
 
 def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

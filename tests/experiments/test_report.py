@@ -46,7 +46,8 @@ def finish(folder: Path, cell: Cell, top1: float, protocol: str = LAST, seconds:
         model="", scores=last._replace(top1=top1), protocol=protocol, epoch=2, last=last, epochs=3, seconds=seconds,
         shares={}, folder=folder, device="cpu, 32-true", machine="a processor",
     )  # fmt: skip
-    Run(folder / cell.folder, TrainConfig(), overwrite=True).finish(summary)
+    with Run(folder / cell.folder, TrainConfig(overwrite=True)) as run:
+        run.finish(summary)
 
 
 def finish_all(

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from spotkd import SpotkdError
+from spotkd import Loader, SpotkdError
 from spotkd.config import DataConfig, DistillConfig, EvaluateConfig, ModelConfig, TrainConfig
+from spotkd.data import load_data
 from spotkd.training import distill, evaluate_checkpoint, train
 
 from ..data.formats import write_cifar10, write_cifar100, write_folder, write_hub, write_imagenet, write_tiny_imagenet
@@ -65,7 +67,7 @@ def test_from_files_to_evaluated_weights(kind: Callable[[Path], DataConfig], tmp
     common = {"data": data, "epochs": 1, "batch_size": 8, "quiet": True}
     teacher = tmp_path / "teacher"
     taught = train(TrainConfig(**common, out=str(teacher), model=ModelConfig("resnet8")))  # type: ignore[arg-type]
-    config = DistillConfig(**common, out=str(tmp_path / "student"))  # type: ignore[arg-type]
+    config = DistillConfig(**common, out=str(tmp_path / "student"), min_teacher_top1=0)  # type: ignore[arg-type]
     config.teacher, config.student = ModelConfig("resnet8", str(teacher)), ModelConfig("resnet8")
     summary = distill(config)
     for folder_of, scores in ((teacher, taught.scores), (tmp_path / "student", summary.scores)):
@@ -98,3 +100,17 @@ def test_another_number_of_classes_than_the_teachers(tmp_path: Path) -> None:
 def test_negative_workers(tmp_path: Path) -> None:
     with pytest.raises(SpotkdError, match=r"data\.workers is -1: it must be at least 0"):
         train(TrainConfig(data=DataConfig(workers=-1), out=str(tmp_path / "t")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_epoch_goes_on_in_the_middle(kind: Callable[[Path], DataConfig], tmp_path: Path) -> None:
+    """What is left of an epoch is what it would have been, whatever is skipped."""
+    data = load_data(kind(tmp_path))
+    loader = Loader(data, data.train, 4, training=True, seed=3, workers=0)
+    whole = list(loader.epoch(2))
+    for skip in (0, 1, len(whole) - 1, len(whole)):
+        rest = list(loader.epoch(2, skip=skip))
+        assert len(rest) == len(whole) - skip
+        for one, two in zip(whole[skip:], rest, strict=True):
+            assert torch.equal(one.images, two.images)
+            assert torch.equal(one.labels, two.labels)

@@ -18,6 +18,7 @@ from spotkd import DATASETS, MODELS, Dataset, Loader, SpotkdError
 from spotkd.config import DistillConfig, ModelConfig, OptimConfig, PolicyConfig, RunConfig, TrainConfig, read_config
 from spotkd.files import replacing
 from spotkd.training import distill, evaluate, restore, train
+from spotkd.training.checkpoint import write_sealed
 from spotkd.training.device import choose_precision
 from spotkd.training.run import Run, read_checkpoint, read_metrics
 
@@ -69,7 +70,8 @@ def test_what_a_run_leaves(tiny: Path) -> None:
     run = distilled(tiny, strategy="adaptive", policy=PolicyConfig(bias="scaled"))
     names = {path.name for path in run.iterdir()}
     assert names == {
-        "config.yaml", "metrics.csv", "last.ckpt", "summary.json", "student.safetensors", "tensorboard",
+        "config.yaml", "metrics.csv", "last.ckpt", "previous.ckpt", "summary.json", "student.safetensors",
+        "tensorboard", ".lock",
     }  # fmt: skip
     metrics = read_metrics(run)
     spots = ["layer1", "layer2", "layer3", "logits"]
@@ -114,14 +116,17 @@ def test_evaluation_against_a_plain_count(tiny_data: Dataset) -> None:
 
 
 def test_a_broken_loss_stops_the_run(tiny: Path) -> None:
-    with pytest.raises(SpotkdError, match=r"epoch 1: not finite: .*task.*; no epoch was completed; lower --optim\.lr"):
+    told = (
+        r"epoch 1, step [23] of 4: not finite: .*; its samples are in .*nonfinite\.json; no epoch was completed; lower"
+    )
+    with pytest.raises(SpotkdError, match=told):
         distilled(tiny, optim=OptimConfig(lr=1e30))
 
 
 def test_a_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
     config = RunConfig()
-    run = Run(tmp_path / "r", config)
-    run.log({"epoch": 1, "loss": 0.5})
+    with Run(tmp_path / "r", config) as run:
+        run.log({"epoch": 1, "loss": 0.5})
     (tmp_path / "r" / "notes.txt").write_text("mine")
     with pytest.raises(SpotkdError, match="holds a run already"):
         Run(tmp_path / "r", config)
@@ -131,8 +136,8 @@ def test_a_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
     with pytest.raises(SpotkdError, match=r"holds a run already \(model\.safetensors\)"):
         Run(tmp_path / "foreign", config)
     assert (tmp_path / "foreign" / "model.safetensors").read_text() == "from elsewhere"
-    Run(tmp_path / "r", config, overwrite=True)
-    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["config.yaml", "notes.txt"]
+    with Run(tmp_path / "r", RunConfig(overwrite=True)):
+        assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [".lock", "config.yaml", "notes.txt"]
 
 
 def test_a_run_does_not_bury_its_own_teacher(tiny: Path) -> None:
@@ -170,7 +175,10 @@ def test_damaged_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(SpotkdError, match=r"last\.ckpt"):
         read_checkpoint(path)
     torch.save({"other": 1}, path)
-    with pytest.raises(SpotkdError, match="not a checkpoint of spotkd"):
+    with pytest.raises(SpotkdError, match="not a checkpoint of spotkd, or cut short"):
+        read_checkpoint(path)
+    write_sealed(path, {"other": 1})
+    with pytest.raises(SpotkdError, match="not a checkpoint of a training"):
         read_checkpoint(path)
 
 

@@ -15,13 +15,13 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, TypeVar, cast
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -35,6 +35,10 @@ _ATTEMPTS = 5  # connections that may break off before the user has to start aga
 _PAUSE = 1.0  # seconds before the second attempt; more before later ones
 _TIMEOUT = 30.0  # seconds without a byte
 _BLOCK = 1 << 20  # bytes at a time
+_UNFOLDS = 20  # times its own size that an archive may unpack to; pictures hardly shrink
+_SMALL = 64 << 20  # bytes that any archive may unpack to
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -317,10 +321,25 @@ def _members(archive: Path) -> Iterator[list[_Member]]:
     """What an archive holds, while it is open."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as package:
-            yield [_Member(info.filename, _zip_kind(info), partial(package.open, info)) for info in package.infolist()]
+            sized = _bounded(archive, ((info, info.file_size) for info in package.infolist()))
+            yield [_Member(info.filename, _zip_kind(info), partial(package.open, info)) for info in sized]
     else:
         with tarfile.open(archive) as tar:
-            yield [_Member(info.name, _tar_kind(info), partial(tar.extractfile, info)) for info in tar.getmembers()]
+            parts = _bounded(archive, ((info, info.size) for info in tar))
+            yield [_Member(info.name, _tar_kind(info), partial(tar.extractfile, info)) for info in parts]
+
+
+def _bounded(archive: Path, members: Iterable[tuple[T, int]]) -> Iterator[T]:
+    """Members as long as their sizes together are in proportion to the archive, of which a tar's end is far away."""
+    most = max(_SMALL, _UNFOLDS * archive.stat().st_size)
+    total = 0
+    for member, size in members:
+        total += size
+        if total > most:
+            raise SpotkdError(
+                f"{archive}: refused, it would unfold to more than {most >> 20} MB; this is not the genuine archive"
+            )
+        yield member
 
 
 def _tar_kind(info: tarfile.TarInfo) -> str:

@@ -240,7 +240,8 @@ class StreamSet(Split):
         stream = self.stream.shuffle(seed=seed, buffer_size=_BUFFER) if wanted.training else self.stream
         transform = transform_to(self.edge, wanted.training, wanted.flip)
         title = f"{self.title} at shuffled place" if wanted.training else self.title
-        rows, start = _rows(stream, self.title), 0
+        start = min(wanted.skip * wanted.batch_size, self.count)
+        rows = islice(_rows(stream, self.title), start, None)
         while batch := list(islice(rows, min(wanted.batch_size, self.count - start))):
             labels = torch.tensor([_known(row[self.label]) for row in batch])
             _check_labels(title, labels, self.classes, start)

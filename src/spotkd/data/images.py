@@ -29,6 +29,7 @@ class Pass:
         padding: zero pixels around the image before a random crop of its own size.
         flip: whether images are mirrored at random.
         workers: processes that decode images; None for one a core, at most eight. Has no influence on the images.
+        skip: batches at the beginning that are left out; the others are what they are without.
     """
 
     batch_size: int
@@ -38,6 +39,7 @@ class Pass:
     padding: int = 0
     flip: bool = False
     workers: int | None = None
+    skip: int = 0
 
     def generator(self) -> torch.Generator:
         """Random numbers of this pass."""
@@ -109,11 +111,14 @@ class ImageSet(Split):
         count, device = len(self), self.images.device
         generator = wanted.generator()
         order = torch.randperm(count, generator=generator) if wanted.training else torch.arange(count)
-        for indices in torch.split(order.to(device), wanted.batch_size):
-            images = self.images[indices]
-            if wanted.training:
+        for number, indices in enumerate(torch.split(order.to(device), wanted.batch_size)):
+            if wanted.training:  # batches that are left out draw, too
                 offsets = torch.randint(2 * wanted.padding + 1, (len(indices), 2), generator=generator)
                 flips = (torch.rand(len(indices), generator=generator) < 0.5) & wanted.flip
+            if number < wanted.skip:
+                continue
+            images = self.images[indices]
+            if wanted.training:
                 images = augment(images, offsets.to(device), flips.to(device), wanted.padding)
             yield images, self.labels[indices], indices
 

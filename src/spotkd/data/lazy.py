@@ -7,6 +7,7 @@ it for ImageNet. Pictures that are small are decoded once and for all into an :c
 from __future__ import annotations
 
 import importlib
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -122,7 +123,7 @@ class LazySet(Split):
         """
         count, generator = len(self), wanted.generator()
         order = torch.randperm(count, generator=generator) if wanted.training else torch.arange(count)
-        parts = torch.split(order, wanted.batch_size)
+        parts = torch.split(order, wanted.batch_size)[wanted.skip :]
         transform = transform_to(self.edge, wanted.training, wanted.flip)
         source = _Decoded(self.pictures, self.numbers, transform, generator.initial_seed())
         with quiet():  # of more processes than cores, and of processes that fork while threads run
@@ -132,6 +133,7 @@ class LazySet(Split):
                 num_workers=min(workers_for(wanted.workers), len(parts)),
                 collate_fn=_collated,
                 pin_memory=torch.cuda.is_available(),
+                worker_init_fn=_deaf,
                 generator=generator,  # or it would draw from the one that training draws from
             )
             batches = iter(loader)
@@ -154,6 +156,12 @@ def workers_for(wanted: int | None) -> int:
     if wanted is not None and wanted < 0:
         raise SpotkdError(f"data.workers is {wanted}: it must be 0 (decode between the steps) or more")
     return min(_WORKERS, cores()) if wanted is None else wanted
+
+
+def _deaf(_: int) -> None:
+    """A signal to the whole group (Ctrl-C) is the main process's affair: it saves, and ends its workers itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,9 @@ class Loader:
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of epoch ``number``."""
-        wanted = Pass(self.batch_size, self.training, self.seed, number, self.padding, self.flip, self.workers)
+    def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of epoch ``number``, without its first ``skip`` ones."""
+        wanted = Pass(self.batch_size, self.training, self.seed, number, self.padding, self.flip, self.workers, skip)
         for images, labels, indices in self.split.batches(wanted):
             images = images.to(self.device, non_blocking=True)
             where = None if indices is None else indices.to(self.device)

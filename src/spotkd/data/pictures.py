@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,9 @@ from torch import Tensor
 from ..errors import SpotkdError, one_line
 
 EXTENSIONS = frozenset(["jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif", "ppm", "pgm"])
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # Pillow has others, of which EPS starts a program
+LARGEST_FILE = 256 << 20  # bytes of a picture's file
+LARGEST_PICTURE = 100_000_000  # pixels: a small file can unfold to any number of them
 _BLOCK = 64  # pictures that a thread decodes before it takes more
 _THREADS = 8  # at most: more are in each other's way
 _SAMPLE = 512  # pictures whose size is looked at before one is chosen for all
@@ -65,9 +69,14 @@ def read(path: Path) -> bytes:
     """The content of a file.
 
     Raises:
-        SpotkdError: it cannot be read.
+        SpotkdError: it cannot be read, is no plain file, or a huge one.
     """
     try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # reading a pipe or a device may never end
+            raise SpotkdError(f"{path}: not a plain file; remove it")
+        if state.st_size > LARGEST_FILE:
+            raise SpotkdError(f"{path}: {state.st_size >> 20} MB, and {LARGEST_FILE >> 20} MB are the most; remove it")
         return path.read_bytes()
     except OSError as error:
         raise SpotkdError(f"{path}: cannot be read ({error.strerror})") from error
@@ -100,7 +109,7 @@ def decode(name: str, content: bytes) -> Image.Image:
         SpotkdError: it is damaged, or no picture.
     """
     try:
-        with Image.open(BytesIO(content)) as file:
+        with _opened(name, content) as file:
             image: Image.Image = file
             image.load()
             with suppress(Exception):  # a broken note on how the camera was held leaves the pixels as they are
@@ -109,10 +118,24 @@ def decode(name: str, content: bytes) -> Image.Image:
                 grey = np.asarray(image).astype(np.int64) >> 8
                 image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
             return image.convert("RGB")
+    except SpotkdError:
+        raise
     except UnidentifiedImageError as error:
         raise SpotkdError(f"{name}: damaged or not a picture; replace or remove it") from error
     except Exception as error:  # damage makes the decoders raise nearly anything
         raise SpotkdError(f"{name}: damaged ({one_line(error)[:200]}); replace or remove it") from error
+
+
+def _opened(name: str, content: bytes) -> Image.Image:
+    """A picture of which only the first bytes have been looked at, and not too large a one."""
+    most = f"more than {LARGEST_PICTURE // 1_000_000} million pixels; make it smaller or remove it"
+    try:
+        image = Image.open(BytesIO(content), formats=_FORMATS)
+    except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher
+        raise SpotkdError(f"{name}: {most}") from error
+    if image.width * image.height > LARGEST_PICTURE:
+        raise SpotkdError(f"{name}: {most}")
+    return image
 
 
 def pixels(image: Image.Image) -> Tensor:
@@ -133,12 +156,14 @@ def size_of(name: str, content: bytes) -> tuple[int, int]:
         SpotkdError: it is no picture.
     """
     try:
-        with Image.open(BytesIO(content)) as image:
+        with _opened(name, content) as image:
             width, height = image.size
             orientation = 1
             with suppress(Exception):
                 orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+    except SpotkdError:
+        raise
     except Exception as error:
         raise SpotkdError(f"{name}: damaged or not a picture; replace or remove it") from error
 

@@ -27,7 +27,7 @@ from ..files import replacing
 from .download import Archive, obtain_packed
 from .folders import synset_names
 from .images import DATASETS, Dataset, ImageSet, check_options
-from .pictures import decode_all, is_picture, read
+from .pictures import LARGEST_FILE, decode_all, is_picture, read
 
 ARCHIVE = Archive(
     "tiny-imagenet", "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
@@ -133,7 +133,7 @@ class _Zip(_Source):
         super().__init__(place)
         try:
             self._zip = zipfile.ZipFile(place)
-        except (zipfile.BadZipFile, OSError) as error:
+        except Exception as error:  # damage makes the reader raise nearly anything
             raise SpotkdError(f"{place}: damaged or no zip archive ({one_line(error)}); remove it") from error
         self._names = {name.removeprefix(f"{FOLDER}/") for name in self._zip.namelist()}
         self._folders: dict[str, list[str]] = {}
@@ -152,7 +152,10 @@ class _Zip(_Source):
 
     def read(self, name: str) -> bytes:
         try:
-            return self._zip.read(f"{FOLDER}/{name}")
+            info = self._zip.getinfo(f"{FOLDER}/{name}")
+            if info.file_size > LARGEST_FILE:  # a small archive can unfold to any size
+                raise ValueError(f"it unfolds to {info.file_size >> 20} MB")
+            return self._zip.read(info)
         except KeyError as error:
             raise SpotkdError(f"{self.called(name)}: no such file in the archive") from error
         except Exception as error:  # a wrong checksum, a broken stream, a way to pack that nobody knows
@@ -225,8 +228,12 @@ def _kept(path: Path, fingerprint: str) -> _Tensors | None:
             if notes.get("fingerprint") != fingerprint:
                 return None
             images, labels, val_images, val_labels = map(file.get_tensor, _KEYS)
-            return tuple(json.loads(notes["classes"])), images, labels, val_images, val_labels
-    except (OSError, SafetensorError, KeyError, ValueError):
+            classes = tuple(map(str, json.loads(notes["classes"])))
+        for pictures, numbers in ((images, labels), (val_images, val_labels)):
+            if pictures.dtype != torch.uint8 or pictures.shape != (len(numbers), 3, *SIZE) or numbers.ndim != 1:
+                return None
+        return classes, images, labels.long(), val_images, val_labels.long()
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ..config import BenchConfig, DistillConfig, ReportConfig, TrainConfig, read_config
-from ..errors import SpotkdError
+from ..errors import SpotkdError, Stopped
 from ..files import replacing
+from ..training.interrupt import Interrupt
 from ..training.worker import OPTIONS
 from .essence import differences
 from .estimate import seconds
@@ -29,6 +30,7 @@ from .report import write_report
 
 LOG, ERROR = "log.txt", "error.txt"
 _POLL = 0.1  # seconds between two looks at the running processes
+_PATIENCE = 60.0  # seconds that a run has to save itself
 _STARTUP = 4.0  # seconds until a process trains; roughly, they count in short runs alone
 
 
@@ -122,6 +124,7 @@ class Grid:
         """The complete options of a cell's run."""
         config = configuration(self.plan, cell)
         config.out, config.overwrite, config.quiet = str(self.folder / cell.folder), True, True
+        config.resume = "auto"  # where an earlier call was stopped in the middle of a run
         if self.root is not None:
             config.data = replace(config.data, root=self.root)
         if cell.lesson is not None and isinstance(config, DistillConfig) and config.teacher.checkpoint is None:
@@ -180,10 +183,12 @@ class Bench:
             self._say(f"{len(self.done)} of {total} runs are finished already")
         if self.todo:
             self._say(f"{len(self.todo)} runs, about {clock(self._left())} by a rough estimate")
-        with self._bar() as bar:
+        with self._bar() as bar, Interrupt() as interrupt:
             task = bar.add_task("", total=total, completed=len(self.done))
             try:
                 while self.todo or self.running:
+                    if interrupt.asked:
+                        raise Stopped(f"stopped by {interrupt.asked}; the same command goes on where it was")
                     self._start_what_can_be()
                     time.sleep(_POLL)
                     for one in [one for one in self.running if one.process.poll() is not None]:
@@ -192,10 +197,18 @@ class Bench:
                     counted = len(self.done) + len(self.failed)
                     note = f"about {clock(self._left())} left  {at_work}"
                     bar.update(task, completed=counted, description=f"{counted}/{total}", note=note)
-            finally:  # an interrupt must not leave processes behind
-                for one in self.running:
-                    one.process.kill()
+            finally:  # no process is left behind, and each may save its run
+                self._stop()
         return self.failed
+
+    def _stop(self) -> None:
+        for one in self.running:
+            one.process.terminate()
+        deadline = time.monotonic() + _PATIENCE
+        while any(one.process.poll() is None for one in self.running) and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        for one in self.running:
+            one.process.kill()
 
     def _start_what_can_be(self) -> None:
         for cell in list(self.todo):
@@ -224,6 +237,7 @@ class Bench:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment(slot),
+                start_new_session=True,  # Ctrl-C reaches this process alone, which tells the others
             )
         self.running.append(_Running(cell, process, time.monotonic(), slot))
 

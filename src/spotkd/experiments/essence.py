@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ..config import RunConfig
+from ..config import RunConfig, flattened
 from ..training.optim import milestones
 
 # What does not: where files lie, how things run, what is printed. (Precision and threads do change the last digits.)
 IRRELEVANT = {
     "out", "overwrite", "quiet", "recipe", "eval_batch_size", "accelerator", "precision", "channels_last",
+    "resume", "accept_changes", "checkpoint_every", "skip_nonfinite", "min_teacher_top1",
 }  # fmt: skip
 IRRELEVANT_BELOW = {
     "data": {"root", "download", "mirror", "workers"},
@@ -31,12 +32,5 @@ def essence(config: RunConfig) -> dict[str, Any]:
 
 def differences(one: RunConfig, other: RunConfig) -> list[str]:
     """Names of the options that differ, as ``optim.lr``."""
-    mine, theirs = _flat(essence(one)), _flat(essence(other))
+    mine, theirs = flattened(essence(one)), flattened(essence(other))
     return [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
-    return flat

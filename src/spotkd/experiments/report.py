@@ -381,14 +381,14 @@ def _markdown(
     folder: Path,
     command: str,
 ) -> str:
-    blocks = [f"# {' '.join(plan.title.split())}", plan.note.strip()]
+    blocks = [f"# {plain(plan.title)}", plain(plan.note)]
     if missing:
         total = len(results) + len(missing)
         blocks.append(f"**{len(results)} of {total} runs are finished**; the rest is listed at the end.")
     for data, of_data in tables.items():
-        blocks.append(f"## {data}")
+        blocks.append(f"## {plain(data)}")
         for table in of_data:
-            blocks += [f"### {table.title}", table.caption, _markdown_table(table), " ".join(table.remarks)]
+            blocks += [f"### {table.title}", table.caption, _markdown_table(table), plain(" ".join(table.remarks))]
     if any(table.title.startswith("Difference") for of_data in tables.values() for table in of_data):
         blocks.append(
             "The seeds vary the students' runs only: every teacher is one run, so the intervals do not tell what "
@@ -403,14 +403,14 @@ def _markdown(
 def _markdown_table(table: Table) -> str:
     """Aligned, to be read as it is, too."""
     rows = [*table.head, *chain(*table.sections)]
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    rows = [[plain(cell).replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     return "\n".join(f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows)
 
 
 def _circumstances(plan: Plan, results: list[Result], command: str) -> Iterator[str]:
-    yield f"command: `{command}`"
+    yield f"command: `{plain_code(command)}`"
     for what, options in (
         ("options of every run, over its recipe's", plan.options),
         ("options of the policy, where one learns", plan.policy),
@@ -418,16 +418,15 @@ def _circumstances(plan: Plan, results: list[Result], command: str) -> Iterator[
     ):
         if options:
             compact = yaml.safe_dump(options, default_flow_style=True, sort_keys=False, width=math.inf)
-            yield f"{what}: `{compact.strip()}`"
+            yield f"{what}: `{plain_code(compact)}`"
     yield f"seeds: {', '.join(map(str, plan.seeds))}"
     for what, kinds in (("students", ("alone", "distill")), ("teachers", ("teacher",))):
         epochs = sorted({result.epochs for result in results if result.cell.kind in kinds})
         if epochs:
             yield f"epochs of the {what}: {', '.join(map(str, epochs))}"
-    yield "hardware: " + _distinct(f"{result.machine} ({result.device})" for result in results)
-    yield "versions: " + _distinct(
-        f"spotkd {result.spotkd}, PyTorch {result.torch}, Python {result.python}" for result in results
-    )
+    yield "hardware: " + plain(_distinct(f"{result.machine} ({result.device})" for result in results))
+    versions = (f"spotkd {result.spotkd}, PyTorch {result.torch}, Python {result.python}" for result in results)
+    yield "versions: " + plain(_distinct(versions))
 
 
 def _distinct(values: Iterable[str]) -> str:
@@ -444,12 +443,12 @@ def _unfinished(missing: list[Cell], folder: Path) -> Iterator[str]:
     for cell in missing:
         path = folder / cell.folder / "error.txt"
         if path.is_file():
-            reason = " ".join(path.read_text(encoding="utf-8", errors="replace").split()).replace("`", "'")
-            yield f"{cell}: failed: `{reason or 'no reason given'}`"
+            reason = plain_code(path.read_text(encoding="utf-8", errors="replace"))
+            yield f"{plain(str(cell))}: failed: `{reason or 'no reason given'}`"
         else:
             waiting.setdefault(replace(cell, seed=None), []).append(str(cell.seed))
     for method, seeds in waiting.items():
-        yield f"{method}: not run yet" + ("" if method.kind == "teacher" else f": seed {', '.join(seeds)}")
+        yield f"{plain(str(method))}: not run yet" + ("" if method.kind == "teacher" else f": seed {', '.join(seeds)}")
 
 
 def _csv(rows: Iterable[dict[str, object]]) -> str:
@@ -457,8 +456,25 @@ def _csv(rows: Iterable[dict[str, object]]) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return file.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Text that a spreadsheet would take for a formula gets an apostrophe, which makes it text there; numbers stay."""
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    return f"'{value}" if formula else value
+
+
+def plain_code(text: str) -> str:
+    """The same between backticks, where only they mean anything."""
+    return "".join(filter(str.isprintable, " ".join(text.split()).replace("`", "'")))
+
+
+def plain(text: str) -> str:
+    """A name from outside as it is to be read in Markdown: one line, no HTML, no link, no code."""
+    line = " ".join(text.split()).replace("<", "&lt;").replace("](", "]\\(").replace("`", "'")
+    return "".join(filter(str.isprintable, line))
 
 
 def _method_row(method: Cell, plan: Plan, runs: Runs) -> dict[str, object]:
@@ -500,6 +516,7 @@ _TEX = str.maketrans(
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
         "±": r"$\pm$",
+        **dict.fromkeys("\n\r\t\x0b\x0c", " "),
     }
 )
 

@@ -8,10 +8,9 @@ from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 
-import yaml
 from filelock import FileLock
 
-from ..config import DistillConfig, TrainConfig, read_config
+from ..config import DistillConfig, TrainConfig, read_config, read_yaml
 from ..errors import SpotkdError
 from ..recipes import resolved
 from ..training import train
@@ -41,11 +40,11 @@ def find_teacher(wanted: TrainConfig, place: Path = Path("runs")) -> Path | None
         if not ((folder / "summary.json").is_file() and (folder / "model.safetensors").is_file()):
             continue
         try:
-            if yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["name"] != wanted.model.name:
+            if read_yaml(path)["model"]["name"] != wanted.model.name:
                 continue  # before the slower reading with all its checks
             if essence(read_config(TrainConfig, path)) == essence(wanted):
                 found.append((path.stat().st_mtime, folder))
-        except (SpotkdError, OSError, yaml.YAMLError, KeyError, TypeError):
+        except (SpotkdError, OSError, KeyError, TypeError):
             continue
     return max(found)[1] if found else None
 
@@ -71,7 +70,8 @@ def teach(wanted: TrainConfig, say: Callable[[str], object], place: Path = Path(
             return folder
         folder = _free_folder(place / "teachers", stem)
         say(f"teacher: no run under {place}/ matches {wanted.recipe}; training it in {folder}")
-        say(f"teacher: {train(replace(wanted, out=str(folder), overwrite=True))}")
+        here = replace(wanted, out=str(folder), overwrite=True, resume="auto")
+        say(f"teacher: {train(here)}")
         return folder
 
 

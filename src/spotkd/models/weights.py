@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,7 +33,11 @@ def find_weights(path: str | Path) -> Path:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What :func:`save_weights` wrote beside the tensors; empty for files that spotkd did not write."""
+    """What :func:`save_weights` wrote beside the tensors; empty for files that spotkd did not write.
+
+    Raises:
+        SpotkdError: the file is damaged, or notes something of another type than spotkd does.
+    """
     path = find_weights(path)
     if path.suffix != ".safetensors":
         return {}
@@ -40,9 +45,43 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             content = (file.metadata() or {}).get("spotkd", "{}")
         metadata = json.loads(content)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise SpotkdError(f"{path}: not a readable safetensors file ({one_line(error)[:200]})") from error
-    return metadata if isinstance(metadata, dict) else {}
+    return _checked(path, metadata, "metadata", _NOTED)
+
+
+_NOTED: dict[str, Any] = {  # what spotkd notes, and its types; a dictionary is a section
+    "model": str,
+    "data": str,
+    "data_options": {
+        "limit": int | None,
+        "image_size": int | None,
+        "test_share": int | float | None,
+        "streaming": bool,
+    },
+    "classes": list,
+    "test_top1": int | float,
+    "protocol": str,
+}
+
+
+def _checked(path: Path, noted: Any, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
+    """``noted`` if all that is known of it has its type: the file may come from anybody.
+
+    Raises:
+        SpotkdError: which entry has not.
+    """
+    if not isinstance(noted, dict):
+        raise SpotkdError(f"{path}: damaged, its {name} is a {type(noted).__name__}")
+    for key, value in noted.items():
+        kind = kinds.get(key, object)
+        if isinstance(kind, dict):
+            _checked(path, value, key, kind)
+        elif not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
+            raise SpotkdError(f"{path}: damaged, it notes a {type(value).__name__} as its {key}")
+    if not all(isinstance(name, str) for name in noted.get("classes", ())):
+        raise SpotkdError(f"{path}: damaged, not all of its classes are names")
+    return noted
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -86,10 +125,22 @@ def load_weights(model: nn.Module, path: str | Path, name: str) -> None:
             if key in found and found[key].shape != tensor.shape
         ],
     }
+    misfits["has another type for"] = [
+        f"{key} {found[key].dtype} instead of {tensor.dtype}"
+        for key, tensor in wanted.items()
+        if key in found and _kind(found[key]) != _kind(tensor)
+    ]
     problems = [f"{problem} {', '.join(keys)}" for problem, keys in misfits.items() if keys]
     if problems:
         raise SpotkdError(f"{path}: not a checkpoint of {name}: it {'; '.join(problems)}")
     model.load_state_dict(found)
+
+
+def _kind(tensor: Tensor) -> str:
+    """Types that weights may be converted between: numbers of any precision, whole ones among themselves."""
+    if tensor.is_floating_point():
+        return "real"
+    return "complex" if tensor.is_complex() else "bool" if tensor.dtype == torch.bool else "whole"
 
 
 def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> None:

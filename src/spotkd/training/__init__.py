@@ -1,7 +1,7 @@
 """From a configuration to a finished run: the loop, the optimizer, the files of a run, and evaluation."""
 
 from .evaluate import Scores, evaluate
-from .jobs import distill, evaluate_checkpoint, restore, train
+from .jobs import distill, evaluate_checkpoint, restore, resume, train
 from .loop import fit
 from .optim import make_optimizer
 from .run import Run, Summary
@@ -16,5 +16,6 @@ __all__ = [
     "fit",
     "make_optimizer",
     "restore",
+    "resume",
     "train",
 ]

@@ -9,8 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-import yaml
 from lightning_fabric import Fabric
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..config import (
     DataConfig,
@@ -21,6 +22,7 @@ from ..config import (
     RunConfig,
     TrainConfig,
     read_config,
+    read_yaml,
 )
 from ..data import Dataset, Loader, load_data, preprocessing_of
 from ..errors import SpotkdError, one_line
@@ -30,13 +32,16 @@ from ..models import build_model, create_model, save_weights
 from ..models.weights import find_weights, read_metadata
 from ..registry import PYTHON
 from ..routing import STRATEGIES, scaled_bias
+from .checkpoint import newest, seed_everything
 from .device import make_fabric
 from .evaluate import Scores, evaluate
 from .loop import fit
 from .optim import make_optimizer
 from .prepare import check_preparation, prepare
-from .run import Run, Summary, read_checkpoint
+from .run import TRAINING, Run, Summary, interval
 from .select import chosen
+from .state import load_learnt
+from .teacher import check_teacher
 
 DATA_OPTIONS = (
     "limit",
@@ -50,7 +55,7 @@ def train(config: TrainConfig) -> Summary:
     """Train one network on labels; leaves ``model.safetensors`` in the run folder."""
     data, fabric = _begin(config)
     network = build_model(config.model.name, len(data.classes), config.model.checkpoint, data.image_shape)
-    folder = config.out or f"runs/train-{data.name}-{_plain(config.model.name)}-seed{config.seed}"
+    folder = _folder(config) or f"runs/train-{data.name}-{_plain(config.model.name)}-seed{config.seed}"
     return _run(Supervised(network), data, fabric, config, folder, config.model, "model.safetensors")
 
 
@@ -63,8 +68,38 @@ def distill(config: DistillConfig) -> Summary:
     method = _distillation(config, data, config.quiet)
     check_preparation(method, config.preparation)
     names = (config.distiller, config.teacher.name, config.student.name, config.strategy)
-    folder = config.out or f"runs/{data.name}-{'-'.join(map(_plain, names))}-seed{config.seed}"
+    folder = _folder(config) or f"runs/{data.name}-{'-'.join(map(_plain, names))}-seed{config.seed}"
     return _run(method, data, fabric, config, folder, config.student, "student.safetensors")
+
+
+def resume(folder: str | Path, accept_changes: bool = False) -> Summary:
+    """Go on with an interrupted run, whichever command began it. One that is finished is only read.
+
+    Raises:
+        SpotkdError: the folder holds no run, or nothing of it can be used.
+    """
+    kind = kind_of(folder)
+    config = read_config(kind, Path(folder) / "config.yaml")
+    config.resume, config.accept_changes = str(folder), accept_changes
+    return distill(config) if isinstance(config, DistillConfig) else train(config)
+
+
+def kind_of(folder: str | Path) -> type[TrainConfig] | type[DistillConfig]:
+    """What a run folder holds.
+
+    Raises:
+        SpotkdError: no run.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise SpotkdError(f"{folder}: holds no run to go on with (no config.yaml)")
+    content = read_yaml(path)
+    return DistillConfig if isinstance(content, dict) and "teacher" in content else TrainConfig
+
+
+def _folder(config: RunConfig) -> str | None:
+    """The folder that the user named, if any."""
+    return config.out if config.resume in (None, "auto") else config.resume
 
 
 def _plain(name: str) -> str:
@@ -81,9 +116,13 @@ def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
     config = read_config(DistillConfig, Path(folder) / "config.yaml")
     data = load_data(config.data)
     method = _distillation(config, data, quiet=True)
-    state = read_checkpoint(Path(folder) / "last.ckpt")
-    teacher = {f"teacher.{key}": value for key, value in method.teacher.state_dict().items()}
-    method.load_state_dict(teacher | state["method"])  # a trained teacher is part of the state
+    state, _ = newest(Path(folder))
+    if state is None or state.get("phase") != TRAINING:
+        raise SpotkdError(f"{folder}: no epoch was completed there; go on with: spotkd distill --resume {folder}")
+    try:
+        load_learnt(method, state["method"])
+    except (KeyError, RuntimeError) as error:
+        raise SpotkdError(f"{folder}: its checkpoint does not fit ({one_line(error)[:300]})") from error
     return method, data
 
 
@@ -171,8 +210,8 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Scores:
 def _noted_root(path: Path) -> object:
     """The root of the data sets in a run's configuration, of whichever kind the run is."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["root"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        return read_yaml(path)["data"]["root"]
+    except (SpotkdError, KeyError, TypeError) as error:
         raise SpotkdError(f"{path}: does not name the data's root ({one_line(error)[:200]}); give --root") from error
 
 
@@ -182,7 +221,7 @@ def _begin(config: RunConfig) -> tuple[Dataset, Fabric]:
     data = load_data(config.data)
     chosen(config.select, data)  # before anything is written
     fabric = make_fabric(config.accelerator, config.precision)
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)
     return data, fabric
 
 
@@ -193,6 +232,7 @@ def _check_numbers(config: RunConfig) -> None:
         "batch_size": (config.batch_size, 1),
         "eval_batch_size": (config.eval_batch_size, 1),
         "seed": (config.seed, 0),
+        "skip_nonfinite": (config.skip_nonfinite, 0),
         "data.workers": (config.data.workers or 0, 0),
         "optim.weight_decay": (config.optim.weight_decay, 0),
         "optim.momentum": (config.optim.momentum, 0),
@@ -215,6 +255,9 @@ def _check_numbers(config: RunConfig) -> None:
     for key, rate in (("optim.lr", config.optim.lr), ("policy.lr", policy.lr)):
         if rate is not None and not 0 < rate < math.inf:
             raise SpotkdError(f"{key} is {rate}: it must be above 0")
+    interval(config.checkpoint_every)
+    if isinstance(config, DistillConfig) and not 0 <= (config.min_teacher_top1 or 0.0) <= 100:
+        raise SpotkdError(f"min_teacher_top1 is {config.min_teacher_top1}: it is a percentage, between 0 and 100")
     if config.seed >= 2**32:
         raise SpotkdError(f"seed is {config.seed}: it must be below 2**32")
     if config.optim.momentum >= 1:
@@ -239,7 +282,28 @@ def _run(
             raise SpotkdError(
                 f"out is {folder}: {checkpoint}, which this run starts from, lies there; give another --out"
             )
-    run = Run(folder, config, config.overwrite)
+    if isinstance(config, DistillConfig) and isinstance(method, SpotKD) and config.resume is None:
+        check_teacher(method.teacher, data, fabric, config)
+    with Run(folder, config) as run:
+        if run.note is not None:
+            print(run.note)  # noqa: T201  # for the person
+        if run.finished:
+            return run.summary()
+        return _trained(method, data, optimizer, schedule, fabric, config, run, model, weights)
+
+
+def _trained(
+    method: Method,
+    data: Dataset,
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    fabric: Fabric,
+    config: RunConfig,
+    run: Run,
+    model: ModelConfig,
+    weights: str,
+) -> Summary:
+    """The steps of a run, from wherever it stands, and its files."""
     if isinstance(config, DistillConfig) and isinstance(method, SpotKD):
         prepare(method, data, fabric, config, run)
     summary = fit(method, data, optimizer, schedule, fabric, config, run, model.name)

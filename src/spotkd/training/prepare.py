@@ -15,10 +15,11 @@ from torch import nn
 from ..config import DistillConfig, PreparationConfig
 from ..data import Dataset, Loader
 from ..errors import SpotkdError, one_line
-from ..files import load_tensors
 from ..method import SpotKD
+from .checkpoint import read_sealed, set_random_state
 from .progress import TrainingProgress
-from .run import Run
+from .run import PREPARATION, Run
+from .state import learnt, load_learnt
 
 PREPARED = "prepared.ckpt"
 
@@ -51,6 +52,8 @@ def prepare(method: SpotKD, data: Dataset, fabric: Fabric, config: DistillConfig
     preparation, chosen = method.preparation, config.preparation
     if preparation is None:
         return
+    if run.state is not None and run.state["phase"] != PREPARATION:
+        return  # what it learnt is part of the state that training goes on from
     noted = {"distiller": config.distiller, "teacher": config.teacher.name, "student": config.student.name}
     if chosen.checkpoint is not None:
         _take_over(method, chosen.checkpoint, noted)
@@ -68,9 +71,12 @@ def prepare(method: SpotKD, data: Dataset, fabric: Fabric, config: DistillConfig
             memory_format=layout,
             workers=config.data.workers,
         )
+        done, steps, summed = 0, 0, torch.zeros((), device=fabric.device)
+        if run.state is not None:
+            done, steps = run.state["epoch"], run.state["step"]
         with (
             method.preparing() as parameters,
-            TrainingProgress(preparation.what, epochs, len(loader), Console(), config.quiet) as progress,
+            TrainingProgress(preparation.what, epochs, len(loader), Console(), config.quiet, done, steps) as progress,
         ):
             optimizer = torch.optim.SGD(
                 parameters,
@@ -78,9 +84,24 @@ def prepare(method: SpotKD, data: Dataset, fabric: Fabric, config: DistillConfig
                 momentum=preparation.momentum,
                 weight_decay=preparation.weight_decay,
             )
-            for epoch in range(1, epochs + 1):
-                started, summed = time.perf_counter(), torch.zeros((), device=fabric.device)
-                for batch in loader.epoch(epoch):
+            spent = 0.0
+            if run.state is not None:
+                spent = _go_on(run.state, method, optimizer, summed)
+
+            def state() -> dict[str, Any]:
+                return {
+                    "phase": PREPARATION,
+                    "epoch": done,
+                    "step": steps,
+                    "spent": spent,
+                    "summed": summed,
+                    "method": learnt(method),
+                    "optimizer": optimizer.state_dict()["state"],
+                }
+
+            for epoch in range(done + 1, epochs + 1):
+                started = time.perf_counter() - spent
+                for batch in loader.epoch(epoch, skip=steps):
                     with fabric.autocast():
                         loss = method.preparation_loss(batch)
                     optimizer.zero_grad()
@@ -88,13 +109,36 @@ def prepare(method: SpotKD, data: Dataset, fabric: Fabric, config: DistillConfig
                     optimizer.step()
                     summed += loss.detach() * len(batch.labels)
                     progress.step(lambda loss=loss: (float(loss.detach()), {}))  # type: ignore[misc]
+                    steps, spent = steps + 1, time.perf_counter() - started
+                    run.after_step(state)
                 mean = float(summed) / len(data.train)
                 if not math.isfinite(mean):
-                    raise SpotkdError(f"preparation, epoch {epoch}: the loss is not finite; lower --preparation.lr")
-                run.log({"epoch": epoch, "loss": mean, "seconds": time.perf_counter() - started}, "preparation.csv")
+                    raise SpotkdError(
+                        f"preparation, epoch {epoch}: the loss is not finite; {run.last_good()}; lower --preparation.lr"
+                    )
+                run.log({"epoch": epoch, "loss": mean, "seconds": spent}, "preparation.csv")
                 progress.epoch(epoch, mean)
+                done, steps, spent = epoch, 0, 0.0
+                summed.zero_()
+                run.checkpoint(state())
     parts = {name: part.state_dict() for name, part in _prepared_parts(method).items()}
-    run.checkpoint({"prepared": parts, "noted": noted}, PREPARED)
+    run.keep(PREPARED, {"prepared": parts, "noted": noted})
+
+
+def _go_on(state: dict[str, Any], method: SpotKD, optimizer: torch.optim.Optimizer, summed: torch.Tensor) -> float:
+    """Put everything where an interrupted preparation left it; returns the seconds spent on the epoch at work.
+
+    Raises:
+        SpotkdError: the state belongs to something else.
+    """
+    try:
+        load_learnt(method, state["method"])
+        optimizer.load_state_dict({"state": state["optimizer"], "param_groups": optimizer.state_dict()["param_groups"]})
+        summed.copy_(state["summed"])
+        set_random_state(state["random"])
+        return float(state["spent"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise SpotkdError(f"the run cannot go on from its checkpoint: {one_line(error)[:300]}") from error
 
 
 def _prepared_parts(method: SpotKD) -> dict[str, nn.Module]:
@@ -108,8 +152,8 @@ def _prepared_parts(method: SpotKD) -> dict[str, nn.Module]:
 def _take_over(method: SpotKD, checkpoint: str, noted: dict[str, str]) -> None:
     path = Path(checkpoint)
     path = path / PREPARED if path.is_dir() else path
-    state: Any = load_tensors(path)
-    if not isinstance(state, dict) or not {"prepared", "noted"} <= set(state):
+    state = read_sealed(path)
+    if not {"prepared", "noted"} <= set(state):
         raise SpotkdError(f"{path}: not a preparation of spotkd; 'spotkd distill' leaves {PREPARED} in a run folder")
     for key, value in noted.items():
         if state["noted"].get(key) != value:

@@ -25,11 +25,16 @@ class TrainingProgress:
         steps: steps an epoch.
         console: where to write.
         quiet: write nothing.
+        done: complete epochs, where a run goes on.
+        inside: complete steps of the next.
     """
 
-    def __init__(self, title: str, epochs: int, steps: int, console: Console, quiet: bool) -> None:
+    def __init__(
+        self, title: str, epochs: int, steps: int, console: Console, quiet: bool, done: int = 0, inside: int = 0
+    ) -> None:
         self.title, self.epochs, self.steps, self.console, self.quiet = title, epochs, steps, console, quiet
-        self._epoch, self._read, self._started = 1, 0.0, time.monotonic()
+        self._epoch, self._read, self._started = done + 1, 0.0, time.monotonic()
+        self._ahead = epochs - done - inside / steps  # epochs that this process has to do
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -39,7 +44,7 @@ class TrainingProgress:
             transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self._task = self._bar.add_task(self._label(), total=epochs * steps, note="")
+        self._task = self._bar.add_task(self._label(), total=epochs * steps, completed=done * steps + inside, note="")
 
     def _label(self) -> str:
         return f"{self.title}  epoch {self._epoch}/{self.epochs}"
@@ -62,6 +67,11 @@ class TrainingProgress:
             note = f"loss {loss:.3f}" + (f"  distilled {describe_shares(shares)}" if shares else "")
             self._bar.update(self._task, description=self._label(), note=note)
 
+    def note(self, text: str) -> None:
+        """Something that the user should know, on a line of its own."""
+        if not self.quiet:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def epoch(
         self,
         number: int,
@@ -73,7 +83,8 @@ class TrainingProgress:
         self._epoch = number + 1
         if self.quiet:
             return
-        left = (time.monotonic() - self._started) / number * (self.epochs - number)
+        left = self.epochs - number
+        seconds = (time.monotonic() - self._started) / (self._ahead - left) * left
         parts = [
             f"{self.title}: epoch {number}/{self.epochs}",
             f"loss {loss:.3g}" if top1 is None else f"loss {loss:.3f}",
@@ -83,7 +94,7 @@ class TrainingProgress:
         if shares:
             parts.append(f"distilled {describe_shares(shares)}")
         if number < self.epochs:
-            parts.append(f"about {_clock(left)} left")
+            parts.append(f"about {_clock(seconds)} left")
         self.console.print("  ".join(parts), highlight=False, soft_wrap=True)
 
 

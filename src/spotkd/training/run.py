@@ -3,33 +3,49 @@
 - config.yaml: the resolved configuration; ``--config`` takes it as it is
 - metrics.csv: a row an epoch
 - tensorboard/: the same numbers
-- last.ckpt: the complete state of training after the last epoch
-- best.ckpt: while training goes on, the weights of the best epoch so far, if that is to be the result
+- last.ckpt, previous.ckpt: the complete state of training, and the one before it (see :mod:`.checkpoint`); a damaged
+  one that a resumed run found is set aside as damaged.ckpt
 - summary.json: the result; the last file to be written, so that a folder with it is a finished run
 - student.safetensors: the trained network (model.safetensors for a run of ``spotkd train``); teacher.safetensors too
   where the strategy trains the teacher
 - prepared.ckpt, preparation.csv: what a distiller learnt before distillation, and its loss by epoch (ft, ab)
+- nonfinite.json: the samples of the step that stopped a run because a number was not finite
+- .lock: held by the process that writes here
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import platform
+import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 
 from .. import __version__
-from ..config import RunConfig
-from ..errors import SpotkdError, one_line
-from ..files import load_tensors, replacing
+from ..config import RunConfig, different
+from ..errors import SpotkdError, Stopped, one_line
+from ..files import replacing
+from .checkpoint import DAMAGED, FORMAT, LAST, PREVIOUS, newest, random_state, read_sealed, write_sealed
 from .evaluate import Scores
+from .interrupt import Interrupt
+
+NONFINITE = "nonfinite.json"
+# What may differ when a run goes on: where files lie, what is printed, how often is saved.
+HARMLESS = {
+    "out", "overwrite", "quiet", "resume", "accept_changes", "checkpoint_every", "recipe", "min_teacher_top1",
+    "data.root", "data.download", "data.mirror", "data.workers", "teacher.checkpoint",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,74 +88,202 @@ class Summary:
 
 
 class Run:
-    """The folder of a run.
+    """The folder of a run, and when its state is saved. Use it in a ``with`` statement, which holds its lock.
 
     Args:
         folder: created if need be.
-        config: written to ``config.yaml``.
-        overwrite: remove the files that a run writes; whatever else lies there is left alone.
+        config: written to ``config.yaml``; its ``overwrite``, ``resume``, ``accept_changes`` and ``checkpoint_every``
+            are obeyed. To overwrite removes the files that a run writes; whatever else lies there is left alone.
+
+    Attributes:
+        state: what an earlier process saved, if the run goes on; None if it begins.
+        note: a line on what was found when it went on, or None.
 
     Raises:
-        SpotkdError: the folder already holds a run, or cannot be made.
+        SpotkdError: the folder already holds a run and neither overwriting nor going on was asked for, or that run
+            has other options; another process is at work there; the folder cannot be made.
     """
 
     FILES = (
         "config.yaml",
         "metrics.csv",
-        "last.ckpt",
-        "best.ckpt",
+        LAST,
+        PREVIOUS,
+        DAMAGED,
         "summary.json",
         "student.safetensors",
         "teacher.safetensors",
         "model.safetensors",
         "prepared.ckpt",
         "preparation.csv",
+        NONFINITE,
     )
 
-    def __init__(self, folder: str | Path, config: RunConfig, overwrite: bool = False) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, config: RunConfig) -> None:
+        self.folder, self.config = Path(folder), config
+        self.state: dict[str, Any] | None = None
+        self.note: str | None = None
+        self._tables: dict[str, str] = {}
+        self._steps, self._seconds = interval(config.checkpoint_every)
+        self._since, self._saved = 0, time.monotonic()
+        self._interrupt = Interrupt()
+        goes_on = self._goes_on()
         there = [name for name in (*self.FILES, "tensorboard") if (self.folder / name).exists()]
-        if there and not overwrite:
+        if there and not (goes_on or config.overwrite):
             raise SpotkdError(
-                f"{self.folder}: holds a run already ({there[0]}); give another --out, or replace it: --overwrite true"
+                f"{self.folder}: holds a run already ({there[0]}); give another --out, replace it: --overwrite true, "
+                "or go on with it: --resume auto"
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for name in self.FILES:
-                (self.folder / name).unlink(missing_ok=True)
-            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
-            with replacing(self.folder / "config.yaml") as path:
-                # Consent to overwrite was given for this run, not for whoever repeats it from its configuration.
-                content = dataclasses.asdict(config) | {"overwrite": False}
-                path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+            self._lock = FileLock(self.folder / ".lock", timeout=0)
+            self._lock.acquire()
+        except Timeout as error:
+            raise SpotkdError(f"{self.folder}: another process is at work there; wait for it or stop it") from error
         except OSError as error:
             raise SpotkdError(f"{self.folder}: cannot write a run there ({error.strerror or error})") from error
-        self._columns: dict[str, list[str]] = {}
+        try:
+            if goes_on:
+                self.state, self.note = newest(self.folder)
+            self._prepare_files()
+        except OSError as error:
+            self._lock.release()
+            raise SpotkdError(f"{self.folder}: cannot write a run there ({error.strerror or error})") from error
+        except SpotkdError:
+            self._lock.release()
+            raise
+
+    def _goes_on(self) -> bool:
+        """Whether there is a run to go on with, and it is this one."""
+        wanted, stored = self.config, self.folder / "config.yaml"
+        if wanted.resume is None:
+            return False
+        if not stored.is_file():
+            if wanted.resume != "auto":
+                raise SpotkdError(f"{self.folder}: holds no run to go on with (no config.yaml)")
+            return False
+        changes = different(stored, wanted, HARMLESS)
+        if changes and not wanted.accept_changes:
+            if wanted.resume == "auto" and wanted.overwrite:
+                return False
+            raise SpotkdError(
+                f"{self.folder}: was begun with other options: {'; '.join(changes[:8])}; begin anew (--out, "
+                "--overwrite true), or go on all the same: --accept_changes true"
+            )
+        if changes:
+            (self.folder / "summary.json").unlink(missing_ok=True)  # with more epochs it is finished no longer
+        return True
+
+    def _prepare_files(self) -> None:
+        """Bring the folder to where the state says the run stands: the beginning, if there is none."""
+        for left in self.folder.glob(".*.*"):  # half-written files of a process that was killed
+            if any(left.name.startswith(f".{name}.") for name in self.FILES):
+                left.unlink()
+        if self.finished:
+            return
+        self._tables = dict(self.state["tables"]) if self.state is not None else {}
+        kept = {"config.yaml", LAST, PREVIOUS, DAMAGED, "prepared.ckpt"} if self.state is not None else set()
+        for name in self.FILES:
+            if name not in kept:
+                (self.folder / name).unlink(missing_ok=True)
+        for name, text in self._tables.items():  # a line that was torn, or that the state does not know yet, is gone
+            with replacing(self.folder / name) as path:
+                path.write_text(text, encoding="utf-8", newline="")
+        if self.state is None:
+            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+        with replacing(self.folder / "config.yaml") as path:
+            # Consent to overwrite was given for this run, not for whoever repeats it from its configuration.
+            content = dataclasses.asdict(self.config) | {"overwrite": False, "resume": None, "accept_changes": False}
+            path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run that goes on is complete already."""
+        return self.state is not None and (self.folder / "summary.json").is_file()
+
+    def __enter__(self) -> Run:
+        self._interrupt.__enter__()
+        return self
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._interrupt.__exit__(*error)
+        self._lock.release()
 
     def log(self, row: Mapping[str, float | int], name: str = "metrics.csv") -> None:
         """Append a row to a table; the first one fixes the columns."""
-        with (self.folder / name).open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if name not in self._columns:
-                self._columns[name] = list(row)
-                writer.writerow(row)
-            columns = self._columns[name]
-            writer.writerow(f"{row[key]:.6g}" if isinstance(row[key], float) else row[key] for key in columns)
-
-    def checkpoint(self, state: Mapping[str, Any], name: str = "last.ckpt") -> None:
-        """Replace a checkpoint."""
-        target = self.folder / name
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if name not in self._tables:
+            writer.writerow(row)
+            self._tables[name] = ""
+        else:
+            columns = next(csv.reader(io.StringIO(self._tables[name])))
+            row = {key: row[key] for key in columns}
+        writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row.values())
+        self._tables[name] += text.getvalue()
         try:
-            with replacing(target) as path:
-                torch.save(dict(state), path)
-        except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+            with (self.folder / name).open("a", newline="", encoding="utf-8") as file:
+                file.write(text.getvalue())
+        except OSError as error:
             raise SpotkdError(
-                f"{target}: cannot be written, the last good one stays ({one_line(error)[:200]})"
+                f"{self.folder / name}: cannot be written ({error.strerror or error}); {self.last_good()}"
             ) from error
 
-    def read(self, name: str) -> Any:
-        """A checkpoint of this run."""
-        return load_tensors(self.folder / name)
+    def checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Save the state of training; the two newest are kept.
+
+        Raises:
+            SpotkdError: it cannot be written; the last good one is named, and left as it is.
+        """
+        content = {
+            **state,
+            "format": FORMAT,
+            "random": random_state(),
+            "tables": self._tables,
+            "config": dataclasses.asdict(self.config),
+            "versions": {"spotkd": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
+        }
+        try:
+            write_sealed(self.folder / LAST, content, keep=self.folder / PREVIOUS)
+        except SpotkdError as error:
+            raise SpotkdError(f"{error}; {self.last_good()}; make room, then go on: {self.command()}") from error
+        self._since, self._saved = 0, time.monotonic()
+
+    def after_step(self, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Save the state if it is time to, or if somebody asks the run to stop.
+
+        Raises:
+            Stopped: somebody does; the state is saved.
+        """
+        self._since += 1
+        asked = self._interrupt.asked
+        due = self._since == self._steps or (self._seconds and time.monotonic() - self._saved >= self._seconds)
+        if asked or due:
+            self.checkpoint(state())
+        if asked:
+            raise Stopped(f"stopped by {asked}; the state is saved, go on with: {self.command()}")
+
+    def last_good(self) -> str:
+        """What an interrupted run can go on from, in words."""
+        for name in (LAST, PREVIOUS):
+            try:
+                state = read_sealed(self.folder / name)
+            except SpotkdError:
+                continue
+            part = f", step {state['step']} of the next" if state.get("step") else ""
+            phase = "preparation, " if state.get("phase") == PREPARATION else ""
+            return f"{self.folder / name} holds {phase}epoch {state.get('epoch')}{part}"
+        return "no epoch was completed"
+
+    def command(self) -> str:
+        """What goes on with this run."""
+        name = "distill" if hasattr(self.config, "teacher") else "train"
+        folder = str(self.folder)
+        return f"spotkd {name} --resume {folder if re.fullmatch(r'[-+./:=@%~^,A-Za-z0-9_]+', folder) else repr(folder)}"
+
+    def keep(self, name: str, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint of another kind, beside the states of training."""
+        write_sealed(self.folder / name, state)
 
     def finish(self, summary: Summary) -> None:
         """Write ``summary.json``."""
@@ -154,12 +298,42 @@ class Run:
         with replacing(self.folder / "summary.json") as path:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
+    def summary(self) -> Summary:
+        """The result of a finished run."""
+        path = self.folder / "summary.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content |= {"scores": Scores(**content["scores"]), "last": Scores(**content["last"]), "folder": self.folder}
+            return Summary(**{field.name: content[field.name] for field in dataclasses.fields(Summary)})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SpotkdError(f"{path}: not the summary of a run ({one_line(error)[:200]})") from error
+
+
+PREPARATION, TRAINING = "preparation", "training"  # phases of a run
+
+
+def interval(every: int | str | None) -> tuple[int, float]:
+    """``checkpoint_every`` in steps and in seconds; 0 where it is not counted so.
+
+    Raises:
+        SpotkdError: it is neither a number of steps nor of minutes.
+    """
+    if every is None:
+        return 0, 0.0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(steps?|m|min|minutes?)?", str(every).strip())
+    number = float(found[1]) if found else 0.0
+    if found and number > 0 and (found[2] or "step").startswith("m"):
+        return 0, 60 * number
+    if found and number >= 1 and number.is_integer():
+        return int(number), 0.0
+    raise SpotkdError(f"checkpoint_every is {every}: give steps, as 500, or minutes, as 10min")
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint of ours, read without executing anything that stands in it."""
-    state = load_tensors(path)
-    if not isinstance(state, dict) or "method" not in state:
-        raise SpotkdError(f"{path}: not a checkpoint of spotkd")
+    state = read_sealed(path)
+    if "method" not in state:
+        raise SpotkdError(f"{path}: not a checkpoint of a training")
     return state
 
 

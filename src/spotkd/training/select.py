@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import Select
 from ..data import Dataset, Split
 from ..errors import SpotkdError
 from .evaluate import Scores
-from .run import Run
 
 PROTOCOLS = {"last": "last epoch", "best_val": "best on validation", "best_test": "best on test"}
-BEST = "best.ckpt"
 
 
 def chosen(select: Select, data: Dataset) -> str:
@@ -40,16 +38,17 @@ class Selection:
     Args:
         select: what the user chose.
         data: the data set.
-        networks: the networks whose weights belong to an epoch, by name.
-        run: where the best weights are kept while training goes on.
+        networks: the networks whose weights belong to an epoch, by name. Those of the best epoch are kept in main
+            memory and are part of a run's state.
 
     Attributes:
         watched: name and images of the split that is evaluated after every epoch.
         epoch: the chosen epoch so far.
     """
 
-    def __init__(self, select: Select, data: Dataset, networks: dict[str, nn.Module], run: Run) -> None:
-        self.select, self.networks, self.run = chosen(select, data), networks, run
+    def __init__(self, select: Select, data: Dataset, networks: dict[str, nn.Module]) -> None:
+        self.select, self.networks = chosen(select, data), networks
+        self._best: dict[str, dict[str, Tensor]] = {}
         val = None if self.select == "best_test" else data.val
         self.watched: tuple[str, Split] = ("test", data.test) if val is None else ("val", val)
         self.epoch, self.score = 0, -1.0
@@ -65,16 +64,20 @@ class Selection:
             self.epoch, self.score = epoch, scores.top1
         elif scores.top1 > self.score:
             self.epoch, self.score = epoch, scores.top1
-            self.run.checkpoint(self._content(), BEST)
+            self._best = {
+                name: {key: tensor.detach().to("cpu", copy=True) for key, tensor in network.state_dict().items()}
+                for name, network in self.networks.items()
+            }
 
     def load_best(self) -> None:
         """Put the chosen epoch's weights into the networks."""
-        if self.select != "last":
-            state = self.run.read(BEST)
-            for name, network in self.networks.items():
-                network.load_state_dict(state["networks"][name])
-            (self.run.folder / BEST).unlink()
+        for name, weights in self._best.items():
+            self.networks[name].load_state_dict(weights)
 
-    def _content(self) -> dict[str, Any]:
-        weights = {name: network.state_dict() for name, network in self.networks.items()}
-        return {"epoch": self.epoch, "score": self.score, "networks": weights}
+    def state_dict(self) -> dict[str, Any]:
+        """The best epoch so far, its score and its weights."""
+        return {"epoch": self.epoch, "score": self.score, "best": self._best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where :meth:`state_dict` was."""
+        self.epoch, self.score, self._best = state["epoch"], state["score"], state["best"]

@@ -1,8 +1,8 @@
 """One run in a process of its own: ``python -m spotkd.training.worker distill FOLDER``.
 
 The folder holds the run's options. The process ends when the one that started it does, even by SIGKILL: its standard
-input is a pipe, which closes then. A lock keeps a process that has not noticed yet, and the one that begins anew, from
-writing into one folder.
+input is a pipe, which closes then. The run's lock keeps a process that has not noticed yet, and the one that goes on,
+from writing into one folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..config import DistillConfig, TrainConfig, read_config
-from ..errors import SpotkdError, one_line
+from ..errors import STOPPED, SpotkdError, Stopped, one_line
 from .jobs import distill, train
 
 OPTIONS = "options.yaml"
@@ -28,18 +28,25 @@ def _end_with_parent() -> None:
 
 
 def main(command: str, folder: str) -> int:
-    """Run ``command`` (train, distill) with the options in ``folder``; 0, or 2 for a mistake that one line tells."""
+    """Run ``command`` (train, distill) with the options in ``folder``.
+
+    0; 2 for a mistake that one line tells; :data:`~spotkd.errors.STOPPED` where it saved and stopped on a signal.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     path = Path(folder)
     try:
         with FileLock(path / ".lock", timeout=PATIENCE):
-            if command == "train":
-                train(read_config(TrainConfig, path / OPTIONS))
-            else:
-                distill(read_config(DistillConfig, path / OPTIONS))
+            pass  # the run takes the lock again, and does not wait for it
+        if command == "train":
+            train(read_config(TrainConfig, path / OPTIONS))
+        else:
+            distill(read_config(DistillConfig, path / OPTIONS))
     except Timeout:
         sys.stderr.write(f"{path}: another process is writing there\n")
         return 2
+    except Stopped as stopped:
+        sys.stderr.write(f"{stopped}\n")
+        return STOPPED
     except (SpotkdError, OSError) as error:
         sys.stderr.write(one_line(error) + "\n")
         return 2

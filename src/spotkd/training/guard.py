@@ -1,0 +1,124 @@
+"""Watches for numbers that are not finite, step by step."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import SpotkdError
+from ..files import replacing
+from ..method import Losses
+from ..stages import Batch
+from .run import NONFINITE, Run
+
+
+class _Step(NamedTuple):
+    """One step: its values on their way to the processor, and which samples it was made from."""
+
+    values: Tensor
+    arrived: torch.cuda.Event | None
+    batch: Batch
+    place: tuple[int, int]  # epoch and step, counted from 1
+
+    def has_arrived(self) -> bool:
+        return self.arrived is None or bool(self.arrived.query())  # type: ignore[no-untyped-call]
+
+
+class Guard:
+    """Stops a run at the first loss term or gradient that is not finite, or skips the step.
+
+    On the CPU a step is judged before it changes anything. On a GPU nobody waits: its values are copied while it goes
+    on, and judged when they have arrived; :meth:`settle` waits for them, so that nothing is saved before it is known to
+    be sound. Skipping must know at once, and so waits at every step.
+
+    Args:
+        run: where ``nonfinite.json`` is left for inspection.
+        steps: steps of an epoch, for the message.
+        skip: how many steps of the run may be skipped.
+        parameters: what is trained.
+        buffers: what the forward pass changes, put back when a step is skipped.
+        skipped: how many have been skipped before.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        steps: int,
+        skip: int,
+        parameters: Iterable[Tensor],
+        buffers: Iterable[Tensor],
+        skipped: int = 0,
+    ) -> None:
+        self.run, self.steps, self.skip, self.skipped = run, steps, skip, skipped
+        self._parameters = list(parameters)
+        self._buffers = list(buffers) if skip else []
+        self._before: list[Tensor] = []
+        self._pending: list[_Step] = []
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._before = [buffer.clone() for buffer in self._buffers]
+
+    def passes(self, losses: Losses, batch: Batch, epoch: int, step: int) -> bool:
+        """Whether the step may change the networks; call it between the backward pass and the optimizer.
+
+        Raises:
+            SpotkdError: a number is not finite, and no more steps may be skipped.
+        """
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        values = torch.stack([*(term.detach() for term in losses[: len(Losses.terms())]), norm])
+        arrived = None
+        if values.device.type == "cuda" and not self.skip:
+            values = values.to("cpu", non_blocking=True)
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record()
+        self._pending.append(_Step(values, arrived, batch._replace(images=batch.images[:0]), (epoch, step)))
+        while self._pending and self._pending[0].has_arrived():
+            if self._judge(self._pending.pop(0)):
+                return False
+        return True
+
+    def settle(self) -> None:
+        """Judge all steps so far.
+
+        Raises:
+            SpotkdError: a number was not finite.
+        """
+        for step in self._pending:
+            if step.arrived is not None:
+                step.arrived.synchronize()
+            self._judge(step)
+        self._pending = []
+
+    def _judge(self, step: _Step) -> bool:
+        numbers = dict(zip((*Losses.terms(), "gradient"), step.values.tolist(), strict=True))
+        bad = [name for name, value in numbers.items() if not math.isfinite(value)]
+        if not bad:
+            return False
+        epoch, number = step.place
+        self.skipped += 1
+        if self.skipped <= self.skip:
+            for buffer, before in zip(self._buffers, self._before, strict=True):
+                buffer.copy_(before)
+            return True
+        samples = None if step.batch.indices is None else step.batch.indices.tolist()
+        content = {
+            "epoch": epoch,
+            "step": number,
+            "values": {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()},
+            "indices": samples,
+            "labels": step.batch.labels.tolist(),
+        }
+        with replacing(self.run.folder / NONFINITE) as path:
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        after = f" after {self.skip} skipped steps" if self.skip else ""
+        raise SpotkdError(
+            f"epoch {epoch}, step {number} of {self.steps}: not finite{after}: {', '.join(bad)}; its samples are in "
+            f"{self.run.folder / NONFINITE}; {self.run.last_good()}; lower --optim.lr or the weight of that loss, or "
+            "leave such steps out: --skip_nonfinite 10"
+        )
