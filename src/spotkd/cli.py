@@ -372,8 +372,8 @@ def _recipes(arguments: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    0; 1 where runs of a plan failed or a picture could not be read; 2 for a mistake of the user; 75 where a run was asked
-    to stop (SIGTERM, SIGINT) and has saved its state; 130 when interrupted otherwise.
+    0; 1 where runs of a plan failed or a picture could not be read; 2 for a mistake of the user; 75 where a run was
+    asked to stop (SIGTERM, SIGINT) and has saved its state; 130 when interrupted otherwise.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):

@@ -19,7 +19,7 @@ from spotkd.deploy.hub import Page
 
 from ..conftest import in_memory
 
-PAGE = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8").replace("\\\n", " ")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 COMMANDS = [
     line.removeprefix("spotkd ")
