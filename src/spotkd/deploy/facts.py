@@ -37,8 +37,8 @@ class Facts:
     protocol: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For :func:`read_facts`, and for the metadata of a weights file."""
-        return asdict(self)
+        """For :func:`read_facts`, and for the metadata of a weights file; without what is not known."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
     def as_json(self) -> str:
         return json.dumps(self.as_dict())
