@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "spotkd"
 FLOORS = [  # from the ground up; rooms on one floor do not know each other
     {"errors"},
-    {"registry", "files", "precision", "stages", "config"},
+    {"registry", "files", "precision", "stages", "config", "wording"},
     {"adapters", "staging", "folding"},
     {"models", "data", "distillers"},
     {"routing"},
@@ -18,7 +18,7 @@ FLOORS = [  # from the ground up; rooms on one floor do not know each other
     {"training"},
     {"analysis"},
     {"experiments"},
-    {"demo"},
+    {"demo", "deploy", "profiling"},
     {"cli"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

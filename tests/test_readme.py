@@ -30,13 +30,12 @@ def test_a_network_of_ones_own_as_printed(capsys: pytest.CaptureFixture[str]) ->
 
 PAGES = [
     ROOT / "README.md",
-    *(
-        ROOT / "docs" / name
-        for name in ("commands.md", "recipes.md", "experiments.md", "reliability.md", "data/README.md")
-    ),
+    *(ROOT / "docs" / name for name in ("commands.md", "recipes.md", "experiments.md", "reliability.md", "deploy.md")),
+    ROOT / "docs" / "data" / "README.md",
 ]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES).replace("\\\n", " ")
-FENCED = re.findall(r"^```\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)  # those of Python, too: they pair
+FENCED = [block for language, block in BLOCKS if not language]
 INDENTED = re.findall(r"^ {4}(.*)", TEXT, flags=re.MULTILINE)
 SHOWN = re.findall(r"^spotkd (.*)$", "\n".join(FENCED + INDENTED), flags=re.MULTILINE)
 COMMANDS = [line for line in SHOWN if "[" not in line]  # the one with brackets shows the defaults

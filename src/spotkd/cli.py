@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from . import __version__
 from .config import (
@@ -24,6 +27,9 @@ from .config import (
     DemoConfig,
     DistillConfig,
     EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+    ProfileConfig,
     ReportConfig,
     TrainConfig,
     check_file,
@@ -62,6 +68,70 @@ def _evaluate(config: EvaluateConfig) -> None:
     print(
         f"top-1 {scores.top1:.2f} %, top-5 {scores.top5:.2f} %, loss {scores.loss:.4f} on {scores.images} test images"
     )
+
+
+def _export(config: ExportConfig) -> None:
+    from .deploy import export, publish
+
+    if config.push_to_hub is not None:
+        page = publish(config)
+        print(f"{page.folder}: {', '.join(page.files)}" + (f"; sent to {page.address}" if page.address else ""))
+        return
+    written = export(config)
+    print(
+        f"{written.path}: its logits differ from the student's by at most {written.difference:.1e} "
+        f"on {written.images} random images"
+    )
+
+
+def _predict(config: PredictConfig) -> int:
+    from .deploy import predict, tabled
+    from .wording import shown
+
+    failures: list[str] = []
+
+    def failed(reason: str) -> None:
+        failures.append(reason)
+        print(f"spotkd: {shown(reason)}", file=sys.stderr)
+
+    predictions = predict(config, failed)
+    for file, classes in predictions if config.csv is None else tabled(predictions, config.csv):
+        print(f"{shown(file)}: {', '.join(f'{shown(name)} {100 * share:.2f} %' for name, share in classes)}")
+    return 1 if failures else 0
+
+
+def _profile(config: ProfileConfig) -> None:
+    from .profiling import network_table, profile, step_table, write_csv, write_json
+
+    console, bar = Console(), Console(stderr=True)
+    with bar.status("") as status:
+        result = profile(config, lambda what: status.update(escape(what)))
+    width, height = result.image_shape[::-1][:2]
+    print(
+        f"{result.machine}, {result.device}, images {height}x{width}, {result.classes} classes; steps of "
+        f"{result.batch_size} images in {result.precision}; medians of {config.rounds} with the lowest and the highest"
+    )
+    for head, rows in (network_table(result), step_table(result)):
+        if rows:
+            print()
+            _print_table(console, head, rows)
+    if config.csv is not None:
+        write_csv(result, config.csv)
+    if config.json is not None:
+        write_json(result, config.json)
+
+
+def _print_table(console: Console, head: list[str], rows: list[list[str]]) -> None:
+    """A table as wide as the terminal; anywhere else plain lines in columns."""
+    if console.is_terminal:
+        table = Table(*head, box=SIMPLE)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def _demo(config: DemoConfig) -> None:
@@ -150,15 +220,27 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], int | None], str]] = {
     "train": (TrainConfig, _train, "train one network on labels: a teacher, or a student alone"),
     "distill": (DistillConfig, _distill, "distil a trained teacher into a student"),
     "evaluate": (EvaluateConfig, _evaluate, "measure a trained network on the test images"),
+    "export": (ExportConfig, _export, "write a trained student as ONNX, torch-export or safetensors"),
+    "predict": (PredictConfig, _predict, "classify pictures with a trained student in any format"),
+    "profile": (ProfileConfig, _profile, "size, speed and cost of a step: which student to choose"),
     "bench": (BenchConfig, _bench, "run a plan: a grid of data sets, pairs, distillers, strategies and seeds"),
     "report": (ReportConfig, _report, "the tables of a plan, from its finished runs"),
 }
 
-# The argument that is given without its name, its help, and whether it must be.
-_POSITIONAL = {
-    "evaluate": ("checkpoint", "a run folder or a weights file", True),
-    "bench": ("plan", "a shipped plan's name or a YAML file; without one --dry-run lists all shipped plans", False),
-    "report": ("plan", "a shipped plan's name or a YAML file", True),
+# The arguments that are given without their names: name, help, and how many (? for one or none, + for one or more).
+_POSITIONAL: dict[str, list[tuple[str, str, str | None]]] = {
+    "evaluate": [("checkpoint", "a run folder or a weights file", None)],
+    "export": [("run", "a run folder or a weights file", None)],
+    "predict": [
+        ("student", "a run folder, a weights file, an .onnx or a .pt2 file", None),
+        ("images", "picture files, and folders of them", "+"),
+    ],
+    "profile": [
+        ("teacher", "the large network", None),
+        ("students", "one or more small networks to compare", "+"),
+    ],
+    "bench": [("plan", "a shipped plan's name or a YAML file; without one --dry-run lists all shipped plans", "?")],
+    "report": [("plan", "a shipped plan's name or a YAML file", None)],
 }
 
 _USAGE = f"""usage: spotkd COMMAND [options]
@@ -180,12 +262,10 @@ def _parser(command: str) -> ArgumentParser:
     config, _, help_text = _COMMANDS[command]
     parser = make_parser(prog=f"spotkd {command}", description=_sentence(help_text), allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file with options")
-    if command in _POSITIONAL:
-        name, help_text, required = _POSITIONAL[command]
-        parser.add_argument(name, type=str, help=help_text, nargs=None if required else "?")
-        parser.add_class_arguments(config, skip={name})
-    else:
-        parser.add_class_arguments(config)
+    positional = _POSITIONAL.get(command, [])
+    for name, help_text, count in positional:
+        parser.add_argument(name, type=str, help=help_text, nargs=count)
+    parser.add_class_arguments(config, skip={name for name, *_ in positional})
     return parser
 
 
@@ -292,8 +372,8 @@ def _recipes(arguments: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    0; 1 where runs of a plan failed; 2 for a mistake of the user; 75 where a run was asked to stop (SIGTERM, SIGINT)
-    and has saved its state; 130 when interrupted otherwise.
+    0; 1 where runs of a plan failed or a picture could not be read; 2 for a mistake of the user; 75 where a run was
+    asked to stop (SIGTERM, SIGINT) and has saved its state; 130 when interrupted otherwise.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):

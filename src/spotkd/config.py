@@ -249,6 +249,102 @@ class EvaluateConfig:
 
 
 @dataclass
+class ExportConfig:
+    """Write a trained student as a file for other programs.
+
+    Args:
+        run: a run folder or a weights file.
+        format: onnx, for any ONNX runtime (pip install 'spotkd[export]'); torch-export, a .pt2 file for PyTorch alone;
+            safetensors, weights for spotkd.
+        out: the file; unset puts it beside the weights, with the format's ending. With push_to_hub a folder;
+            unset takes hub/ in the run folder.
+        overwrite: replace what is there.
+        model: the network's name; unset takes the one noted in the file.
+        data: the data set it was trained on, for weights that note no classes and no preprocessing.
+        root: folder that holds the files of that data set; unset takes data.
+        push_to_hub: USER/NAME on the Hugging Face Hub to send the student to, with a model card made from the run's
+            facts (pip install 'spotkd[hub]'; 'hf auth login' first).
+        card_only: only write the folder that would be sent.
+        license: licence on the card, as the Hub writes it, such as apache-2.0; unset leaves the field out.
+        private: make a new repository private.
+    """
+
+    run: str
+    format: Literal["onnx", "torch-export", "safetensors"] = "onnx"
+    out: str | None = None
+    overwrite: bool = False
+    model: str | None = None
+    data: str | None = None
+    root: str | None = None
+    push_to_hub: str | None = None
+    card_only: bool = False
+    license: str | None = None
+    private: bool = False
+
+
+@dataclass
+class PredictConfig:
+    """Classify pictures with a trained student, on the CPU.
+
+    Args:
+        student: a run folder, a weights file, an .onnx or a .pt2 file.
+        images: picture files, and folders of them.
+        top: how many classes to tell of each picture, the likeliest first.
+        csv: a file to write the predictions to as well.
+        batch_size: pictures at once.
+        trust: open a .pt2 file, which can run code: only for files of your own.
+        model: the network's name; unset takes the one noted in the file.
+        data: the data set it was trained on, for weights that note no classes and no preprocessing.
+        root: folder that holds the files of that data set; unset takes data.
+    """
+
+    student: str
+    images: list[str]
+    top: int = 1
+    csv: str | None = None
+    batch_size: int = 64
+    trust: bool = False
+    model: str | None = None
+    data: str | None = None
+    root: str | None = None
+
+
+@dataclass
+class ProfileConfig:
+    """Size and speed of a teacher and of students for it on this machine, and what a training step costs.
+
+    Args:
+        teacher: a network of the zoo, or torchvision:NAME, timm:NAME, python:MODULE.FUNCTION.
+        students: one or more, likewise.
+        data: the data set to take the image shape, classes and number of training images from.
+        image_shape: channels, height and width, where no data set is named.
+        classes: number of classes, likewise.
+        distillers: whose steps to time, as at,kd; all for every one; none for no steps.
+        strategies: with which strategies, as always,adaptive; all for every one.
+        batch_size: images in a step, and at once where many are classified.
+        rounds: times that everything is timed, in turn with plain KD.
+        accelerator: auto, cpu, cuda or mps.
+        precision: of the steps: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
+        csv: a file for every measurement, a row each.
+        json: a file for all of it.
+    """
+
+    teacher: str
+    students: list[str]
+    data: str | None = None
+    image_shape: list[int] = field(default_factory=lambda: [3, 32, 32])
+    classes: int = 100
+    distillers: str = "all"
+    strategies: str = "always,adaptive"
+    batch_size: int = 64
+    rounds: int = 5
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Precision = "auto"
+    csv: str | None = None
+    json: str | None = None
+
+
+@dataclass
 class DemoConfig:
     """A teacher, and a student four times: alone, by KD, by AT everywhere, and by spot-adaptive AT.
 

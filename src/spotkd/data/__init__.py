@@ -10,6 +10,7 @@ from .glyph94 import load_glyph94
 from .images import DATASETS, SOURCES, Dataset, ImageSet, Pass, Split, augment, check_options
 from .lazy import LazySet
 from .loader import Loader, prepare
+from .preprocessing import Preprocessing, preprocessing_of, read_preprocessing
 
 __all__ = [
     "DATASETS",
@@ -19,6 +20,7 @@ __all__ = [
     "LazySet",
     "Loader",
     "Pass",
+    "Preprocessing",
     "Split",
     "augment",
     "canonical",
@@ -26,6 +28,8 @@ __all__ = [
     "load_dataset",
     "load_glyph94",
     "prepare",
+    "preprocessing_of",
+    "read_preprocessing",
 ]
 
 _ALIASES = {"cifar-10": "cifar10", "cifar-100": "cifar100", "tiny_imagenet": "tiny-imagenet"}  # other usual spellings

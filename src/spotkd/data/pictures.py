@@ -143,6 +143,12 @@ def pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
+def cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture made as large as it must be to cover ``size``, height and width, and its centre cut out."""
+    height, width = size
+    return image if image.size == (width, height) else ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+
+
 def size_of(name: str, content: bytes) -> tuple[int, int]:
     """Height and width of a picture, as :func:`decode` gives it, from the first bytes of the file alone.
 
@@ -181,7 +187,7 @@ def common_size(pictures: Sequence[Pictures]) -> tuple[int, int] | None:
 def decode_all(pictures: Pictures, numbers: Sequence[int], size: tuple[int, int], title: str) -> Tensor:
     """Decode into memory, with a bar in a terminal.
 
-    A picture of another size is made as large as it must be to cover ``size``, and its centre is cut out.
+    A picture of another size is brought to it by :func:`cover`.
 
     Args:
         pictures: where they are.
@@ -201,9 +207,7 @@ def decode_all(pictures: Pictures, numbers: Sequence[int], size: tuple[int, int]
     def fill(start: int) -> int:
         for place, number in enumerate(numbers[start : start + _BLOCK], start):
             image = decode(*pictures[number])
-            if image.size != (width, height):
-                image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-            images[place] = np.asarray(image).transpose(2, 0, 1)
+            images[place] = np.asarray(cover(image, size)).transpose(2, 0, 1)
         return len(numbers[start : start + _BLOCK])
 
     console = Console(stderr=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from ..config import (
     read_config,
     read_yaml,
 )
-from ..data import Dataset, Loader, load_data
+from ..data import Dataset, Loader, load_data, preprocessing_of
 from ..errors import SpotkdError, one_line
 from ..folding import folded
 from ..method import Method, SpotKD, Supervised
@@ -312,6 +312,7 @@ def _trained(
         "data": config.data.name,
         "data_options": {key: getattr(config.data, key) for key in DATA_OPTIONS},
         "classes": data.classes,
+        "preprocessing": asdict(preprocessing_of(data)),
         "test_top1": summary.scores.top1,
         "protocol": summary.protocol,
     }

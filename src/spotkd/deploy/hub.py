@@ -1,0 +1,80 @@
+"""``spotkd export --push-to-hub``: a folder with a student and its card, and its way to the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from ..config import ExportConfig
+from ..data.lazy import library
+from ..errors import SpotkdError, one_line
+from ..files import replacing
+from .card import model_card, read_run, recipe
+from .export import write
+from .formats import FORMATS
+from .student import load_student, named
+
+
+class Page(NamedTuple):
+    """A folder for the Hub, the names of its files, and the address where it is shown, if it was sent."""
+
+    folder: Path
+    files: list[str]
+    address: str | None
+
+
+def publish(config: ExportConfig) -> Page:
+    """Write the folder and, unless ``card_only``, send it.
+
+    Raises:
+        SpotkdError: not a finished run; a name or a licence that the Hub does not take; files that are in the way; or
+            the Hub refuses: then the folder is left.
+    """
+    assert config.push_to_hub is not None
+    repo = config.push_to_hub
+    try:
+        library("huggingface_hub.utils", "hub").validate_repo_id(repo)
+    except SpotkdError:
+        raise
+    except ValueError as error:
+        raise SpotkdError(f"push_to_hub is {repo}: {one_line(error)}") from error
+    if repo.count("/") != 1:
+        raise SpotkdError(f"push_to_hub is {repo}: give USER/NAME")
+    run, summary = read_run(config.run)
+    student = load_student(config.run, config.model, named(config))
+    wanted = dict.fromkeys(("safetensors", config.format))
+    weights = {f"student{FORMATS[name].suffix}": name for name in wanted}
+    card = model_card(repo, student, run, summary, list(weights), config.license)
+    folder = Path(config.out or Path(config.run) / "hub")
+    if folder.exists() and not config.overwrite:
+        raise SpotkdError(f"{folder}: is there already; give another folder with --out, or replace it: --overwrite")
+    for file, format_name in weights.items():
+        write(student, format_name, folder / file, config.overwrite)
+    content = student.facts.as_dict() | {"summary": summary}
+    texts = {"config.json": json.dumps(content, indent=2) + "\n", "config.yaml": recipe(run), "README.md": card}
+    for name, text in texts.items():
+        with replacing(folder / name) as path:
+            path.write_text(text, encoding="utf-8")
+    page = Page(folder, [*weights, *texts], None)
+    return page if config.card_only else page._replace(address=_send(page, repo, config.private))
+
+
+def _send(page: Page, repo: str, private: bool) -> str:
+    """Make the repository if need be and send the files, in one commit; the address of its page.
+
+    Raises:
+        SpotkdError: it cannot be reached, or refuses.
+    """
+    hub = library("huggingface_hub", "hub")
+    api = hub.HfApi()
+    try:
+        address = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo, folder_path=page.folder, allow_patterns=page.files, commit_message="Upload by spotkd"
+        )
+    except Exception as error:  # of the network, of the Hub, of the token: they have no common base
+        raise SpotkdError(
+            f"{repo}: cannot be sent to the Hub ({one_line(error)[:300]}); {page.folder} holds all of it"
+        ) from error
+    return str(address)

@@ -1,0 +1,155 @@
+"""``spotkd predict``: image files classified by a student in any format."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config import DataConfig, PredictConfig
+from ..data import Preprocessing
+from ..data.pictures import decode, is_picture, quiet, read
+from ..errors import SpotkdError, one_line
+from ..files import replacing
+from ..wording import cell
+from .formats import FORMATS, Classifier, classifier
+from .student import load_student, named
+
+
+class Prediction(NamedTuple):
+    """A picture's file, and its likeliest classes with their probabilities, the likeliest first."""
+
+    file: str
+    classes: tuple[tuple[str, float], ...]
+
+
+def open_student(
+    path: str, model: str | None = None, data: DataConfig | None = None, trust: bool = False
+) -> Classifier:
+    """The student in a run folder, a weights file, an .onnx or a .pt2 file.
+
+    Args:
+        path: which.
+        model: as in :func:`load_student`, for weights.
+        data: likewise.
+        trust: open a .pt2 file, which can run code: PyTorch evaluates expressions in it, and unpickles parts.
+
+    Raises:
+        SpotkdError: no such file, a damaged one, or one that is not trusted.
+    """
+    suffix = Path(path).suffix
+    if suffix not in (".onnx", ".pt2"):
+        return classifier(load_student(path, model, data))
+    if not Path(path).is_file():
+        raise SpotkdError(f"{path}: no such file; 'spotkd export' makes one")
+    for option, value in (("model", model), ("data", data)):
+        if value is not None:
+            raise SpotkdError(f"{option} has no effect on {path}, which holds its own: leave it out")
+    if suffix == ".pt2" and not trust:
+        raise SpotkdError(f"{path}: opening a .pt2 file can run code that is in it; if you trust it, say --trust")
+    return next(made_as.read(Path(path)) for made_as in FORMATS.values() if made_as.suffix == suffix)
+
+
+def predict(config: PredictConfig, failed: Callable[[str], None]) -> Iterator[Prediction]:
+    """Classify pictures, in the order given, those in a folder sorted.
+
+    Args:
+        config: the options.
+        failed: is told, on one line, of each picture that cannot be read; the others go on.
+
+    Raises:
+        SpotkdError: no such student or picture; a student that cannot be run.
+    """
+    if config.batch_size < 1 or config.top < 1:
+        raise SpotkdError(f"batch_size is {config.batch_size} and top {config.top}: both must be at least 1")
+    files = pictures(config.images)
+    student = open_student(config.student, config.model, named(config), config.trust)
+    waiting = iter(files)
+    while names := list(islice(waiting, config.batch_size)):
+        images: dict[str, Tensor] = {}
+        with quiet():
+            for name in names:
+                image = _pixels(name, student.facts.preprocessing)
+                if isinstance(image, SpotkdError):
+                    failed(str(image))
+                else:
+                    images[name] = image
+        if images:
+            yield from classified(student, list(images), torch.stack(list(images.values())), config.top, config.student)
+
+
+def _pixels(name: str, preprocessing: Preprocessing) -> Tensor | SpotkdError:
+    """A picture as the network's raw input, or why it is none."""
+    try:
+        picture = decode(name, read(Path(name)))
+    except SpotkdError as error:
+        return error
+    return preprocessing.pixels(picture)
+
+
+def classified(student: Classifier, names: Sequence[str], images: Tensor, top: int, path: str) -> Iterator[Prediction]:
+    """The predictions for uint8 images ``(B, 1 or 3, H, W)``.
+
+    Raises:
+        SpotkdError: the student, ``path``, cannot be run on them or gives something else than logits.
+    """
+    try:
+        logits = student.logits(student.facts.preprocessing.normalised(images))
+    except Exception as error:  # of whichever library runs it
+        raise SpotkdError(f"{path}: cannot be run on its images ({one_line(error)[:300]})") from error
+    if logits.shape != (len(names), len(student.facts.classes)) or not logits.isfinite().all():
+        raise SpotkdError(f"{path}: gives no finite logits for its {len(student.facts.classes)} classes")
+    best = logits.double().softmax(1).topk(min(top, logits.shape[1]))
+    for name, labels, shares in zip(names, best.indices.tolist(), best.values.tolist(), strict=True):
+        of_label = zip(labels, shares, strict=True)
+        yield Prediction(name, tuple((student.facts.classes[label], share) for label, share in of_label))
+
+
+def tabled(predictions: Iterable[Prediction], path: str) -> Iterator[Prediction]:
+    """The same predictions, and after the last one a CSV file of them: a row for each file and class.
+
+    Raises:
+        SpotkdError: it cannot be written.
+    """
+    try:
+        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("file", "rank", "class", "probability"))
+            for prediction in predictions:
+                for rank, (name, share) in enumerate(prediction.classes, 1):
+                    writer.writerow((cell(prediction.file), rank, cell(name), f"{share:.6f}"))
+                yield prediction
+    except OSError as error:
+        raise SpotkdError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def pictures(given: Sequence[str]) -> list[str]:
+    """Files as they are given, and the pictures below the folders that are, each once.
+
+    Raises:
+        SpotkdError: no such file; a folder without pictures.
+    """
+    found: list[str] = []
+    for name in given:
+        if Path(name).is_file():
+            found.append(name)
+        elif Path(name).is_dir():
+            inside = sorted(_below(Path(name)))
+            if not inside:
+                raise SpotkdError(f"{name}: no pictures in this folder")
+            found += inside
+        else:
+            raise SpotkdError(f"{name}: no such picture or folder")
+    return list(dict.fromkeys(found))
+
+
+def _below(root: Path) -> Iterator[str]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (str(Path(folder, name)) for name in files if is_picture(name))
