@@ -141,6 +141,8 @@ class RunConfig:
             validation images (--data.val_share), else last.
         optim: the optimizer.
         accelerator: auto, cpu, cuda or mps.
+        devices: how many processes, each with a device, share every batch; batch_size is that of all together.
+        sync_batchnorm: BatchNorm with the statistics of the batches of all devices (CUDA).
         precision: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
         channels_last: store feature maps channels last, which convolutions prefer.
         quiet: print only the result.
@@ -157,6 +159,8 @@ class RunConfig:
     select: Select = "auto"
     optim: OptimConfig = field(default_factory=OptimConfig)
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = 1
+    sync_batchnorm: bool = False
     precision: Precision = "auto"
     channels_last: bool = True
     quiet: bool = False
@@ -189,6 +193,8 @@ class DistillConfig(RunConfig):
         temperature: of the loss on the logits; unset takes its own (4 for kd).
         standardise: bring logits to mean 0 and deviation 1 before the loss on them.
         fold: fold the frozen teacher's BatchNorms into its convolutions, where that leaves its outputs as they are.
+        gather: with several devices, whatever compares or counts the samples of a batch (relational distillers, the
+            gamma rule, the balance and share terms) sees those of all devices; without it, those of its own.
         policy: the policy network.
         preparation: the phase before distillation that some distillers need.
     """
@@ -204,6 +210,7 @@ class DistillConfig(RunConfig):
     temperature: float | None = None
     standardise: bool = False
     fold: bool = True
+    gather: bool = False
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     preparation: PreparationConfig = field(default_factory=PreparationConfig)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import yaml
 from lightning_fabric import Fabric
+from torch import nn
 
 from ..config import (
     DataConfig,
@@ -35,6 +36,7 @@ from .evaluate import Scores, evaluate
 from .loop import fit
 from .optim import make_optimizer
 from .prepare import check_preparation, prepare
+from .processes import Onlooker, join, launch, starts_others, together
 from .run import Run, Summary, read_checkpoint
 from .select import chosen
 
@@ -48,10 +50,14 @@ DATA_OPTIONS = (
 
 def train(config: TrainConfig) -> Summary:
     """Train one network on labels; leaves ``model.safetensors`` in the run folder."""
+    if starts_others(config):
+        _check_numbers(config)
+        return launch("train", config)
     data, fabric = _begin(config)
     network = build_model(config.model.name, len(data.classes), config.model.checkpoint, data.image_shape)
     folder = config.out or f"runs/train-{data.name}-{_plain(config.model.name)}-seed{config.seed}"
-    return _run(Supervised(network), data, fabric, config, folder, config.model, "model.safetensors")
+    with together():
+        return _run(Supervised(network), data, fabric, config, folder, config.model, "model.safetensors")
 
 
 def distill(config: DistillConfig) -> Summary:
@@ -59,12 +65,16 @@ def distill(config: DistillConfig) -> Summary:
 
     A teacher that the strategy trains is left there too, as ``teacher.safetensors``.
     """
+    if starts_others(config):
+        _check_numbers(config)
+        return launch("distill", config)
     data, fabric = _begin(config)
     method = _distillation(config, data, config.quiet)
     check_preparation(method, config.preparation)
     names = (config.distiller, config.teacher.name, config.student.name, config.strategy)
     folder = config.out or f"runs/{data.name}-{'-'.join(map(_plain, names))}-seed{config.seed}"
-    return _run(method, data, fabric, config, folder, config.student, "student.safetensors")
+    with together():
+        return _run(method, data, fabric, config, folder, config.student, "student.safetensors")
 
 
 def _plain(name: str) -> str:
@@ -123,6 +133,7 @@ def _distillation(config: DistillConfig, data: Dataset, quiet: bool) -> SpotKD:
         share_cost=config.policy.share_cost,
         target_share=config.policy.target_share,
         target_weight=config.policy.target_weight,
+        gather=config.gather,
     )
 
 
@@ -179,9 +190,9 @@ def _noted_root(path: Path) -> object:
 def _begin(config: RunConfig) -> tuple[Dataset, Fabric]:
     """Check the numbers, open the data, find the device, seed everything."""
     _check_numbers(config)
+    fabric = join(config)
     data = load_data(config.data)
     chosen(config.select, data)  # before anything is written
-    fabric = make_fabric(config.accelerator, config.precision)
     torch.manual_seed(config.seed)
     return data, fabric
 
@@ -192,6 +203,7 @@ def _check_numbers(config: RunConfig) -> None:
         "epochs": (config.epochs, 1),
         "batch_size": (config.batch_size, 1),
         "eval_batch_size": (config.eval_batch_size, 1),
+        "devices": (config.devices, 1),
         "seed": (config.seed, 0),
         "data.workers": (config.data.workers or 0, 0),
         "optim.weight_decay": (config.optim.weight_decay, 0),
@@ -230,6 +242,8 @@ def _run(
     model: ModelConfig,
     weights: str,
 ) -> Summary:
+    if config.sync_batchnorm and fabric.world_size > 1:
+        method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
     policy = config.policy if isinstance(config, DistillConfig) else PolicyConfig()
     steps = _steps_per_epoch(config, data)
     optimizer, schedule = make_optimizer(method, config.optim, config.epochs, steps, policy.lr, policy.weight_decay)
@@ -239,10 +253,12 @@ def _run(
             raise SpotkdError(
                 f"out is {folder}: {checkpoint}, which this run starts from, lies there; give another --out"
             )
-    run = Run(folder, config, config.overwrite)
+    run = Run(folder, config, config.overwrite) if fabric.is_global_zero else Onlooker(folder)
     if isinstance(config, DistillConfig) and isinstance(method, SpotKD):
         prepare(method, data, fabric, config, run)
     summary = fit(method, data, optimizer, schedule, fabric, config, run, model.name)
+    if not fabric.is_global_zero:
+        return summary
     metadata = {
         "model": model.name,
         "data": config.data.name,

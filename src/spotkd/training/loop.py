@@ -19,7 +19,9 @@ from ..config import RunConfig
 from ..data import Dataset, Loader
 from ..errors import SpotkdError
 from ..method import Losses, Method
+from ..parts import working_on
 from ..stages import Batch
+from .averages import average_statistics, total
 from .device import choose_precision, describe_machine
 from .evaluate import evaluate
 from .progress import TrainingProgress
@@ -34,17 +36,23 @@ class Meter:
         self.names = [*(f"loss_{term}" for term in Losses.terms()), "train_top1", *(f"share_{n}" for n in spot_names)]
         precise = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
         self._sums = torch.zeros(len(self.names), device=device, dtype=precise)
-        self._count = 0
+        self._count = 0.0
 
-    def add(self, losses: Losses, batch: Batch) -> None:
+    def add(self, losses: Losses, batch: Batch, counted: float) -> None:
+        """Take note of a step, with the weight of ``counted`` samples."""
         hits = 100 * (losses.logits.argmax(1) == batch.labels).float().mean()
         terms = torch.stack([*losses[: len(Losses.terms())], hits]).detach()
-        self._sums += torch.cat([terms, losses.mask.mean(0)]).to(self._sums.dtype) * len(batch.labels)
-        self._count += len(batch.labels)
+        self._sums += torch.cat([terms, losses.mask.mean(0)]).to(self._sums.dtype) * counted
+        self._count += counted
+
+    def gather(self) -> None:
+        """Add up what all processes noted, at the end of an epoch."""
+        both = total(torch.cat([self._sums, self._sums.new_tensor([self._count])]))
+        self._sums, self._count = both[:-1], float(both[-1])
 
     def read(self) -> dict[str, float]:
         """Means by name. Waits for the device."""
-        values = (self._sums / max(self._count, 1)).tolist()
+        values = (self._sums / max(self._count, 1.0)).tolist()
         return dict(zip(self.names, values, strict=True))
 
 
@@ -79,6 +87,8 @@ def fit(
         "device": fabric.device,
         "memory_format": layout,
         "workers": config.data.workers,
+        "rank": fabric.global_rank,
+        "processes": fabric.world_size,
     }
     train = Loader(data, data.train, config.batch_size, training=True, **common)
     networks = {"student": method.student}
@@ -98,14 +108,17 @@ def fit(
             method.start_epoch(epoch, config.epochs)
             meter, started = Meter(method.spot_names, fabric.device), time.perf_counter()
             rates = [group["lr"] for group in optimizer.param_groups]
-            for batch in train.epoch(epoch):
-                losses = wrapped(batch)
-                optimizer.zero_grad()
-                fabric.backward(losses.total)
+            for place, batch in enumerate(train.epoch(epoch)):
+                with working_on(train.part(epoch, place)) as part:
+                    losses = wrapped(batch)
+                    optimizer.zero_grad()
+                    fabric.backward(losses.total * part.weight)
                 optimizer.step()
                 schedule.step()
-                meter.add(losses, batch)
+                average_statistics(method, part)
+                meter.add(losses, batch, part.counted)
                 progress.step(lambda meter=meter: _summary_of(meter))  # type: ignore[misc]
+            meter.gather()
             means = meter.read()
             spent = time.perf_counter() - started
             seconds += spent
@@ -128,6 +141,7 @@ def fit(
         chosen = last if selection.epoch == config.epochs else evaluate(method.student, test, fabric, len(data.classes))
     board.finalize("success")
     device = f"{fabric.device.type}, {choose_precision(config.precision, fabric.device)}"
+    device += f", {fabric.world_size} processes" * (fabric.world_size > 1)
     return Summary(
         model=title,
         scores=chosen,

@@ -17,6 +17,8 @@ from ..data import Dataset, Loader
 from ..errors import SpotkdError, one_line
 from ..files import load_tensors
 from ..method import SpotKD
+from ..parts import working_on
+from .averages import average_gradients, average_statistics, total
 from .progress import TrainingProgress
 from .run import Run
 
@@ -67,6 +69,8 @@ def prepare(method: SpotKD, data: Dataset, fabric: Fabric, config: DistillConfig
             device=fabric.device,
             memory_format=layout,
             workers=config.data.workers,
+            rank=fabric.global_rank,
+            processes=fabric.world_size,
         )
         with (
             method.preparing() as parameters,
@@ -80,15 +84,18 @@ def prepare(method: SpotKD, data: Dataset, fabric: Fabric, config: DistillConfig
             )
             for epoch in range(1, epochs + 1):
                 started, summed = time.perf_counter(), torch.zeros((), device=fabric.device)
-                for batch in loader.epoch(epoch):
-                    with fabric.autocast():
-                        loss = method.preparation_loss(batch)
-                    optimizer.zero_grad()
-                    fabric.backward(loss)
+                for place, batch in enumerate(loader.epoch(epoch)):
+                    with working_on(loader.part(epoch, place)) as part:
+                        with fabric.autocast():
+                            loss = method.preparation_loss(batch)
+                        optimizer.zero_grad()
+                        fabric.backward(loss * part.weight)
+                    average_gradients(parameters)
                     optimizer.step()
-                    summed += loss.detach() * len(batch.labels)
+                    average_statistics(method, part)
+                    summed += loss.detach() * part.counted
                     progress.step(lambda loss=loss: (float(loss.detach()), {}))  # type: ignore[misc]
-                mean = float(summed) / len(data.train)
+                mean = float(total(summed)) / len(data.train)
                 if not math.isfinite(mean):
                     raise SpotkdError(f"preparation, epoch {epoch}: the loss is not finite; lower --preparation.lr")
                 run.log({"epoch": epoch, "loss": mean, "seconds": time.perf_counter() - started}, "preparation.csv")

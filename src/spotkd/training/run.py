@@ -137,6 +137,10 @@ class Run:
                 f"{target}: cannot be written, the last good one stays ({one_line(error)[:200]})"
             ) from error
 
+    def remove(self, name: str) -> None:
+        """Remove a file that is no longer needed."""
+        (self.folder / name).unlink()
+
     def read(self, name: str) -> Any:
         """A checkpoint of this run."""
         return load_tensors(self.folder / name)

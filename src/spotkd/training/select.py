@@ -9,6 +9,7 @@ from torch import nn
 from ..config import Select
 from ..data import Dataset, Split
 from ..errors import SpotkdError
+from .averages import barrier
 from .evaluate import Scores
 from .run import Run
 
@@ -70,10 +71,12 @@ class Selection:
     def load_best(self) -> None:
         """Put the chosen epoch's weights into the networks."""
         if self.select != "last":
+            barrier()  # it is written
             state = self.run.read(BEST)
             for name, network in self.networks.items():
                 network.load_state_dict(state["networks"][name])
-            (self.run.folder / BEST).unlink()
+            barrier()  # all have read it
+            self.run.remove(BEST)
 
     def _content(self) -> dict[str, Any]:
         weights = {name: network.state_dict() for name, network in self.networks.items()}
