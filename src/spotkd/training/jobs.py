@@ -243,7 +243,7 @@ def _run(
     weights: str,
 ) -> Summary:
     if config.sync_batchnorm and fabric.world_size > 1:
-        method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
+        method = nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
     policy = config.policy if isinstance(config, DistillConfig) else PolicyConfig()
     steps = _steps_per_epoch(config, data)
     optimizer, schedule = make_optimizer(method, config.optim, config.epochs, steps, policy.lr, policy.weight_decay)
