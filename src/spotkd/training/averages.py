@@ -25,8 +25,15 @@ def barrier() -> None:
         dist.barrier()
 
 
+def broadcast_state(method: nn.Module) -> None:
+    """Begin with the first process's parameters and buffers everywhere."""
+    if dist.is_initialized():
+        for tensor in method.state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace the gradients by their mean over the processes, where no wrapper does it (preparations)."""
+    """Replace the gradients by their mean over the processes, after a backward pass."""
     if dist.is_initialized():
         _average([p.grad for p in parameters if p.grad is not None], 1 / dist.get_world_size())
 

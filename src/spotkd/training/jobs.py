@@ -31,6 +31,7 @@ from ..models import build_model, create_model, save_weights
 from ..models.weights import find_weights, read_metadata
 from ..registry import PYTHON
 from ..routing import STRATEGIES, scaled_bias
+from .averages import broadcast_state
 from .device import make_fabric
 from .evaluate import Scores, evaluate
 from .loop import fit
@@ -254,6 +255,7 @@ def _run(
                 f"out is {folder}: {checkpoint}, which this run starts from, lies there; give another --out"
             )
     run = Run(folder, config, config.overwrite) if fabric.is_global_zero else Onlooker(folder)
+    broadcast_state(method)
     if isinstance(config, DistillConfig) and isinstance(method, SpotKD):
         prepare(method, data, fabric, config, run)
     summary = fit(method, data, optimizer, schedule, fabric, config, run, model.name)

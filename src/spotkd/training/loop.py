@@ -21,7 +21,7 @@ from ..errors import SpotkdError
 from ..method import Losses, Method
 from ..parts import working_on
 from ..stages import Batch
-from .averages import average_statistics, total
+from .averages import average_gradients, average_statistics, total
 from .device import choose_precision, describe_machine
 from .evaluate import evaluate
 from .progress import TrainingProgress
@@ -113,6 +113,7 @@ def fit(
                     losses = wrapped(batch)
                     optimizer.zero_grad()
                     fabric.backward(losses.total * part.weight)
+                average_gradients(method.parameters())
                 optimizer.step()
                 schedule.step()
                 average_statistics(method, part)

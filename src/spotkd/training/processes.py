@@ -27,6 +27,7 @@ import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment, find_free_network_port
 from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import nn
 
 from ..config import RunConfig
 from ..errors import SpotkdError
@@ -65,18 +66,27 @@ def join(config: RunConfig) -> Fabric:
     config.devices = processes
     check_devices(config)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-    # A frozen part of a network of the user's, or a head that is not used, has no gradient: DDP is to look for those.
-    # Buffers are not its affair: average_statistics does better, and CRD's memories are large.
-    strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
     plugins = None if dist.is_torchelastic_launched() else [LightningEnvironment()]
     nodes = {"devices": here, "num_nodes": processes // here}
-    fabric = make_fabric(config.accelerator, config.precision, strategy=strategy, plugins=plugins, **nodes)
+    fabric = make_fabric(config.accelerator, config.precision, strategy=Together(), plugins=plugins, **nodes)
     try:
         fabric.launch()
     except RuntimeError as error:
         raise SpotkdError(f"devices is {processes}: the processes do not find each other ({error})") from error
     config.quiet = config.quiet or not fabric.is_global_zero
     return fabric
+
+
+class Together(DDPStrategy):
+    """Fabric's devices and process group for DDP, without its wrapper around the method.
+
+    Gradients are averaged in one go after the backward pass. The wrapper would overlap the two, but broadcast CRD's
+    memories at every step or leave BatchNorm's statistics apart, and stop at a part of a network that gets no gradient
+    or walk through the graph to find it.
+    """
+
+    def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
+        return module
 
 
 def check_devices(config: RunConfig) -> None:
