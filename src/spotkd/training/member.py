@@ -14,7 +14,7 @@ from pathlib import Path
 from ..config import DistillConfig, TrainConfig, read_config
 from ..errors import SpotkdError, one_line
 from .jobs import distill, train
-from .processes import FOLDER, OPTIONS, report
+from .processes import FOLDER, OPTIONS, ForsakenError, report
 from .worker import end_with_parent
 
 
@@ -28,7 +28,7 @@ def main(command: str, place: Path) -> int:
         else:
             summary = distill(read_config(DistillConfig, place / OPTIONS))
     except (SpotkdError, OSError) as error:
-        report(place, rank, line=one_line(error))
+        report(place, rank, line=one_line(error), echo=isinstance(error, ForsakenError))
         return 2
     except KeyboardInterrupt:
         return 130

@@ -8,6 +8,7 @@ does they end by themselves.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -122,18 +123,22 @@ class Onlooker(Run):
 # How they start and end
 
 
+class ForsakenError(SpotkdError):
+    """Another process has gone, and this one cannot go on without it: an echo of what happened there."""
+
+
 @contextmanager
 def together() -> Iterator[None]:
-    """While the processes work together. Whoever loses the others says so on one line.
+    """While the processes work together.
 
     Raises:
-        SpotkdError: another process has gone.
+        ForsakenError: another process has gone.
     """
     try:
         yield
     except RuntimeError as error:
         if dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error)):
-            raise SpotkdError("another process of this run has gone; this one cannot go on without it") from error
+            raise ForsakenError("another process of this run has gone; this one cannot go on without it") from error
         raise
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -160,10 +165,7 @@ def launch(command: str, config: RunConfig) -> Summary:
         members = [_member(command, place, common, rank) for rank in range(config.devices)]
         try:
             with _passing_on(members) as received:
-                _wait(members)
-                time_left = time.monotonic() + _PATIENCE
-                while _running(members) and time.monotonic() < time_left:
-                    time.sleep(_POLL)
+                _wait(members, received)
                 ended = [member.poll() for member in members]  # by themselves; the rest is ended here
         finally:
             for member in members:
@@ -188,13 +190,12 @@ def _member(command: str, place: Path, common: Mapping[str, str], rank: int) -> 
         )
 
 
-def _running(members: Sequence[subprocess.Popen[bytes]]) -> bool:
-    return any(member.poll() is None for member in members)
-
-
-def _wait(members: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Until all have ended, or one has failed."""
-    while _running(members) and not any(member.poll() for member in members):
+def _wait(members: Sequence[subprocess.Popen[bytes]], received: Sequence[int]) -> None:
+    """Until all have ended, or one has failed and the others had their time; after a signal, as long as they take."""
+    failed_at = math.inf
+    while any(member.poll() is None for member in members) and time.monotonic() < failed_at + _PATIENCE:
+        if failed_at == math.inf and not received and any(member.returncode for member in members):
+            failed_at = time.monotonic()
         time.sleep(_POLL)
 
 
@@ -219,17 +220,15 @@ def _passing_on(members: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int
             signal.signal(number, handler)
 
 
-def report(place: Path, rank: int, line: str = "", traceback: str = "") -> None:
-    """A member leaves word of why it ends."""
-    words = {"when": time.time(), "rank": rank, "line": line, "traceback": traceback}
+def report(place: Path, rank: int, line: str = "", traceback: str = "", echo: bool = False) -> None:
+    """A member leaves word of why it ends; an echo counts only where nobody knows better."""
+    words = {"order": (echo, time.time()), "rank": rank, "line": line, "traceback": traceback}
     with suppress(OSError):
         (place / f"failed-{rank}").write_text(json.dumps(words), encoding="utf-8")
 
 
 def _explain(place: Path, ended: Sequence[int | None], received: Sequence[int]) -> None:
     """Raise what tells the user why the members ended: the first cause, not its echoes in the other processes."""
-    if received and received[0] == signal.SIGINT and len(received) == 1 and all(code in (130, -2) for code in ended):
-        raise KeyboardInterrupt
     for rank, code in enumerate(ended):
         if code is not None and code < 0 and not received:
             last = _last_line(place / f"stderr-{rank}")
@@ -238,18 +237,17 @@ def _explain(place: Path, ended: Sequence[int | None], received: Sequence[int]) 
                 f"process {rank + 1} of {len(ended)} was killed by {signal.Signals(-code).name}{memory}; the others "
                 f"were ended{last and f'; its last words: {last}'}"
             )
-    words = sorted((json.loads(path.read_text(encoding="utf-8")) for path in place.glob("failed-*")), key=_when)
-    if words and words[0]["line"]:
-        raise SpotkdError(words[0]["line"])
-    if words:
-        raise RuntimeError(f"process {words[0]['rank'] + 1} of {len(ended)} failed\n\n{words[0]['traceback']}")
-    # They chose their status and have said why, or were stopped by the signal that was passed on.
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in place.glob("failed-*")]
+    words = min(reports, key=lambda report: tuple(report["order"]), default=None)
+    if words is not None and not (received and words["order"][0]):
+        if words["line"]:
+            raise SpotkdError(words["line"])
+        raise RuntimeError(f"process {words['rank'] + 1} of {len(ended)} failed\n\n{words['traceback']}")
+    if received and received[0] == signal.SIGINT and ended[0] in (130, -signal.SIGINT, -signal.SIGKILL, 2):
+        raise KeyboardInterrupt
+    # They were told to stop, or chose a status of their own and have said why.
     code = next((code for code in ended if code), 1)
     raise SystemExit(128 - code if code < 0 else code)
-
-
-def _when(words: Mapping[str, Any]) -> float:
-    return float(words["when"])
 
 
 def _last_line(path: Path) -> str:

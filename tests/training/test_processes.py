@@ -1,0 +1,455 @@
+"""Two processes that share every batch, against one."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from spotkd import DISTILLERS, Batch, SpotKD, SpotkdError
+from spotkd.config import DataConfig, DistillConfig, ModelConfig, OptimConfig, PolicyConfig, RunConfig, read_config
+from spotkd.data import Dataset, Loader, load_data
+from spotkd.models import save_weights
+from spotkd.parts import Part
+from spotkd.routing import Decisions
+from spotkd.routing.strategies import Adaptive
+from spotkd.training import distill
+from spotkd.training.jobs import _distillation
+from spotkd.training.optim import make_optimizer
+from spotkd.training.processes import check_devices, launch
+from spotkd.training.run import read_checkpoint, read_metrics
+
+from ..conftest import TRAINING_LABELS, TinyNet, for_distiller, randomise_statistics
+from . import pieces
+
+ROOT = Path(__file__).parents[2]
+HERE = "python:tests.training.pieces."
+Case = dict[str, Any]
+
+# What each device computes of its own samples, with BatchNorm; and what is to equal the whole batch in one process.
+APART: dict[str, Case] = {
+    "at": {"distiller": "at", "policy": PolicyConfig(gamma=2.0, share_cost=0.1, target_share=0.4)},
+    "sp": {"distiller": "sp"},
+    "crd": {"distiller": "crd", "options": {"negatives": 8}},
+    "ft": {"distiller": "ft"},
+}
+SHAPED = PolicyConfig(gamma=2.0, share_cost=0.1, target_share=0.4, lr=0.5)
+WHOLE: dict[str, Case] = {
+    "at": {"distiller": "at", "policy": SHAPED},
+    "sp": {"distiller": "sp", "beta": 30.0, "policy": SHAPED},
+    "rkd": {"distiller": "rkd"},
+    "pkt": {"distiller": "pkt", "beta": 300.0, "strategy": "NotedRandom"},
+    "cc": {"distiller": "cc", "strategy": "NotedRandom"},
+    "dist": {"distiller": "dist"},
+    "crd": {"distiller": "crd", "options": {"negatives": 8, "relaxed": True}},
+    "crd-all": {"distiller": "crd", "options": {"negatives": 60}},  # with replacement: every sample draws its own
+    "ofd": {"distiller": "ofd", "beta": 0.1},
+    "ab": {"distiller": "ab", "beta": 0.1},
+}
+
+
+def configured(folder: Path, case: Case, networks: tuple[str, str], devices: int) -> DistillConfig:
+    strategy = HERE + case.get("strategy", "NotedAdaptive")
+    config = DistillConfig(
+        teacher=ModelConfig(HERE + networks[0], str(folder.parents[1] / f"{networks[0]}.safetensors")),
+        student=ModelConfig(HERE + networks[1]),
+        out=str(folder / "run"),
+        data=DataConfig(HERE + "data"),
+        epochs=1,
+        batch_size=12,
+        optim=OptimConfig(lr=0.05),
+        accelerator="cpu",
+        precision="32",
+        quiet=True,
+        fold=False,
+        **case | {"strategy": strategy},
+    )
+    config.devices, config.gather = devices, True
+    return config
+
+
+def write(config: RunConfig, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    path = folder / "options.yaml"
+    path.write_text(yaml.safe_dump(asdict(config)), encoding="utf-8")
+    return path
+
+
+def in_processes(count: int, files: Sequence[Path]) -> None:
+    """All the runs, one after the other, in ``count`` processes."""
+    common = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), "OMP_NUM_THREADS": "1"}
+    if count > 1:
+        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "WORLD_SIZE": str(count), "NODE_RANK": "0"}
+    command = [sys.executable, "-m", "tests.training.pieces", *map(str, files)]
+    members = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=common | ({"LOCAL_RANK": str(rank)} if count > 1 else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    outputs = [member.communicate(timeout=300)[0] for member in members]
+    assert [member.returncode for member in members] == [0] * count, "\n".join(outputs)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All cases, run once: ``apart/NAME``; and ``whole2/NAME`` beside ``whole1/NAME`` by two processes and by one."""
+    place = tmp_path_factory.mktemp("processes")
+    for name in ("wide", "plain_wide"):
+        torch.manual_seed(5)
+        network = getattr(pieces, name)(5)
+        randomise_statistics(network)
+        save_weights(network, place / f"{name}.safetensors", {"model": name, "classes": tuple("abcde")})
+    several, alone = [], []
+    for name, case in APART.items():
+        folder = place / "apart" / name
+        config = configured(folder, case, ("wide", "narrow"), 2)
+        config.gather = False
+        several.append(write(config, folder))
+    for name, case in WHOLE.items():
+        for files, devices in ((several, 2), (alone, 1)):
+            folder = place / f"whole{devices}" / name
+            files.append(write(configured(folder, case, ("plain_wide", "plain"), devices), folder))
+    in_processes(2, several)
+    in_processes(1, alone)
+    return place
+
+
+def masks_of(folder: Path, processes: int) -> list[Tensor]:
+    """The decisions of every batch, by all processes together."""
+    noted = [torch.load(folder / f"masks-{rank}.pt") for rank in range(processes)]
+    return [torch.cat(parts) for parts in zip(*noted, strict=True)]
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-5) -> None:
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(
+            found[key], value, rtol=tolerance, atol=tolerance, msg=lambda text, k=key: f"{k}: {text}"
+        )
+
+
+# One process that computes the two halves of every batch one after the other, written plainly
+
+
+class Given(Adaptive):
+    """SAKD's draw, from uniform numbers that it is given."""
+
+    uniform: Tensor
+
+    def decide(self, logits: Tensor) -> Decisions:
+        gumbel = -(-(self.uniform + 1e-20).log() + 1e-20).log()
+        soft = torch.softmax((logits + gumbel) / 5, -1)[..., 0]
+        hard = (soft > 0.5).float()
+        return Decisions(hard.detach(), hard + soft - soft.detach())
+
+
+Step = Callable[[SpotKD, Batch, slice], Tensor]
+
+
+def stepped(method: SpotKD, batch: Batch, optimizer: torch.optim.Optimizer, loss: Step) -> None:
+    """One step: each half by a copy of the method, then the means of gradients and running statistics."""
+    assert batch.indices is not None
+    total, middle = len(batch.labels), -(-len(batch.labels) // 2)
+    random, halves = torch.get_rng_state(), []
+    for half in (slice(0, middle), slice(middle, total)):
+        torch.set_rng_state(random)
+        mine = copy.deepcopy(method)
+        part = Batch(batch.images[half], batch.labels[half], batch.indices[half])
+        for parameter in mine.parameters():
+            parameter.grad = None
+        loss(mine, part, half).backward()
+        halves.append((mine, (half.stop - half.start) / total, part.indices))
+    for parameter, *of_halves in zip(method.parameters(), *(mine.parameters() for mine, *_ in halves), strict=True):
+        grads = [p.grad * share for p, (_, share, _) in zip(of_halves, halves, strict=True) if p.grad is not None]
+        parameter.grad = sum(grads[1:], grads[0]) if grads else None
+    for name, buffer in method.named_buffers():
+        values = [dict(mine.named_buffers())[name] for mine, *_ in halves]
+        if "memory" in name:
+            for value, (_, _, rows) in zip(values, halves, strict=True):
+                buffer[rows] = value[rows]
+        elif buffer.is_floating_point():
+            buffer.copy_(sum(value * share for value, (_, share, _) in zip(values, halves, strict=True)))
+        else:
+            buffer.copy_(values[0])
+    optimizer.step()
+
+
+def by_halves(config: DistillConfig, data: Dataset) -> tuple[SpotKD, list[Tensor]]:
+    """The method after its preparation and one epoch, and the decisions of every batch."""
+    config = copy.deepcopy(config)
+    config.strategy = "adaptive"
+    torch.manual_seed(config.seed)
+    method = _distillation(config, data, quiet=True).train()
+    given = Given()
+    method.strategy = given
+    optimizer, schedule = make_optimizer(method, config.optim, 1, 6, config.policy.lr, config.policy.weight_decay)
+    loader = Loader(data, data.train, config.batch_size, training=True, seed=config.seed)
+    if method.preparation is not None:
+        with method.preparing() as parameters:
+            sgd = torch.optim.SGD(parameters, lr=method.preparation.lr, momentum=0.9, weight_decay=5e-4)
+            for batch in loader.epoch(1):
+                stepped(method, batch, sgd, lambda mine, part, half: mine.preparation_loss(part))
+            method.zero_grad()
+    method.start_epoch(1, 1)
+    decisions = []
+    for number, batch in enumerate(loader.epoch(1)):
+        masks: list[Tensor] = []
+        uniform = torch.rand(len(batch.labels), len(method.spot_names), 2)
+
+        def loss(mine: SpotKD, part: Batch, half: slice, uniform: Tensor = uniform, masks: Any = masks) -> Tensor:
+            assert isinstance(mine.strategy, Given)
+            mine.strategy.uniform = uniform[half]
+            losses = mine(part)
+            masks.append((losses.mask[:, 0], getattr(mine.distiller, "norms", None)))
+            return losses.total
+
+        if number == 0 and config.distiller == "crd":  # its normalisers are those of the whole batch: tried, then set
+            random, trial = torch.get_rng_state(), copy.deepcopy(method)
+            stepped(trial, batch, torch.optim.SGD(trial.parameters(), lr=0.0), loss)
+            torch.set_rng_state(random)
+            distiller: Any = method.distiller
+            distiller.norms.copy_(sum(mask.sum() * z for mask, z in masks) / sum(mask.sum() for mask, _ in masks))
+            distiller.norms_known.fill_(True)
+            masks.clear()
+        stepped(method, batch, optimizer, loss)
+        schedule.step()
+        decisions.append(torch.cat([mask for mask, _ in masks]))
+    return method, decisions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", APART)
+def test_two_processes_equal_one_that_computes_their_halves(runs: Path, name: str) -> None:
+    folder = runs / "apart" / name
+    config = read_config(DistillConfig, folder / "options.yaml")
+    method, decisions = by_halves(config, load_data(config.data))
+    noted = masks_of(folder, 2)
+    assert [len(mask) for mask in noted] == [12] * 5 + [5]
+    assert all(torch.equal(mine[:, 0], theirs) for mine, theirs in zip(noted, decisions, strict=True))
+    assert 0 < torch.cat(decisions).mean() < 1
+    state = read_checkpoint(folder / "run" / "last.ckpt")["method"]
+    expected = {key: value for key, value in method.state_dict().items() if not key.startswith("teacher.")}
+    assert any(key.startswith("policy.") for key in state)
+    assert_equal(state, expected)
+    if name == "at":  # the comparison can fail
+        config.seed += 1
+        with pytest.raises(AssertionError):
+            assert_equal(state, {key: by_halves(config, load_data(config.data))[0].state_dict()[key] for key in state})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WHOLE)
+def test_gathered_two_processes_equal_one_on_the_whole_batch(runs: Path, name: str) -> None:
+    """Without BatchNorm nothing else is a device's own, so the run is that of one process, short batch included."""
+    one, two = (runs / f"whole{processes}" / name for processes in (1, 2))
+    both = zip(masks_of(two, 2), masks_of(one, 1), strict=True)
+    assert all(torch.equal(mine, theirs) for mine, theirs in both)
+    states = [read_checkpoint(folder / "run" / "last.ckpt") for folder in (two, one)]
+    assert_equal(states[0]["method"], states[1]["method"], 2e-5)
+    assert torch.equal(states[0]["random"]["cpu"], states[1]["random"]["cpu"])
+    mine, theirs = (read_metrics(folder / "run") for folder in (two, one))
+    for column in set(theirs) - {"seconds"}:
+        assert mine[column] == pytest.approx(theirs[column], rel=2e-4, abs=1e-5), column
+
+
+# The parts of a batch
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_parts_make_up_the_batch(processes: int) -> None:
+    for total in range(2 * processes, 30):
+        parts = [Part.of(total, rank, processes) for rank in range(processes)]
+        assert [index for part in parts for index in range(part.start, part.stop)] == list(range(total))
+        assert all(part.stop - part.start >= 2 for part in parts)
+        assert sum(part.counted for part in parts) == total
+        assert sum(part.weight for part in parts) == pytest.approx(processes)
+    for total in range(1, 2 * processes):
+        parts = [Part.of(total, rank, processes) for rank in range(processes)]
+        assert all((part.start, part.stop, part.weight) == (0, total, 1) for part in parts)
+        assert sum(part.counted for part in parts) == pytest.approx(total)
+        shown = [Part.of(total, rank, processes, training=False) for rank in range(processes)]
+        assert [index for part in shown for index in range(part.start, part.stop)] == list(range(total))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_loaders_of_the_parts_give_the_batches_of_the_whole(tiny_data: Dataset, training: bool) -> None:
+    def loader(size: int, **part: int) -> Loader:
+        return Loader(tiny_data, tiny_data.train, size, training=training, seed=3, **part)
+
+    for size in (12, 13, 39):  # a last batch of 4, of 1 and of 1
+        whole = list(loader(size).epoch(2))
+        parts = [list(loader(size, rank=rank, processes=2).epoch(2)) for rank in (0, 1)]
+        for number, batch in enumerate(whole):
+            mine = [of[number] for of in parts if number < len(of)]
+            if training and len(batch.labels) < 4:
+                assert all(torch.equal(part.images, batch.images) for part in mine)
+                continue
+            for key in ("images", "labels", "indices"):
+                assert torch.equal(torch.cat([getattr(part, key) for part in mine]), getattr(batch, key))
+
+
+PER_SAMPLE = [name for name in DISTILLERS if not DISTILLERS[name].relational]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", DISTILLERS)
+def test_relational_is_what_differs_by_parts(name: str, pair: tuple[TinyNet, TinyNet], batch: Batch) -> None:
+    """The loss of a batch is the mean of those of its parts, unless the distiller says that it relates samples."""
+    teacher, student = for_distiller(pair, name)
+    options = {"negatives": 25} if name == "crd" else {}  # all there are, so that nothing depends on the draw
+    method = SpotKD(teacher, student, name, "always", image_shape=(3, 8, 8), labels=TRAINING_LABELS, options=options)
+    method.eval()
+    if name == "crd":
+        distiller: Any = method.distiller
+        distiller.draw.count = 24  # as many as other classes have: without replacement all of them
+        distiller.norms_known.fill_(True)
+    whole = method(batch)
+    parts = [method(Batch(*(field[cut] for field in batch))) for cut in (slice(0, 5), slice(5, 11))]  # type: ignore[index]
+    apart = sum((p.kl + p.distill) * share for p, share in zip(parts, (5 / 11, 6 / 11), strict=True))
+    equal = torch.allclose(apart, whole.kl + whole.distill, rtol=1e-9, atol=0)
+    assert equal is (name in PER_SAMPLE)
+
+
+# Commands
+
+
+def spotkd(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def options(runs: Path, folder: Path, **changes: object) -> list[str]:
+    config = configured(runs / "apart" / "at", {"distiller": "at"}, ("wide", "narrow"), 2)
+    config.out, config.quiet, config.strategy = str(folder), False, "adaptive"
+    for key, value in changes.items():
+        assert hasattr(config, key)
+        setattr(config, key, value)
+    path = folder.with_name(f"{folder.name}.yaml")
+    path.write_text(yaml.safe_dump(asdict(config)), encoding="utf-8")
+    return ["distill", "--config", str(path)]
+
+
+@pytest.mark.slow
+def test_the_command_and_torchrun_do_the_same(runs: Path, tmp_path: Path) -> None:
+    glyphs = DataConfig("glyph94", limit=188)
+    networks = {"teacher": ModelConfig("resnet8", str(tmp_path / "t.safetensors")), "student": ModelConfig("resnet8")}
+    from spotkd import create_model
+
+    torch.manual_seed(0)
+    save_weights(create_model("resnet8", 94), tmp_path / "t.safetensors", {"model": "resnet8"})
+    common = {"data": glyphs, "batch_size": 64, "eval_batch_size": 999, **networks}
+    one = spotkd("spotkd", *options(runs, tmp_path / "one", **common), folder=tmp_path)
+    output, errors = one.communicate(timeout=300)
+    assert one.returncode == 0, errors
+    assert output.count("epoch 1/1") == 1
+    assert output.count("run in") == 1
+    assert errors == ""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "spotkd"]
+    two = spotkd(*torchrun, *options(runs, tmp_path / "two", **common), folder=tmp_path)
+    printed, errors = two.communicate(timeout=300)
+    assert two.returncode == 0, errors
+    assert printed.count("run in") == 1
+    names = ["config.yaml", "last.ckpt", "metrics.csv", "student.safetensors", "summary.json", "tensorboard"]
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        assert sorted(path.name for path in folder.iterdir()) == names
+    metrics = [read_metrics(tmp_path / name) for name in ("one", "two")]
+    assert all(metrics[0][key] == metrics[1][key] for key in metrics[0] if key != "seconds")
+    states = [read_checkpoint(tmp_path / name / "last.ckpt")["method"] for name in ("one", "two")]
+    assert_equal(states[0], states[1], 0.0)
+
+    evaluated = spotkd("spotkd", "evaluate", str(tmp_path / "one"), "--precision", "32", folder=tmp_path)
+    text, errors = evaluated.communicate(timeout=300)
+    top1, top5, loss = (metrics[0][f"test_{key}"][-1] for key in ("top1", "top5", "loss"))
+    assert f"top-1 {top1:.2f} %, top-5 {top5:.2f} %, loss {loss:.4f} on 9964 test images" in text, errors
+
+
+def members_of(parent: int) -> list[int]:
+    """The processes that ``parent`` started, by rank."""
+    found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(process) for process in found]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_process_ends_the_others(runs: Path, tmp_path: Path) -> None:
+    def training(name: str) -> tuple[subprocess.Popen[str], list[int]]:
+        arguments = options(runs, tmp_path / name, epochs=10_000)
+        command = spotkd("spotkd", *arguments, folder=tmp_path)
+        until(lambda: len(read_metrics(tmp_path / name)["epoch"]) > 0)
+        return command, members_of(command.pid)
+
+    def until(done: Callable[[], object], seconds: float = 120.0) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                if done():
+                    return
+            except (SpotkdError, KeyError):
+                pass
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    def gone(process: int) -> bool:
+        status = Path(f"/proc/{process}/stat")
+        return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+    first, second = training("first"), training("second")
+    os.kill(first[1][1], signal.SIGKILL)  # the second process
+    os.kill(second[0].pid, signal.SIGKILL)  # the one that waits for both
+    began = time.monotonic()
+    _, errors = first[0].communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert first[0].returncode == 2
+    assert errors.strip() == (
+        "spotkd: process 2 of 2 was killed by SIGKILL (is there memory enough?); the others were ended"
+    )
+    until(lambda: all(map(gone, second[1])), seconds=10)
+    second[0].communicate(timeout=60)
+    assert all(map(gone, first[1]))
+
+
+@pytest.mark.slow
+def test_mistakes_are_one_line_once(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "summary.json").write_text("{}")
+    command = spotkd("spotkd", *options(runs, tmp_path / "there"), folder=tmp_path)
+    output, errors = command.communicate(timeout=300)
+    assert (command.returncode, output) == (2, "")
+    assert errors.startswith(f"spotkd: {tmp_path / 'there'}: holds a run already (summary.json)")
+    assert errors.count("\n") == 1
+
+
+def test_options_that_do_not_fit() -> None:
+    config = DistillConfig()
+    config.devices, config.batch_size = 3, 5
+    with pytest.raises(SpotkdError, match=r"batch_size is 5: 3 devices share a batch, and need at least 6 images"):
+        launch("distill", config)
+    config.batch_size, config.accelerator, config.sync_batchnorm = 6, "cpu", True
+    with pytest.raises(SpotkdError, match="sync_batchnorm is true: torch has it for CUDA devices only"):
+        check_devices(config)
+    config.devices, config.sync_batchnorm = 0, False
+    with pytest.raises(SpotkdError, match="devices is 0: it must be at least 1"):
+        distill(config)
