@@ -1,6 +1,6 @@
-"""Networks, data and a strategy by name, for runs in processes of their own: ``python -m tests.training.pieces FILE...``
+"""Networks, data and strategies by name, and runs with them: ``python -m tests.training.pieces FILE PORT ...``
 
-The module runs one distillation for each configuration, in a group of processes or alone.
+One distillation for each configuration, in a group of processes or alone.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def group_norm(width: int) -> nn.Module:
 
 def without_batchnorm() -> None:
     """Adapters and connectors, too."""
-    adapters.BatchNorm2d = group_norm  # type: ignore[misc,assignment]
-    ofd.BatchNorm2d = group_norm  # type: ignore[misc,assignment,attr-defined]
+    for module in (adapters, ofd):
+        setattr(module, "BatchNorm2d", group_norm)  # noqa: B010
 
 
 class _Noted:
@@ -94,7 +94,8 @@ class NotedRandom(Random, _Noted):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for name in sys.argv[1:]:
+    for name, port in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        os.environ["MASTER_PORT"] = port  # a group of its own for each
         config = read_config(DistillConfig, name)
         if config.student.name.endswith("plain"):
             without_batchnorm()

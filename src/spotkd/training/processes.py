@@ -170,7 +170,7 @@ def launch(command: str, config: RunConfig) -> Summary:
         finally:
             for member in members:
                 member.kill()
-                member.wait()
+                member.communicate()  # closes its standard input
         if any(ended) or None in ended:
             _explain(place, ended, received)
         return _summary(Path((place / FOLDER).read_text(encoding="utf-8")))
