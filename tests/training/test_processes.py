@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ from spotkd.config import (
     RunConfig,
     read_config,
 )
-from spotkd.data import Dataset, Loader, load_data
+from spotkd.data import Dataset, ImageSet, Loader, Pass, load_data
+from spotkd.data.images import RawBatch
 from spotkd.models import save_weights
-from spotkd.parts import Part
+from spotkd.parts import Part, own_noise, uniform, working_on
 from spotkd.routing import Decisions
 from spotkd.routing.strategies import Adaptive
 from spotkd.training import distill, evaluate_checkpoint
@@ -41,7 +42,7 @@ from spotkd.training.optim import make_optimizer
 from spotkd.training.processes import check_devices, launch
 from spotkd.training.run import read_checkpoint, read_metrics
 
-from ..conftest import TRAINING_LABELS, TinyNet, for_distiller, randomise_statistics
+from ..conftest import TRAINING_LABELS, TinyNet, for_distiller, in_memory, randomise_statistics
 from . import pieces
 
 ROOT = Path(__file__).parents[2]
@@ -324,6 +325,38 @@ def test_loaders_of_the_parts_give_the_batches_of_the_whole(tiny_data: Dataset, 
                 assert torch.equal(torch.cat([getattr(part, key) for part in mine]), getattr(batch, key))
 
 
+def test_a_network_s_own_noise_leaves_the_common_stream_alone() -> None:
+    def drawn(rank: int) -> tuple[Tensor, Tensor, Tensor]:
+        torch.manual_seed(0)
+        with working_on(Part.of(5, rank, 2, noise=rank)) as part:
+            decisions = uniform(part.stop - part.start, 3, device=torch.device("cpu"))
+            with own_noise(torch.device("cpu")):
+                noise = torch.rand(part.stop - part.start)
+        return decisions, noise[:2], torch.get_rng_state()
+
+    torch.manual_seed(0)
+    whole = torch.rand(5, 3)
+    (first, noise, state), (second, other, same) = drawn(0), drawn(1)
+    assert torch.equal(torch.cat([first, second]), whole)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(state, same)
+    assert not torch.equal(noise, other)
+
+
+def test_a_split_that_does_not_part_batches_is_refused(tiny_data: Dataset) -> None:
+    class Whole(ImageSet):
+        def batches(self, wanted: Pass) -> Iterator[RawBatch]:
+            return super().batches(replace(wanted, rank=0, processes=1))
+
+        def to(self, device: torch.device | str) -> Whole:
+            return self
+
+    split = Whole(in_memory(tiny_data.train).images, in_memory(tiny_data.train).labels)
+    loader = Loader(tiny_data, split, 12, training=True, rank=1, processes=2)
+    with pytest.raises(SpotkdError, match=r"Whole.batches gives 12 images where 6 are this process's part"):
+        next(loader.epoch(1))
+
+
 PER_SAMPLE = [name for name in DISTILLERS if not DISTILLERS[name].relational]  # type: ignore[attr-defined]
 
 
@@ -431,10 +464,10 @@ def test_a_killed_process_ends_the_others(runs: Path, tmp_path: Path) -> None:
         status = Path(f"/proc/{process}/stat")
         return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
 
-    first, second = training("first"), training("second")
-    for name in ("first", "second"):
+    first, second, third = training("first"), training("second"), training("third")
+    for name in ("first", "second", "third"):
         until(lambda name=name: len(read_metrics(tmp_path / name)["epoch"]) > 0)  # type: ignore[misc]
-    members = [members_of(first.pid), members_of(second.pid)]
+    members = [members_of(command.pid) for command in (first, second, third)]
     os.kill(members[0][1], signal.SIGKILL)  # the second process
     os.kill(second.pid, signal.SIGKILL)  # the one that waits for both
     began = time.monotonic()
@@ -446,7 +479,11 @@ def test_a_killed_process_ends_the_others(runs: Path, tmp_path: Path) -> None:
     )
     until(lambda: all(map(gone, members[1])), seconds=10)
     second.communicate(timeout=60)
-    assert all(map(gone, members[0]))
+    third.terminate()  # passed on to both
+    _, errors = third.communicate(timeout=60)
+    assert third.returncode > 0
+    assert "Traceback" not in errors
+    assert all(map(gone, members[0] + members[2]))
 
 
 @pytest.mark.slow
