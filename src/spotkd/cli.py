@@ -54,6 +54,8 @@ def _distill(config: DistillConfig) -> None:
     from .training.progress import describe_shares
 
     if config.recipe is not None and config.teacher.checkpoint is None:
+        if _one_of_several():
+            raise SpotkdError(f"recipe {config.recipe}: under torchrun name the --teacher.checkpoint")
         from .experiments import teach, teacher_for
 
         config.teacher.checkpoint = str(teach(teacher_for(config), print))
@@ -194,6 +196,11 @@ def _strategies() -> None:
 
     for name in STRATEGIES:
         print(f"{name:<9} {_first_line(STRATEGIES[name])}")
+
+
+def _one_of_several() -> bool:
+    """Whether torchrun started this process beside others."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def _first_line(entry: object) -> str:
@@ -385,6 +392,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # names of files and classes may hold what a terminal's code cannot say
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if _one_of_several() and os.environ.get("RANK") != "0":  # the first process tells what there is to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     try:
         return _run(arguments)
     except (SpotkdError, ArgumentError) as error:

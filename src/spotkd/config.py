@@ -151,6 +151,8 @@ class RunConfig:
             validation images (--data.val_share), else last.
         optim: the optimizer.
         accelerator: auto, cpu, cuda or mps.
+        devices: how many processes, each with a device, share every batch; batch_size is that of all together.
+        sync_batchnorm: BatchNorm with the statistics of the batches of all devices (CUDA).
         precision: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
         channels_last: store feature maps channels last, which convolutions prefer.
         quiet: print only the result.
@@ -171,6 +173,8 @@ class RunConfig:
     select: Select = "auto"
     optim: OptimConfig = field(default_factory=OptimConfig)
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = 1
+    sync_batchnorm: bool = False
     precision: Precision = "auto"
     channels_last: bool = True
     quiet: bool = False
@@ -205,6 +209,8 @@ class DistillConfig(RunConfig):
         min_teacher_top1: stop unless the teacher gets this percentage of (up to 1024) test images right; unset asks for
             more than chance and three standard errors; 0 for no check.
         fold: fold the frozen teacher's BatchNorms into its convolutions, where that leaves its outputs as they are.
+        gather: with several devices, whatever compares or counts the samples of a batch (relational distillers, the
+            gamma rule, the balance and share terms) sees those of all devices; without it, those of its own.
         policy: the policy network.
         preparation: the phase before distillation that some distillers need.
     """
@@ -221,6 +227,7 @@ class DistillConfig(RunConfig):
     standardise: bool = False
     min_teacher_top1: float | None = None
     fold: bool = True
+    gather: bool = False
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     preparation: PreparationConfig = field(default_factory=PreparationConfig)
 

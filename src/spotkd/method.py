@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .distillers import DISTILLERS, KD, Distiller, LogitDistiller, Preparation, Spots, check_options
 from .errors import SpotkdError
+from .parts import averaged, gathered, gathering, own_noise
 from .precision import full_precision
 from .registry import unknown_name
 from .routing import STRATEGIES, PolicyNetwork, RoutingNetwork, Strategy
@@ -127,7 +128,8 @@ class Supervised(Method):
 
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
         batch = Batch(*batch)
-        logits = self.student(batch.images)
+        with own_noise(batch.images.device):
+            logits = self.student(batch.images)
         task = cross_entropy(logits, batch.labels)
         zero = task.new_zeros(())
         return Losses(task, zero, zero, zero, zero, zero, zero, logits.detach(), task.new_zeros(len(logits), 0))
@@ -163,6 +165,9 @@ class SpotKD(Method):
         target_share: not in the paper: adds ``target_weight`` times the squared distance of each spot's share in the
             batch from this share. None is off.
         target_weight: see ``target_share``.
+        gather: where several processes share a batch, whatever compares or counts its samples sees all of them:
+            relational distillers, the gamma rule, the balance term, the share terms. Without it each process sees its
+            own.
 
     Raises:
         SpotkdError: unknown names, numbers out of range, different class counts, features that cannot be used.
@@ -190,8 +195,10 @@ class SpotKD(Method):
         share_cost: float = 0.0,
         target_share: float | None = None,
         target_weight: float = 1.0,
+        gather: bool = False,
     ) -> None:
         super().__init__()
+        self.gather = gather
         for name, value in (("gamma", gamma), ("temperature", 1.0 if temperature is None else temperature)):
             if not value > 0:
                 raise SpotkdError(f"{name} is {value}: it must be above 0")
@@ -237,31 +244,33 @@ class SpotKD(Method):
 
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
         batch = Batch(*batch)
-        with nullcontext() if self.joint else torch.no_grad():
-            t, t_seen = self._observe(self.teacher, batch.images)
-        s, s_seen = self._observe(self.student, batch.images)
+        with own_noise(batch.images.device):
+            with nullcontext() if self.joint else torch.no_grad():
+                t, t_seen = self._observe(self.teacher, batch.images)
+            s, s_seen = self._observe(self.student, batch.images)
         decisions = self.strategy.decide(self.policy_logits(t, s))
 
         weight = self.gamma if self.joint else 1.0
         task = weight * cross_entropy(s[-1], batch.labels)
         teacher = weight * cross_entropy(t[-1], batch.labels) if self.joint else task.new_zeros(())
-        kl = (
-            self.alpha * self.logit_distiller.ramp * self.logit_distiller(s[-1:], t[-1:], decisions.mask[:, -1:], batch)
-        )
+        on_logits = self._distilled(self.logit_distiller, s[-1:], t[-1:], decisions.mask[:, -1:], batch)
+        kl = self.alpha * self.logit_distiller.ramp * on_logits
         distill = task.new_zeros(())
         if self.distiller is not None:
             at_spots = [s_seen[i] for i, _ in self.spots], [t_seen[j] for _, j in self.spots]
-            distill = self.beta * self.distiller.ramp * self.distiller(*at_spots, decisions.mask[:, :-1], batch)
+            at_maps = self._distilled(self.distiller, *at_spots, decisions.mask[:, :-1], batch)
+            distill = self.beta * self.distiller.ramp * at_maps
 
         route = balance = share = task.new_zeros(())
         if decisions.route is not None:
             routed = cross_entropy(self.route(batch.images, t, decisions.route), batch.labels)
-            share = self.share_terms(decisions.route.mean(0))
+            routes = gathered(decisions.route) if self.gather else decisions.route
+            share = self.share_terms(routes.mean(0))
             if self.joint:
                 route = weight * routed
             else:
                 route = self.class_weighted(routed, task.detach())
-                balance = F.relu(len(s[-1]) / 2 - decisions.route[:, -1].sum())
+                balance = F.relu(len(routes) / 2 - routes[:, -1].sum())
         return Losses(task, kl, distill, teacher, route, balance, share, s[-1].detach(), decisions.mask)
 
     def _observe(self, network: StagedModel, images: Tensor) -> Seen:
@@ -270,6 +279,21 @@ class SpotKD(Method):
             return network.observe(images)
         features = network.features(images)
         return features, features
+
+    def _distilled(
+        self, distiller: Distiller, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch
+    ) -> Tensor:
+        """The loss of a distiller at its spots: of this process's samples, or of those of all."""
+        loss: Tensor
+        if not (self.gather and distiller.relational):
+            loss = distiller(student, teacher, mask, batch)
+            return loss
+        student, teacher, mask = [gathered(f) for f in student], [gathered(f) for f in teacher], gathered(mask)
+        indices = None if batch.indices is None else gathered(batch.indices)
+        whole = Batch(batch.images, gathered(batch.labels), indices)  # relations are between features, not images
+        with gathering():
+            loss = distiller(student, teacher, mask, whole)
+            return loss
 
     def policy_logits(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
         """The policy's logits ``(B, K + 1, 2)`` from all features of both; zeros where nothing learns."""
@@ -288,8 +312,9 @@ class SpotKD(Method):
 
     def class_weighted(self, routed: Tensor, student: Tensor) -> Tensor:
         """The gamma rule, decided once from the unscaled values (the author code tests the scaled value again)."""
-        one = torch.ones_like(routed)
-        factor = torch.where(routed > student, self.gamma, torch.where(routed < student, 1 / self.gamma, one))
+        one, seen = torch.ones_like(routed), (routed.detach(), student)
+        high, low = averaged(torch.stack(seen)) if self.gather else seen
+        factor = torch.where(high > low, self.gamma, torch.where(high < low, 1 / self.gamma, one))
         return factor * routed
 
     def share_terms(self, shares: Tensor) -> Tensor:
@@ -331,10 +356,11 @@ class SpotKD(Method):
     def preparation_loss(self, batch: Batch | Sequence[Any]) -> Tensor:
         """The distiller's preparation loss on one batch, for all its samples."""
         distiller, preparation = self._prepared()
-        images = Batch(*batch).images
+        batch = Batch(*batch)
         with torch.no_grad():
-            _, t = self._observe(self.teacher, images)
-        s = self._observe(self.student, images)[1] if preparation.trains_student else None
+            _, t = self._observe(self.teacher, batch.images)
+        with own_noise(batch.images.device):
+            s = self._observe(self.student, batch.images)[1] if preparation.trains_student else None
         at_student = [] if s is None else [s[i] for i, _ in self.spots]
         return distiller.preparation_loss(at_student, [t[j] for _, j in self.spots])
 

@@ -243,11 +243,13 @@ class StreamSet(Split):
         start = min(wanted.skip * wanted.batch_size, self.count)
         rows = islice(_rows(stream, self.title), start, None)
         while batch := list(islice(rows, min(wanted.batch_size, self.count - start))):
-            labels = torch.tensor([_known(row[self.label]) for row in batch])
-            _check_labels(title, labels, self.classes, start)
-            files = [_content(f"{title} {number}", row[self.image]) for number, row in enumerate(batch, start)]
-            images = [transformed(file, transform, seed, number) for number, file in enumerate(files, start)]
-            yield torch.stack(images), labels, None
+            part = wanted.part(len(batch))
+            own, first = batch[part.start : part.stop], start + part.start
+            labels = torch.tensor([_known(row[self.label]) for row in own], dtype=torch.long)
+            _check_labels(title, labels, self.classes, first)
+            files = [_content(f"{title} {number}", row[self.image]) for number, row in enumerate(own, first)]
+            images = [transformed(file, transform, seed, number) for number, file in enumerate(files, first)]
+            yield torch.stack(images) if images else torch.empty(0, 3, *self.size), labels, None
             start += len(batch)
         if start < self.count:
             raise SpotkdError(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..config import DataConfig
 from ..errors import SpotkdError
+from ..parts import Part
 from ..registry import Registry
 
 HELD_OUT_SEED = 0  # the same images are held out in every run, whatever its own seed
@@ -30,6 +31,8 @@ class Pass:
         flip: whether images are mirrored at random.
         workers: processes that decode images; None for one a core, at most eight. Has no influence on the images.
         skip: batches at the beginning that are left out; the others are what they are without.
+        rank: which of the processes that compute every batch together this is.
+        processes: how many they are; each gets its part of every batch, with the order and augmentation of the whole.
     """
 
     batch_size: int
@@ -40,6 +43,17 @@ class Pass:
     flip: bool = False
     workers: int | None = None
     skip: int = 0
+    rank: int = 0
+    processes: int = 1
+
+    def part(self, total: int) -> Part:
+        """What this process gets of a batch of ``total`` images."""
+        return Part.of(total, self.rank, self.processes, self.training)
+
+    def own(self, whole: Tensor) -> Tensor:
+        """This process's rows of those of a batch."""
+        part = self.part(len(whole))
+        return whole[part.start : part.stop]
 
     def generator(self) -> torch.Generator:
         """Random numbers of this pass."""
@@ -74,7 +88,7 @@ class Split(ABC):
 
     @abstractmethod
     def batches(self, wanted: Pass) -> Iterator[RawBatch]:
-        """The batches of one pass."""
+        """This process's part of the batches of one pass; it may be empty outside training."""
 
     def to(self, device: torch.device | str) -> Split:
         """The same split with its images on ``device``, where they are in memory at all."""
@@ -112,15 +126,17 @@ class ImageSet(Split):
         generator = wanted.generator()
         order = torch.randperm(count, generator=generator) if wanted.training else torch.arange(count)
         for number, indices in enumerate(torch.split(order.to(device), wanted.batch_size)):
-            if wanted.training:  # batches that are left out draw, too
+            if wanted.training:  # for the whole batch, whoever gets it, and for batches that are left out
                 offsets = torch.randint(2 * wanted.padding + 1, (len(indices), 2), generator=generator)
                 flips = (torch.rand(len(indices), generator=generator) < 0.5) & wanted.flip
             if number < wanted.skip:
                 continue
-            images = self.images[indices]
+            own = wanted.own(indices)
+            images = self.images[own]
             if wanted.training:
+                offsets, flips = wanted.own(offsets), wanted.own(flips)
                 images = augment(images, offsets.to(device), flips.to(device), wanted.padding)
-            yield images, self.labels[indices], indices
+            yield images, self.labels[own], own
 
 
 def augment(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import SpotkdError
+from ..parts import Part
 from ..stages import Batch
 from .images import Dataset, Pass, Split
 
@@ -34,6 +37,8 @@ class Loader:
         device: where the batches are made, and where images in memory are kept.
         memory_format: of the batches.
         workers: processes that decode images which are not in memory; None for one a core, at most eight.
+        rank: which of the processes that compute every batch together this is.
+        processes: how many they are. The batch size is that of all together, and so are order and augmentation.
 
     Raises:
         SpotkdError: no images, or a batch size below 1.
@@ -50,6 +55,8 @@ class Loader:
         device: torch.device | str = "cpu",
         memory_format: torch.memory_format = torch.contiguous_format,
         workers: int | None = None,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         if batch_size < 1:
             raise SpotkdError(f"batch_size is {batch_size}: it must be at least 1")
@@ -58,15 +65,39 @@ class Loader:
         self.split, self.device, self.memory_format = split.to(device), torch.device(device), memory_format
         self.batch_size, self.training, self.seed, self.workers = batch_size, training, seed, workers
         self.padding, self.flip = data.padding, data.flip
+        self.rank, self.processes = rank, processes
         self.mean, self.std = torch.tensor(data.mean, device=device), torch.tensor(data.std, device=device)
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)
 
+    def part(self, number: int, place: int) -> Part:
+        """Which samples of batch ``place`` of epoch ``number`` are this process's, if several compute it together."""
+        total = min(self.batch_size, len(self.split) - place * self.batch_size)
+        if self.processes == 1:
+            return Part(0, total, total)
+        noise = np.random.SeedSequence((self.seed, number, place, self.rank)).generate_state(1, np.uint64)
+        return Part.of(total, self.rank, self.processes, self.training, int(noise[0]))
+
     def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
-        """The batches of epoch ``number``, without its first ``skip`` ones."""
-        wanted = Pass(self.batch_size, self.training, self.seed, number, self.padding, self.flip, self.workers, skip)
-        for images, labels, indices in self.split.batches(wanted):
+        """The batches of epoch ``number``, without its first ``skip`` ones.
+
+        Where several processes compute a batch together, this one's part of it.
+
+        Raises:
+            SpotkdError: the class of the split does not part batches.
+        """
+        wanted = Pass(self.batch_size, self.training, self.seed, number, self.padding, self.flip, self.workers)
+        wanted = replace(wanted, skip=skip, rank=self.rank, processes=self.processes)
+        for place, (images, labels, indices) in enumerate(self.split.batches(wanted), skip):
+            part = self.part(number, place)
+            if len(labels) != part.stop - part.start:
+                raise SpotkdError(
+                    f"{type(self.split).__name__}.batches gives {len(labels)} images where {part.stop - part.start} "
+                    "are this process's part: it must heed Pass.part, or be used with one device"
+                )
+            if not len(labels):
+                continue
             images = images.to(self.device, non_blocking=True)
             where = None if indices is None else indices.to(self.device)
             yield Batch(prepare(images, self.mean, self.std, self.memory_format), labels.to(self.device), where)

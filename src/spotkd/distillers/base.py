@@ -129,6 +129,7 @@ class Distiller(nn.Module):
         default_weight: its weight beta in the student's loss; the paper's.
         warmup: share of the run's epochs over which its weight rises linearly to the full one; 0 for none.
         before_relu: whether it sees features before the ReLU that ends a stage.
+        relational: whether its loss relates samples to each other; with ``gather`` it then sees those of all devices.
         preparation: a phase of training before distillation, or None.
         spots: pairs ``(student stage, teacher stage)``, shallow to deep; see :func:`pair`.
         ramp: the present factor of the warm-up.
@@ -142,6 +143,7 @@ class Distiller(nn.Module):
     default_weight: ClassVar[float] = 1.0
     warmup: ClassVar[float] = 0.0
     before_relu: ClassVar[bool] = False
+    relational: ClassVar[bool] = False
     preparation: ClassVar[Preparation | None] = None
 
     def __init__(

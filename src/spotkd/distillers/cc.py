@@ -58,6 +58,7 @@ class CC(Distiller):
     """
 
     spot_rule = embedding
+    relational = True
     takes = (VECTOR,)
     default_weight = 0.02
 

@@ -44,6 +44,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SpotkdError
+from ..parts import gathered, summed, uniform
 from ..precision import full_precision
 from ..stages import Batch, Shape
 from .base import DISTILLERS, VECTOR, Distiller, embedding, masked_mean, normalise
@@ -105,9 +106,9 @@ class Negatives(nn.Module):
         sizes, first = self.sizes[labels], self.first[labels]
         positives = indices
         if self.relaxed:
-            positives = self.order[first + (torch.rand(batch, device=device) * sizes).long()]
+            positives = self.order[first + (uniform(batch, device=device) * sizes).long()]
         if self.count > total - self.largest:  # too few for some class: with replacement
-            among = (torch.rand(batch, self.count, device=device) * (total - sizes)[:, None]).long()
+            among = (uniform(batch, self.count, device=device) * (total - sizes)[:, None]).long()
             among += (among >= first[:, None]) * sizes[:, None]  # step over the sample's own class
             return positives, self.order[among], torch.ones_like(among, dtype=torch.bool)
         # One random order of all samples, of which each of the batch takes the first of other classes: so many hold
@@ -201,9 +202,9 @@ class CRD(Distiller):
     @torch.no_grad()
     def _normalisers(self, logarithms: Sequence[tuple[Tensor, Tensor]], mask: Tensor) -> Tensor:
         """Both ``Z``: those kept, or, at the first batch with a selected sample, the mean score times ``N``."""
-        count = mask.sum()
-        summed = torch.stack([((p.exp() + n.exp().sum(1)) * mask).sum() for p, n in logarithms])
-        means = summed / (count * (self.draw.count + 1)).clamp(min=1)
+        scores = [((p.exp() + n.exp().sum(1)) * mask).sum() for p, n in logarithms]
+        count, *scores = summed(torch.stack([mask.sum(), *scores]))
+        means = torch.stack(scores) / (count * (self.draw.count + 1)).clamp(min=1)
         fresh = torch.where(count > 0, means * len(self.memory_student), 1.0)
         norms = torch.where(self.norms_known, self.norms.to(fresh.dtype), fresh)
         if self.training:
@@ -214,6 +215,7 @@ class CRD(Distiller):
     @torch.no_grad()
     def _remember(self, v_s: Tensor, v_t: Tensor, mask: Tensor, indices: Tensor) -> None:
         """Move the memory rows of the selected samples towards their present embeddings."""
+        v_s, v_t, mask, indices = gathered(v_s), gathered(v_t), gathered(mask), gathered(indices)
         for memory, v in ((self.memory_student, v_s), (self.memory_teacher, v_t)):
             old = memory[indices]
             new = normalise(self.momentum * old + (1 - self.momentum) * v.to(old.dtype), dim=1)

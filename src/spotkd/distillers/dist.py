@@ -60,6 +60,8 @@ class DIST(LogitDistiller):
         intra_weight: weight of the term over samples.
     """
 
+    relational = True
+
     def __init__(
         self,
         student_shapes: Sequence[Shape],

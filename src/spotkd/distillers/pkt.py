@@ -58,6 +58,7 @@ class PKT(Distiller):
     """Who is whose neighbour: distributions over the batch from the cosines of the embeddings."""
 
     spot_rule = embedding
+    relational = True
     takes = (VECTOR,)
     default_weight = 30000.0
 

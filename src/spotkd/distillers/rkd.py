@@ -80,6 +80,7 @@ class RKD(Distiller):
     """
 
     spot_rule = embedding
+    relational = True
     takes = (VECTOR,)
 
     def __init__(

@@ -56,6 +56,7 @@ class SP(Distiller):
     """Which samples look alike: the Gram matrix of the last feature map over the batch."""
 
     spot_rule = last_map
+    relational = True
     takes = (MAP, TOKENS, VECTOR)
     default_weight = 3000.0
 

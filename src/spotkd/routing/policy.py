@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..parts import uniform
+
 PAPER_BIAS = 10.0
 # The paper's policy: lr 0.025, momentum 0.9, weight decay 1e-3, 240 epochs of 782 steps. Weight decay shrinks a bias by
 # lr * decay / (1 - momentum) a step, so there the bias of 10 is down to 1 after 4.9 % of the run.
@@ -74,8 +76,8 @@ def straight_through(logits: Tensor, tau: float = 5.0) -> Tensor:
     Returns:
         ``(B, K + 1)``.
     """
-    uniform = torch.rand_like(logits)
-    gumbel = -torch.log(-torch.log(uniform + 1e-20) + 1e-20)
+    drawn = uniform(*logits.shape, device=logits.device, dtype=logits.dtype)
+    gumbel = -torch.log(-torch.log(drawn + 1e-20) + 1e-20)
     soft = torch.softmax((logits + gumbel) / tau, dim=-1)[..., 0]
     hard = (soft > 0.5).to(soft.dtype)
     return hard + (soft - soft.detach())

@@ -15,6 +15,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ..parts import uniform
 from ..registry import Registry
 from .policy import straight_through
 
@@ -120,7 +121,8 @@ class Random(Strategy):
     """
 
     def decide(self, logits: Tensor) -> Decisions:
-        return Decisions((torch.rand_like(logits[..., 0]) < 0.5).to(logits.dtype))
+        coins = uniform(*logits.shape[:-1], device=logits.device, dtype=logits.dtype)
+        return Decisions((coins < 0.5).to(logits.dtype))
 
 
 @STRATEGIES.register("always")

@@ -6,10 +6,11 @@ import logging
 import os
 import platform
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from ..config import Precision
 from ..errors import SpotkdError, one_line
@@ -26,8 +27,8 @@ def choose_precision(wanted: Precision, device: torch.device) -> Literal["32-tru
     return "bf16-mixed" if wanted == "bf16-mixed" else "32-true"
 
 
-def make_fabric(accelerator: str, precision: str) -> Fabric:
-    """One device and its precision.
+def make_fabric(accelerator: str, precision: str, **several: Any) -> Fabric:
+    """One device and its precision; ``several`` are Fabric's arguments where there are more.
 
     Raises:
         SpotkdError: there is no such device here.
@@ -36,8 +37,8 @@ def make_fabric(accelerator: str, precision: str) -> Fabric:
     try:
         fabric = Fabric(accelerator=accelerator, devices=1)
         chosen = choose_precision(precision, fabric.device)  # type: ignore[arg-type]
-        return Fabric(accelerator=accelerator, devices=1, precision=chosen)
-    except (RuntimeError, ValueError) as error:
+        return Fabric(accelerator=accelerator, precision=chosen, **({"devices": 1} | several))
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise SpotkdError(f"accelerator {accelerator}: {one_line(error)}") from error
 
 

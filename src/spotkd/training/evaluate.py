@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from ..data import Loader
+from .averages import total
 
 
 class Scores(NamedTuple):
@@ -23,7 +24,10 @@ class Scores(NamedTuple):
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, loader: Loader, fabric: Fabric, num_classes: int) -> Scores:
-    """Top-1, top-5 and mean cross entropy of ``model`` in eval mode; its mode is restored afterwards."""
+    """Top-1, top-5 and mean cross entropy of ``model`` in eval mode; its mode is restored afterwards.
+
+    Where several processes evaluate together, the loader of each gives its part of the images, and all get the same.
+    """
     was_training = model.training
     model.eval()
     precise = torch.float32 if fabric.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
@@ -37,5 +41,7 @@ def evaluate(model: nn.Module, loader: Loader, fabric: Fabric, num_classes: int)
         losses = F.cross_entropy(logits, batch.labels, reduction="sum")
         sums += torch.stack([hits[:, 0].sum(), hits.sum(), losses])
     model.train(was_training)
+    if loader.processes > 1:
+        sums, count = total(sums), int(total(torch.tensor(count, device=fabric.device)))
     top1, top5, loss = (sums / count).tolist()
     return Scores(100 * top1, 100 * top5, loss, count)

@@ -14,6 +14,7 @@ from ..errors import SpotkdError
 from ..files import replacing
 from ..method import Losses
 from ..stages import Batch
+from .averages import total
 from .run import NONFINITE, Run
 
 
@@ -72,6 +73,7 @@ class Guard:
         """
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         values = torch.stack([*(term.detach() for term in losses[: len(Losses.terms())]), norm])
+        values = total(values)  # where one process has a number that is not finite, all know
         arrived = None
         if values.device.type == "cuda" and not self.skip:
             values = values.to("cpu", non_blocking=True)

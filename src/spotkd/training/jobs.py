@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -32,13 +33,15 @@ from ..models import build_model, create_model, save_weights
 from ..models.weights import find_weights, read_metadata
 from ..registry import PYTHON
 from ..routing import STRATEGIES, scaled_bias
+from .averages import broadcast_state
 from .checkpoint import newest, seed_everything
 from .device import make_fabric
 from .evaluate import Scores, evaluate
 from .loop import fit
 from .optim import make_optimizer
 from .prepare import check_preparation, prepare
-from .run import TRAINING, Run, Summary, interval
+from .processes import begin, join, launch, starts_others, together
+from .run import TRAINING, Run, Summary, interval, read_summary
 from .select import chosen
 from .state import load_learnt
 from .teacher import check_teacher
@@ -53,10 +56,14 @@ DATA_OPTIONS = (
 
 def train(config: TrainConfig) -> Summary:
     """Train one network on labels; leaves ``model.safetensors`` in the run folder."""
+    if starts_others(config):
+        _check_numbers(config)
+        return launch("train", config)
     data, fabric = _begin(config)
     network = build_model(config.model.name, len(data.classes), config.model.checkpoint, data.image_shape)
     folder = _folder(config) or f"runs/train-{data.name}-{_plain(config.model.name)}-seed{config.seed}"
-    return _run(Supervised(network), data, fabric, config, folder, config.model, "model.safetensors")
+    with together():
+        return _run(Supervised(network), data, fabric, config, folder, config.model, "model.safetensors")
 
 
 def distill(config: DistillConfig) -> Summary:
@@ -64,12 +71,16 @@ def distill(config: DistillConfig) -> Summary:
 
     A teacher that the strategy trains is left there too, as ``teacher.safetensors``.
     """
+    if starts_others(config):
+        _check_numbers(config)
+        return launch("distill", config)
     data, fabric = _begin(config)
     method = _distillation(config, data, config.quiet)
     check_preparation(method, config.preparation)
     names = (config.distiller, config.teacher.name, config.student.name, config.strategy)
     folder = _folder(config) or f"runs/{data.name}-{'-'.join(map(_plain, names))}-seed{config.seed}"
-    return _run(method, data, fabric, config, folder, config.student, "student.safetensors")
+    with together():
+        return _run(method, data, fabric, config, folder, config.student, "student.safetensors")
 
 
 def resume(folder: str | Path, accept_changes: bool = False) -> Summary:
@@ -162,6 +173,7 @@ def _distillation(config: DistillConfig, data: Dataset, quiet: bool) -> SpotKD:
         share_cost=config.policy.share_cost,
         target_share=config.policy.target_share,
         target_weight=config.policy.target_weight,
+        gather=config.gather,
     )
 
 
@@ -218,9 +230,9 @@ def _noted_root(path: Path) -> object:
 def _begin(config: RunConfig) -> tuple[Dataset, Fabric]:
     """Check the numbers, open the data, find the device, seed everything."""
     _check_numbers(config)
+    fabric = join(config)
     data = load_data(config.data)
     chosen(config.select, data)  # before anything is written
-    fabric = make_fabric(config.accelerator, config.precision)
     seed_everything(config.seed)
     return data, fabric
 
@@ -231,6 +243,7 @@ def _check_numbers(config: RunConfig) -> None:
         "epochs": (config.epochs, 1),
         "batch_size": (config.batch_size, 1),
         "eval_batch_size": (config.eval_batch_size, 1),
+        "devices": (config.devices, 1),
         "seed": (config.seed, 0),
         "skip_nonfinite": (config.skip_nonfinite, 0),
         "data.workers": (config.data.workers or 0, 0),
@@ -273,6 +286,8 @@ def _run(
     model: ModelConfig,
     weights: str,
 ) -> Summary:
+    if config.sync_batchnorm and fabric.world_size > 1:
+        method = nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
     policy = config.policy if isinstance(config, DistillConfig) else PolicyConfig()
     steps = _steps_per_epoch(config, data)
     optimizer, schedule = make_optimizer(method, config.optim, config.epochs, steps, policy.lr, policy.weight_decay)
@@ -284,11 +299,11 @@ def _run(
             )
     if isinstance(config, DistillConfig) and isinstance(method, SpotKD) and config.resume is None:
         check_teacher(method.teacher, data, fabric, config)
-    with Run(folder, config) as run:
-        if run.note is not None:
+    with begin(folder, config, fabric) as run:
+        if run.note is not None and fabric.is_global_zero:
             print(run.note)  # noqa: T201  # for the person
         if run.finished:
-            return run.summary()
+            return read_summary(run.folder)
         return _trained(method, data, optimizer, schedule, fabric, config, run, model, weights)
 
 
@@ -304,9 +319,12 @@ def _trained(
     weights: str,
 ) -> Summary:
     """The steps of a run, from wherever it stands, and its files."""
+    broadcast_state(method)
     if isinstance(config, DistillConfig) and isinstance(method, SpotKD):
         prepare(method, data, fabric, config, run)
     summary = fit(method, data, optimizer, schedule, fabric, config, run, model.name)
+    if not fabric.is_global_zero:
+        return summary
     metadata = {
         "model": model.name,
         "data": config.data.name,

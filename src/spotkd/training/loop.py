@@ -15,6 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..config import RunConfig
 from ..data import Dataset, Loader
 from ..method import Method
+from ..parts import working_on
+from .averages import average_gradients, average_statistics
 from .device import choose_precision, describe_machine
 from .evaluate import evaluate
 from .guard import Guard
@@ -48,6 +50,8 @@ def fit(
         "device": fabric.device,
         "memory_format": layout,
         "workers": config.data.workers,
+        "rank": fabric.global_rank,
+        "processes": fabric.world_size,
     }
     train = Loader(data, data.train, config.batch_size, training=True, **common)
     networks = {"student": method.student}
@@ -81,12 +85,15 @@ def fit(
                 at.rates = [group["lr"] for group in optimizer.param_groups]
             for batch in train.epoch(epoch, skip=at.steps):
                 guard.begin()
-                losses = wrapped(batch)
-                optimizer.zero_grad()
-                fabric.backward(losses.total)
+                with working_on(train.part(epoch, at.steps)) as part:
+                    losses = wrapped(batch)
+                    optimizer.zero_grad()
+                    fabric.backward(losses.total * part.weight)
+                average_gradients(method.parameters())
                 if guard.passes(losses, batch, epoch, at.steps + 1):
                     optimizer.step()
-                    meter.add(losses, batch)
+                    average_statistics(method, part)
+                    meter.add(losses, batch, part)
                 schedule.step()
                 at.steps, at.spent = at.steps + 1, time.perf_counter() - started
                 progress.step(lambda meter=meter: _summary_of(meter))  # type: ignore[misc]
@@ -121,6 +128,7 @@ def fit(
             chosen = evaluate(method.student, test, fabric, len(data.classes))
     board.finalize("success")
     device = f"{fabric.device.type}, {choose_precision(config.precision, fabric.device)}"
+    device += f", {fabric.world_size} processes" * (fabric.world_size > 1)
     return Summary(
         model=title,
         scores=chosen,

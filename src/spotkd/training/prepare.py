@@ -16,6 +16,8 @@ from ..config import DistillConfig, PreparationConfig
 from ..data import Dataset, Loader
 from ..errors import SpotkdError, one_line
 from ..method import SpotKD
+from ..parts import working_on
+from .averages import average_gradients, average_statistics, total
 from .checkpoint import read_sealed, set_random_state
 from .progress import TrainingProgress
 from .run import PREPARATION, Run
@@ -70,6 +72,8 @@ def prepare(method: SpotKD, data: Dataset, fabric: Fabric, config: DistillConfig
             device=fabric.device,
             memory_format=layout,
             workers=config.data.workers,
+            rank=fabric.global_rank,
+            processes=fabric.world_size,
         )
         done, steps, summed = 0, 0, torch.zeros((), device=fabric.device)
         if run.state is not None:
@@ -102,12 +106,15 @@ def prepare(method: SpotKD, data: Dataset, fabric: Fabric, config: DistillConfig
             for epoch in range(done + 1, epochs + 1):
                 started = time.perf_counter() - spent
                 for batch in loader.epoch(epoch, skip=steps):
-                    with fabric.autocast():
-                        loss = method.preparation_loss(batch)
-                    optimizer.zero_grad()
-                    fabric.backward(loss)
+                    with working_on(loader.part(epoch, steps)) as part:
+                        with fabric.autocast():
+                            loss = method.preparation_loss(batch)
+                        optimizer.zero_grad()
+                        fabric.backward(loss * part.weight)
+                    average_gradients(parameters)
                     optimizer.step()
-                    summed += loss.detach() * len(batch.labels)
+                    average_statistics(method, part)
+                    summed += total(loss.detach() * part.counted)
                     progress.step(lambda loss=loss: (float(loss.detach()), {}))  # type: ignore[misc]
                     steps, spent = steps + 1, time.perf_counter() - started
                     run.after_step(state)

@@ -44,7 +44,7 @@ NONFINITE = "nonfinite.json"
 # What may differ when a run goes on: where files lie, what is printed, how often is saved.
 HARMLESS = {
     "out", "overwrite", "quiet", "resume", "accept_changes", "checkpoint_every", "recipe", "min_teacher_top1",
-    "data.root", "data.download", "data.mirror", "data.workers", "teacher.checkpoint",
+    "data.root", "data.download", "data.mirror", "data.workers", "teacher.checkpoint", "devices",
 }  # fmt: skip
 
 
@@ -298,16 +298,6 @@ class Run:
         with replacing(self.folder / "summary.json") as path:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
-    def summary(self) -> Summary:
-        """The result of a finished run."""
-        path = self.folder / "summary.json"
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            content |= {"scores": Scores(**content["scores"]), "last": Scores(**content["last"]), "folder": self.folder}
-            return Summary(**{field.name: content[field.name] for field in dataclasses.fields(Summary)})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SpotkdError(f"{path}: not the summary of a run ({one_line(error)[:200]})") from error
-
 
 PREPARATION, TRAINING = "preparation", "training"  # phases of a run
 
@@ -327,6 +317,21 @@ def interval(every: int | str | None) -> tuple[int, float]:
     if found and number >= 1 and number.is_integer():
         return int(number), 0.0
     raise SpotkdError(f"checkpoint_every is {every}: give steps, as 500, or minutes, as 10min")
+
+
+def read_summary(folder: str | Path) -> Summary:
+    """The result of a finished run.
+
+    Raises:
+        SpotkdError: the folder holds none.
+    """
+    path = Path(folder) / "summary.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content |= {"scores": Scores(**content["scores"]), "last": Scores(**content["last"]), "folder": Path(folder)}
+        return Summary(**{field.name: content[field.name] for field in dataclasses.fields(Summary)})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SpotkdError(f"{path}: not the summary of a run ({one_line(error)[:200]})") from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..data import Dataset
 from ..errors import SpotkdError, one_line
 from ..method import Losses, Method
+from ..parts import Part
 from ..stages import Batch
+from .averages import total as summed_over_processes
 from .checkpoint import fingerprint, set_random_state
 from .run import TRAINING
 from .select import Selection
@@ -33,11 +35,13 @@ class Meter:
         self._sums = torch.zeros(len(self.names), device=device, dtype=precise)
         self._count = 0
 
-    def add(self, losses: Losses, batch: Batch) -> None:
+    def add(self, losses: Losses, batch: Batch, part: Part) -> None:
+        """Take note of a step; where several processes share the batch, of all of it."""
         hits = 100 * (losses.logits.argmax(1) == batch.labels).float().mean()
         terms = torch.stack([*losses[: len(Losses.terms())], hits]).detach()
-        self._sums += torch.cat([terms, losses.mask.mean(0)]).to(self._sums.dtype) * len(batch.labels)
-        self._count += len(batch.labels)
+        means = torch.cat([terms, losses.mask.mean(0)]).to(self._sums.dtype)
+        self._sums += summed_over_processes(means * part.counted)
+        self._count += part.total
 
     def reset(self) -> None:
         """An epoch begins."""

@@ -22,7 +22,8 @@ OPTIONS = "options.yaml"
 PATIENCE = 60.0  # seconds until a process that lost its parent must have gone
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Return never: end this process when its standard input is closed."""
     os.read(0, 1)  # returns when the parent's end of the pipe is gone
     os._exit(1)
 
@@ -32,7 +33,7 @@ def main(command: str, folder: str) -> int:
 
     0; 2 for a mistake that one line tells; :data:`~spotkd.errors.STOPPED` where it saved and stopped on a signal.
     """
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     path = Path(folder)
     try:
         with FileLock(path / ".lock", timeout=PATIENCE):
