@@ -48,6 +48,7 @@ class DataConfig:
         image_size: edge in pixels to bring the images of folder:, hf: and imagenet to; unset keeps the size of small
             images (up to 96) that are all alike, and takes 224 otherwise.
         streaming: read an hf: set along while training, never whole; for sets larger than the disk.
+        augment: crop and, where that makes sense, mirror training images at random.
         workers: processes that decode images which are not kept in memory; unset takes one a core, at most eight.
     """
 
@@ -60,6 +61,7 @@ class DataConfig:
     test_share: float | None = None
     image_size: int | None = None
     streaming: bool = False
+    augment: bool = True
     workers: int | None = None
 
 
@@ -189,6 +191,8 @@ class DistillConfig(RunConfig):
         temperature: of the loss on the logits; unset takes its own (4 for kd).
         standardise: bring logits to mean 0 and deviation 1 before the loss on them.
         fold: fold the frozen teacher's BatchNorms into its convolutions, where that leaves its outputs as they are.
+        cache_teacher: GiB that the frozen teacher's outputs may take: they are computed in the first epoch and looked
+            up afterwards. 0 keeps none. Only with data.augment false.
         policy: the policy network.
         preparation: the phase before distillation that some distillers need.
     """
@@ -204,6 +208,7 @@ class DistillConfig(RunConfig):
     temperature: float | None = None
     standardise: bool = False
     fold: bool = True
+    cache_teacher: float = 0.0
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     preparation: PreparationConfig = field(default_factory=PreparationConfig)
 

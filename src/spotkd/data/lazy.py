@@ -123,7 +123,7 @@ class LazySet(Split):
         count, generator = len(self), wanted.generator()
         order = torch.randperm(count, generator=generator) if wanted.training else torch.arange(count)
         parts = torch.split(order, wanted.batch_size)
-        transform = transform_to(self.edge, wanted.training, wanted.flip)
+        transform = transform_to(self.edge, wanted.training and wanted.augment, wanted.flip)
         source = _Decoded(self.pictures, self.numbers, transform, generator.initial_seed())
         with quiet():  # of more processes than cores, and of processes that fork while threads run
             loader = DataLoader(

@@ -57,7 +57,7 @@ class Loader:
             raise SpotkdError(f"{data.name}: no {'training' if training else 'test'} images")
         self.split, self.device, self.memory_format = split.to(device), torch.device(device), memory_format
         self.batch_size, self.training, self.seed, self.workers = batch_size, training, seed, workers
-        self.padding, self.flip = data.padding, data.flip
+        self.padding, self.flip, self.augment = data.padding, data.flip, data.augment
         self.mean, self.std = torch.tensor(data.mean, device=device), torch.tensor(data.std, device=device)
 
     def __len__(self) -> int:
@@ -65,7 +65,9 @@ class Loader:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch ``number``."""
-        wanted = Pass(self.batch_size, self.training, self.seed, number, self.padding, self.flip, self.workers)
+        wanted = Pass(
+            self.batch_size, self.training, self.seed, number, self.padding, self.flip, self.augment, self.workers
+        )
         for images, labels, indices in self.split.batches(wanted):
             images = images.to(self.device, non_blocking=True)
             where = None if indices is None else indices.to(self.device)
