@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "spotkd"
 FLOORS = [  # from the ground up; rooms on one floor do not know each other
     {"errors", "parts"},
     {"registry", "files", "precision", "stages", "config", "wording"},
-    {"adapters", "staging", "folding"},
+    {"adapters", "memory", "staging", "folding"},
     {"models", "data", "distillers"},
     {"routing"},
     {"method", "recipes"},

@@ -52,6 +52,7 @@ class DataConfig:
         image_size: edge in pixels to bring the images of folder:, hf: and imagenet to; unset keeps the size of small
             images (up to 96) that are all alike, and takes 224 otherwise.
         streaming: read an hf: set along while training, never whole; for sets larger than the disk.
+        augment: crop and, where that makes sense, mirror training images at random.
         workers: processes that decode images which are not kept in memory; unset takes one a core, at most eight.
     """
 
@@ -64,6 +65,7 @@ class DataConfig:
     test_share: float | None = None
     image_size: int | None = None
     streaming: bool = False
+    augment: bool = True
     workers: int | None = None
 
 
@@ -211,6 +213,8 @@ class DistillConfig(RunConfig):
         fold: fold the frozen teacher's BatchNorms into its convolutions, where that leaves its outputs as they are.
         gather: with several devices, whatever compares or counts the samples of a batch (relational distillers, the
             gamma rule, the balance and share terms) sees those of all devices; without it, those of its own.
+        cache_teacher: GiB that the frozen teacher's outputs may take: they are computed in the first epoch and looked
+            up afterwards. 0 keeps none. Only with data.augment false.
         policy: the policy network.
         preparation: the phase before distillation that some distillers need.
     """
@@ -228,6 +232,7 @@ class DistillConfig(RunConfig):
     min_teacher_top1: float | None = None
     fold: bool = True
     gather: bool = False
+    cache_teacher: float = 0.0
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     preparation: PreparationConfig = field(default_factory=PreparationConfig)
 

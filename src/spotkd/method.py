@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .distillers import DISTILLERS, KD, Distiller, LogitDistiller, Preparation, Spots, check_options
 from .errors import SpotkdError
+from .memory import Memory, Seen
 from .parts import averaged, gathered, gathering, own_noise
 from .precision import full_precision
 from .registry import unknown_name
@@ -24,7 +25,6 @@ from .stages import Batch, FrozenTwin, Shape, StagedModel, feature_shapes
 
 cross_entropy = full_precision(F.cross_entropy)
 DistillerFactory = Callable[..., Distiller]
-Seen = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
 
 class Losses(NamedTuple):
@@ -205,6 +205,8 @@ class SpotKD(Method):
         if target_share is not None and not 0 <= target_share <= 1:
             raise SpotkdError(f"target_share is {target_share}: it is a share, between 0 and 1")
         shapes = s_shapes, t_shapes = _shapes_of(student, teacher, image_shape)
+        self._teacher_shapes = t_shapes
+        self.memory: Memory | None = None
         self.student = student
         self.strategy = STRATEGIES[strategy]() if isinstance(strategy, str) else strategy
         self.joint = self.strategy.trains_teacher
@@ -246,7 +248,7 @@ class SpotKD(Method):
         batch = Batch(*batch)
         with own_noise(batch.images.device):
             with nullcontext() if self.joint else torch.no_grad():
-                t, t_seen = self._observe(self.teacher, batch.images)
+                t, t_seen = self._observe_teacher(batch)
             s, s_seen = self._observe(self.student, batch.images)
         decisions = self.strategy.decide(self.policy_logits(t, s))
 
@@ -295,6 +297,14 @@ class SpotKD(Method):
             loss = distiller(student, teacher, mask, whole)
             return loss
 
+    def _observe_teacher(self, batch: Batch) -> Seen:
+        """As :meth:`_observe` of the teacher, out of its memory where there is one."""
+
+        def observe() -> Seen:
+            return self._observe(self.teacher, batch.images)
+
+        return observe() if self.memory is None else self.memory(batch.indices, observe)
+
     def policy_logits(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
         """The policy's logits ``(B, K + 1, 2)`` from all features of both; zeros where nothing learns."""
         if self.strategy.learns:
@@ -323,6 +333,27 @@ class SpotKD(Method):
         if self.target_share is not None:
             terms = terms + self.target_weight * (shares - self.target_share).square().sum()
         return terms
+
+    def remember_teacher(self, samples: int, itemsize: int = 4, limit: float = 4.0) -> None:
+        """Compute the frozen teacher's outputs once for each of so many samples, and look them up from then on.
+
+        Exact where a sample's image is the same in every epoch. Call :meth:`start_epoch` when an epoch begins, and
+        give every batch its indices.
+
+        Args:
+            samples: how many there are.
+            itemsize: bytes of one of the outputs' numbers.
+            limit: GiB that they may take.
+
+        Raises:
+            SpotkdError: they take more, or the strategy trains the teacher.
+        """
+        if self.joint:
+            raise SpotkdError("cache_teacher: this strategy trains the teacher, whose outputs change; leave it out")
+        at_spots, last = [j for _, j in self.spots], len(self._teacher_shapes) - 1
+        before = at_spots if self.distiller is not None and self.distiller.before_relu else []
+        after = {*(at_spots[:1] if before else at_spots), last - 1, last}  # routing starts at the first spot
+        self.memory = Memory(samples, self._teacher_shapes, sorted(after), before, itemsize, limit)
 
     @property
     def preparation(self) -> Preparation | None:
@@ -372,6 +403,8 @@ class SpotKD(Method):
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Moves whatever follows the epochs: the strategy's schedule and the distillers' warm-ups."""
         self.strategy.start_epoch(epoch, epochs)
+        if self.memory is not None:
+            self.memory.start_epoch()
         for distiller in filter(None, (self.logit_distiller, self.distiller)):
             distiller.start_epoch(epoch, epochs)
 

@@ -151,6 +151,44 @@ def test_later_batches_use_memories_and_normalisers_as_they_are() -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-11, atol=0)
 
 
+def test_mean_scores_are_computed_only_until_an_epoch_starts_with_normalisers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step without them gives the same bits; a distiller that takes up a state starts from what that knows."""
+    distiller, always = build("crd"), build("crd")
+    unset = {key: value.clone() for key, value in distiller.state_dict().items()}
+    distiller.start_epoch(1, 3)
+    for one in (distiller, always):
+        step(one, "all")
+    known = {key: value.clone() for key, value in distiller.state_dict().items()}
+    assert not distiller.settled
+    distiller.start_epoch(2, 3)
+    assert distiller.settled
+
+    exponentials: list[Tensor] = []
+    exp = Tensor.exp
+
+    def counted(tensor: Tensor) -> Tensor:
+        exponentials.append(tensor)
+        return exp(tensor)
+
+    monkeypatch.setattr(Tensor, "exp", counted)
+    losses, counts = [], []
+    for one in (distiller, always):
+        exponentials.clear()
+        losses.append(step(one, "some", seed=1)[0])
+        counts.append(len(exponentials))
+    assert torch.equal(*losses)
+    assert counts == [0, 4]
+    assert all(torch.equal(value, always.state_dict()[key]) for key, value in distiller.state_dict().items())
+
+    distiller.load_state_dict(unset)
+    step(distiller, "all")
+    assert all(torch.equal(value, known[key]) for key, value in distiller.state_dict().items())
+    resumed = build("crd")
+    resumed.load_state_dict(known)
+    resumed.start_epoch(2, 3)
+    assert resumed.settled
+
+
 @pytest.mark.parametrize("trained", [False, True])
 def test_evaluation_changes_nothing(trained: bool) -> None:
     distiller = build("crd")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..config import DataConfig
 from ..errors import SpotkdError
 from ..registry import PYTHON, import_name
@@ -55,6 +57,8 @@ def load_data(config: DataConfig) -> Dataset:
         data = SOURCES[source](rest, config)
     else:
         data = DATASETS[name](config)
+    if not config.augment:
+        data = replace(data, augment=False)
     return data.limited(config.limit).holding_out(config.val_share)
 
 

@@ -238,7 +238,7 @@ class StreamSet(Split):
         """
         seed = wanted.generator().initial_seed()
         stream = self.stream.shuffle(seed=seed, buffer_size=_BUFFER) if wanted.training else self.stream
-        transform = transform_to(self.edge, wanted.training, wanted.flip)
+        transform = transform_to(self.edge, wanted.training and wanted.augment, wanted.flip)
         title = f"{self.title} at shuffled place" if wanted.training else self.title
         start = min(wanted.skip * wanted.batch_size, self.count)
         rows = islice(_rows(stream, self.title), start, None)

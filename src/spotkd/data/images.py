@@ -29,6 +29,7 @@ class Pass:
         epoch: which pass it is; order and augmentation depend on the seed and on this alone.
         padding: zero pixels around the image before a random crop of its own size.
         flip: whether images are mirrored at random.
+        augment: whether anything at all is done to training images at random.
         workers: processes that decode images; None for one a core, at most eight. Has no influence on the images.
         skip: batches at the beginning that are left out; the others are what they are without.
         rank: which of the processes that compute every batch together this is.
@@ -41,6 +42,7 @@ class Pass:
     epoch: int = 0
     padding: int = 0
     flip: bool = False
+    augment: bool = True
     workers: int | None = None
     skip: int = 0
     rank: int = 0
@@ -126,14 +128,14 @@ class ImageSet(Split):
         generator = wanted.generator()
         order = torch.randperm(count, generator=generator) if wanted.training else torch.arange(count)
         for number, indices in enumerate(torch.split(order.to(device), wanted.batch_size)):
-            if wanted.training:  # for the whole batch, whoever gets it, and for batches that are left out
+            if wanted.training and wanted.augment:  # for the whole batch, whoever gets it, and for those left out
                 offsets = torch.randint(2 * wanted.padding + 1, (len(indices), 2), generator=generator)
                 flips = (torch.rand(len(indices), generator=generator) < 0.5) & wanted.flip
             if number < wanted.skip:
                 continue
             own = wanted.own(indices)
             images = self.images[own]
-            if wanted.training:
+            if wanted.training and wanted.augment:
                 offsets, flips = wanted.own(offsets), wanted.own(flips)
                 images = augment(images, offsets.to(device), flips.to(device), wanted.padding)
             yield images, self.labels[own], own
@@ -171,6 +173,7 @@ class Dataset:
         std: per channel, of pixels in [0, 1].
         padding: zero pixels around the image before a random crop of its own size; 0 for none.
         flip: whether training images are mirrored at random.
+        augment: whether anything at all is done to training images at random.
         val: images to choose the best epoch on; None for none.
 
     Raises:
@@ -185,6 +188,7 @@ class Dataset:
     std: tuple[float, ...]
     padding: int = 0
     flip: bool = False
+    augment: bool = True
     val: Split | None = None
 
     def __post_init__(self) -> None:
@@ -280,7 +284,7 @@ def check_options(config: DataConfig, *read: str) -> None:
     Raises:
         SpotkdError: one of them was.
     """
-    always = {"name", "root", "limit", "val_share", "workers", *read}
+    always = {"name", "root", "limit", "val_share", "augment", "workers", *read}
     for field in fields(config):
         default = field.default if field.default is not MISSING else None
         if field.name not in always and getattr(config, field.name) != default:

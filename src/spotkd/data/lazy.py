@@ -124,7 +124,7 @@ class LazySet(Split):
         count, generator = len(self), wanted.generator()
         order = torch.randperm(count, generator=generator) if wanted.training else torch.arange(count)
         parts = [wanted.own(part) for part in torch.split(order, wanted.batch_size)[wanted.skip :]]
-        transform = transform_to(self.edge, wanted.training, wanted.flip)
+        transform = transform_to(self.edge, wanted.training and wanted.augment, wanted.flip)
         source = _Decoded(self.pictures, self.numbers, transform, generator.initial_seed())
         with quiet():  # of more processes than cores, and of processes that fork while threads run
             loader = DataLoader(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -64,7 +63,7 @@ class Loader:
             raise SpotkdError(f"{data.name}: no {'training' if training else 'test'} images")
         self.split, self.device, self.memory_format = split.to(device), torch.device(device), memory_format
         self.batch_size, self.training, self.seed, self.workers = batch_size, training, seed, workers
-        self.padding, self.flip = data.padding, data.flip
+        self.padding, self.flip, self.augment = data.padding, data.flip, data.augment
         self.rank, self.processes = rank, processes
         self.mean, self.std = torch.tensor(data.mean, device=device), torch.tensor(data.std, device=device)
 
@@ -87,8 +86,19 @@ class Loader:
         Raises:
             SpotkdError: the class of the split does not part batches.
         """
-        wanted = Pass(self.batch_size, self.training, self.seed, number, self.padding, self.flip, self.workers)
-        wanted = replace(wanted, skip=skip, rank=self.rank, processes=self.processes)
+        wanted = Pass(
+            batch_size=self.batch_size,
+            training=self.training,
+            seed=self.seed,
+            epoch=number,
+            padding=self.padding,
+            flip=self.flip,
+            augment=self.augment,
+            workers=self.workers,
+            skip=skip,
+            rank=self.rank,
+            processes=self.processes,
+        )
         for place, (images, labels, indices) in enumerate(self.split.batches(wanted), skip):
             part = self.part(number, place)
             if len(labels) != part.stop - part.start:

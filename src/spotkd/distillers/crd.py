@@ -120,6 +120,11 @@ class Negatives(nn.Module):
         return positives, candidates, torch.cat([surely, perhaps & (rank <= self.count)], dim=1)
 
 
+def _unsettle(distiller: nn.Module, _: object) -> None:
+    """Loaded buffers may know less: until the next epoch starts, look at them again."""
+    distiller.settled = False  # type: ignore[assignment]
+
+
 @DISTILLERS.register("crd")
 class CRD(Distiller):
     """Contrast: the embeddings of one image by both networks belong together, among thousands of remembered others.
@@ -168,6 +173,13 @@ class CRD(Distiller):
             self.register_buffer(name, torch.empty(len(labels), dim).uniform_(-bound, bound))
         self.register_buffer("norms", torch.ones(2))  # Z of the student's and of the teacher's scores
         self.register_buffer("norms_known", torch.tensor(False))
+        self.settled = False  # what norms_known was at the epoch's start, known to the host
+        self.register_load_state_dict_post_hook(_unsettle)  # type: ignore[no-untyped-call]
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """As for any distiller; and reads whether ``Z`` is known, so that no step computes it in vain."""
+        super().start_epoch(epoch, epochs)
+        self.settled = bool(self.norms_known)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
         if batch.indices is None:
@@ -202,6 +214,8 @@ class CRD(Distiller):
     @torch.no_grad()
     def _normalisers(self, logarithms: Sequence[tuple[Tensor, Tensor]], mask: Tensor) -> Tensor:
         """Both ``Z``: those kept, or, at the first batch with a selected sample, the mean score times ``N``."""
+        if self.settled:
+            return self.norms.to(logarithms[0][0].dtype)
         scores = [((p.exp() + n.exp().sum(1)) * mask).sum() for p, n in logarithms]
         count, *scores = summed(torch.stack([mask.sum(), *scores]))
         means = torch.stack(scores) / (count * (self.draw.count + 1)).clamp(min=1)

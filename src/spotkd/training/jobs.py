@@ -35,7 +35,7 @@ from ..registry import PYTHON
 from ..routing import STRATEGIES, scaled_bias
 from .averages import broadcast_state
 from .checkpoint import newest, seed_everything
-from .device import make_fabric
+from .device import choose_precision, make_fabric
 from .evaluate import Scores, evaluate
 from .loop import fit
 from .optim import make_optimizer
@@ -76,6 +76,8 @@ def distill(config: DistillConfig) -> Summary:
         return launch("distill", config)
     data, fabric = _begin(config)
     method = _distillation(config, data, config.quiet)
+    if config.cache_teacher:
+        _remember_teacher(method, data, config, fabric)
     check_preparation(method, config.preparation)
     names = (config.distiller, config.teacher.name, config.student.name, config.strategy)
     folder = _folder(config) or f"runs/{data.name}-{'-'.join(map(_plain, names))}-seed{config.seed}"
@@ -111,6 +113,19 @@ def kind_of(folder: str | Path) -> type[TrainConfig] | type[DistillConfig]:
 def _folder(config: RunConfig) -> str | None:
     """The folder that the user named, if any."""
     return config.out if config.resume in (None, "auto") else config.resume
+
+
+def _remember_teacher(method: SpotKD, data: Dataset, config: DistillConfig, fabric: Fabric) -> None:
+    if data.augment:
+        raise SpotkdError(
+            "cache_teacher: the teacher sees other images in every epoch; set data.augment to false, or leave it out"
+        )
+    if data.train.labels is None:
+        raise SpotkdError(f"cache_teacher: the images of {data.name} stream by and cannot be told apart; leave it out")
+    itemsize = 2 if choose_precision(config.precision, fabric.device) == "bf16-mixed" else 4
+    method.remember_teacher(len(data.train), itemsize, config.cache_teacher)
+    if method.memory is not None and not config.quiet:
+        print(f"teacher {config.teacher.name}: its outputs take {method.memory.gib:.3g} GiB")  # noqa: T201
 
 
 def _plain(name: str) -> str:
@@ -250,6 +265,7 @@ def _check_numbers(config: RunConfig) -> None:
         "optim.weight_decay": (config.optim.weight_decay, 0),
         "optim.momentum": (config.optim.momentum, 0),
         "policy.weight_decay": (policy.weight_decay, 0),
+        "cache_teacher": (config.cache_teacher if isinstance(config, DistillConfig) else 0.0, 0),
     }
     finite = {
         "policy.share_cost": policy.share_cost,
