@@ -37,6 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from distillers import CLASSES, a_batch, peak
 from spotkd import Batch, SpotKD, create_model, folded
 from spotkd.distillers.at import at_loss
+from spotkd.distillers.base import at_one_size
 from spotkd.distillers.nst import nst_loss
 from spotkd.distillers.vid import vid_loss
 
@@ -109,7 +110,8 @@ def of_subsets(
         if not count:
             continue
         if name == "vid":
-            loss = vid_loss(distiller.regressors[i](s[chosen]), t[chosen], distiller.log_scales[i]).mean()  # type: ignore[index, operator]
+            small_s, small_t = at_one_size(s[chosen], t[chosen])
+            loss = vid_loss(distiller.regressors[i](small_s), small_t, distiller.log_scales[i]).mean()  # type: ignore[index, operator]
         elif name in ("at", "nst"):
             loss = (at_loss if name == "at" else nst_loss)(s[chosen], t[chosen]).mean()
         else:  # distillers of one spot
