@@ -29,16 +29,17 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import SHAPE, Step, a_batch, in_turn
-from spotkd import Batch, SpotKD, create_model, folded, stage
+from spotkd import Batch, SpotKD, create_model, folded
 from spotkd.stages import StagedModel
 from spotkd.training.device import choose_precision
 from step import SAMPLES, SHIPPED, shipped
 
 HERE = Path(__file__).parent
-BLOCKS = 9  # of resnet20, in three groups
+BLOCKS = 9  # of resnet20
 
 
 @dataclass(frozen=True)
@@ -103,26 +104,31 @@ def axes() -> dict[str, Callable[[], Axis]]:
     }
 
 
-def networks(setting: Setting) -> tuple[StagedModel, StagedModel, list[tuple[str | int, str | int]] | None]:
-    """Teacher, student, and the pairs of stages that are spots."""
-    teacher, student = (create_model(name, setting.classes) for name in (setting.teacher, setting.student))
-    if setting.spots is None:
-        return folded(teacher, SHAPE).model, student, None
+class InBlocks(StagedModel):
+    """A ResNet for CIFAR whose blocks, after the stem, make nine stages of equally many."""
 
-    def cut(model: StagedModel) -> StagedModel:
-        groups = [(name, len(getattr(model, name))) for name in ("layer1", "layer2", "layer3")]
-        ends = [f"{name}.{(i + 1) * size // 3 - 1}" for name, size in groups for i in range(3)]
-        return stage(model, ends, image_shape=SHAPE)
+    stage_names = ("stem", *(f"block{i}" for i in range(1, BLOCKS + 1)), "pool", "linear")
 
-    chosen = np.linspace(0, BLOCKS - 1, setting.spots).astype(int).tolist()
-    return folded(cut(teacher), SHAPE).model, cut(student), [(i, i) for i in chosen]
+    def __init__(self, network: StagedModel) -> None:
+        super().__init__()
+        self.network = network
+
+    def stages(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        stem, *_, pool, linear = self.network.stages()
+        blocks = [block for group in ("layer1", "layer2", "layer3") for block in getattr(self.network, group)]
+        each = len(blocks) // BLOCKS
+        return (stem, *(nn.Sequential(*blocks[i : i + each]) for i in range(0, len(blocks), each)), pool, linear)
 
 
 def step_of(setting: Setting, device: str, precision: str) -> Step:
     torch.manual_seed(0)
-    teacher, student, spots = networks(setting)
+    teacher, student = (create_model(name, setting.classes) for name in (setting.teacher, setting.student))
+    spots = None
+    if setting.spots is not None:
+        teacher, student = InBlocks(teacher), InBlocks(student)
+        spots = [(i, i) for i in np.linspace(1, BLOCKS, setting.spots).astype(int).tolist()]
     method = SpotKD(
-        teacher.to(device),
+        folded(teacher, SHAPE).model.to(device),
         student.to(device),
         setting.distiller,
         image_shape=SHAPE,
@@ -199,9 +205,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device, precision = arguments.device, choose_precision(arguments.precision, torch.device(arguments.device))
     print(f"{device}, {precision}, torch {torch.__version__}, {arguments.rounds} rounds.\n")
-    print(
-        "| growing | n | ms | log-log slope | last slope | a + b n, ms | off by at most |\n|---|---|---|---|---|---|---|"
-    )
+    print("| growing | n | ms | log-log slope | last slope | a + b n, ms | off by at most |\n" + 7 * "|---" + "|")
     rows: list[tuple[str, float, int, float]] = []
     columns = min(3, len(arguments.only))
     lines = -(-len(arguments.only) // columns)

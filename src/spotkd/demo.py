@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,10 @@ from .data import Loader
 from .data.glyph94 import FACE, FACES
 from .errors import SpotkdError
 from .files import replacing
-from .training import Summary, distill, restore, train
-from .training.run import read_metrics
+from .training import Summary, restore, train
+from .training.device import count_cores
+from .training.run import read_metrics, read_summary
+from .training.worker import start
 
 TEACHER, STUDENT = "resnet20", "resnet8"
 # The paper's objective lets the share of the teacher's path grow to 100 % within a thousand steps, because a trained
@@ -41,37 +46,40 @@ def run_demo(config: DemoConfig, console: Console) -> None:
     common: dict[str, Any] = {
         "overwrite": config.overwrite,
         "data": DataConfig(limit=FACE * config.faces),
-        "batch_size": 32,
-        "eval_batch_size": 64,
+        "batch_size": 64,
         "seed": config.seed,
-        "optim": OptimConfig(lr=0.2, schedule="onecycle"),
+        "optim": OptimConfig(lr=0.3, schedule="onecycle"),
         "precision": config.precision,
     }
 
-    def learn(name: str, title: str, model: str, epochs: int) -> tuple[str, Summary]:
-        console.rule(title, align="left")
-        return title, train(TrainConfig(**common, out=str(out / name), epochs=epochs, model=ModelConfig(model)))
+    def learn(name: str, model: str, epochs: int) -> TrainConfig:
+        return TrainConfig(**common, out=str(out / name), epochs=epochs, model=ModelConfig(model))
 
-    def teach(name: str, title: str, distiller: str, strategy: str, policy: PolicyConfig) -> tuple[str, Summary]:
-        console.rule(title, align="left")
+    def follow(name: str, distiller: str, strategy: str, policy: PolicyConfig) -> DistillConfig:
         run = DistillConfig(**common, out=str(out / name), epochs=config.epochs, student=ModelConfig(STUDENT))
         run.teacher = ModelConfig(TEACHER, str(out / "teacher"))
         run.distiller, run.strategy, run.policy = distiller, strategy, policy
-        return title, distill(run)
+        return run
 
     console.print(
         f"{TEACHER} teaches {STUDENT} to read {FACE * config.faces} images of the 94 printable characters "
         f"in {config.faces} typefaces; tested on 9964 images in 106 others."
     )
-    rows = [
-        learn("teacher", f"teacher {TEACHER}", TEACHER, config.teacher_epochs),
-        learn("alone", f"{STUDENT} alone", STUDENT, config.epochs),
-        teach("kd", f"{STUDENT} by KD", "kd", "always", PolicyConfig()),
-        teach("at", f"{STUDENT} by AT, every spot", "at", "always", PolicyConfig()),
-        teach("sakd", f"{STUDENT} by SAKD-AT", "at", "adaptive", POLICY),
-    ]
-    students = {title: read_metrics(summary.folder) for title, summary in rows[1:]}
-    plot_accuracy({title: metrics["test_top1"] for title, metrics in students.items()}, out / "accuracy.png")
+    console.rule(f"teacher {TEACHER}", align="left")
+    teacher = train(learn("teacher", TEACHER, config.teacher_epochs))
+    console.rule(f"{STUDENT} four times, side by side", align="left")
+    students = side_by_side(
+        {
+            f"{STUDENT} by SAKD-AT": follow("sakd", "at", "adaptive", POLICY),  # the longest begins
+            f"{STUDENT} by AT, every spot": follow("at", "at", "always", PolicyConfig()),
+            f"{STUDENT} by KD": follow("kd", "kd", "always", PolicyConfig()),
+            f"{STUDENT} alone": learn("alone", STUDENT, config.epochs),
+        },
+        console,
+    )
+    rows = [(f"teacher {TEACHER}", teacher), *reversed(students.items())]
+    curves = {title: read_metrics(summary.folder)["test_top1"] for title, summary in rows[1:]}
+    plot_accuracy(curves, out / "accuracy.png")
     _, sakd = rows[-1]
     metrics = read_metrics(sakd.folder)
     plot_shares({spot: metrics[f"share_{spot}"] for spot in sakd.shares}, out / "shares.png")
@@ -79,6 +87,42 @@ def run_demo(config: DemoConfig, console: Console) -> None:
     probability = teacher_probability(method, Loader(data, data.test, 256, training=False))
     plot_decisions(data.test, probability, method.spot_names, out / "decisions.png")
     _report(rows, config, out, console)
+
+
+def side_by_side(runs: Mapping[str, TrainConfig | DistillConfig], console: Console) -> dict[str, Summary]:
+    """Train each in a process of its own, as many at a time as there are cores, which they share out.
+
+    Raises:
+        SpotkdError: one of them failed; the others are stopped.
+    """
+    cores = count_cores()
+    jobs = min(cores, len(runs))
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def run(title: str, config: TrainConfig | DistillConfig) -> Summary:
+        folder = Path(str(config.out))
+        threads = {"OMP_NUM_THREADS": str(cores // jobs)}
+        with start(config, folder, threads, subprocess.PIPE, subprocess.PIPE) as process:
+            processes.append(process)
+            assert process.stdout is not None
+            assert process.stderr is not None
+            for line in process.stdout:
+                text = line.decode().strip().removeprefix(f"{STUDENT}: ")
+                console.print(f"{title}: {text}", highlight=False, markup=False, soft_wrap=True)
+            said = process.stderr.read().decode().strip().splitlines()
+        if process.returncode:
+            raise SpotkdError(f"{title}: {said[-1] if said else f'ended with status {process.returncode}'}")
+        return read_summary(folder)
+
+    pool = ThreadPoolExecutor(jobs)
+    futures = {title: pool.submit(run, title, config) for title, config in runs.items()}
+    try:
+        return {title: future.result() for title, future in futures.items()}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()  # nothing to do for one that has ended
+        pool.shutdown()
 
 
 def _report(rows: list[tuple[str, Summary]], config: DemoConfig, out: Path, console: Console) -> None:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ..config import BenchConfig, DistillConfig, ReportConfig, TrainConfig, read_config
 from ..errors import SpotkdError
-from ..files import replacing
-from ..training.worker import OPTIONS
+from ..training.device import count_cores
+from ..training.worker import start
 from .essence import differences
 from .estimate import seconds
 from .plan import Cell, Plan, cells, configuration, find_plan, read_plan, shipped_plans
@@ -213,24 +211,14 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ERROR).unlink(missing_ok=True)
         config = self.grid.options(cell)
-        command = "distill" if isinstance(config, DistillConfig) else "train"
-        with replacing(folder / OPTIONS) as path:
-            path.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
         slot = min(set(range(self.jobs)) - {one.slot for one in self.running})
         with (folder / LOG).open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "spotkd.training.worker", command, str(folder)],
-                stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however it ends
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment(slot),
-            )
+            process = start(config, folder, self._environment(slot), log)
         self.running.append(_Running(cell, process, time.monotonic(), slot))
 
     def _environment(self, slot: int) -> dict[str, str]:
         """The cores shared out among the jobs, and the GPUs in turn."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment = {**os.environ, "OMP_NUM_THREADS": str(max(cores // self.jobs, 1))}
+        environment = {"OMP_NUM_THREADS": str(max(count_cores() // self.jobs, 1))}
         gpus = torch.cuda.device_count()
         if self.jobs > 1 and gpus > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
             environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)

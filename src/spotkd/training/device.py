@@ -41,11 +41,16 @@ def make_fabric(accelerator: str, precision: str) -> Fabric:
         raise SpotkdError(f"accelerator {accelerator}: {one_line(error)}") from error
 
 
+def count_cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe_machine(device: torch.device) -> str:
     """What computes here, for people: ``AMD EPYC 7B13, 2 cores, 2 threads`` or the name of the GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = count_cores()
     threads = torch.get_num_threads()
     return f"{_processor()}, {cores} core{(cores != 1) * 's'}, {threads} thread{(threads != 1) * 's'}"
 

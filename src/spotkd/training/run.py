@@ -163,6 +163,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
+def read_summary(folder: str | Path) -> Summary:
+    """The result of a finished run from its ``summary.json``."""
+    content = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
+    own = {field.name: content.get(field.name) for field in dataclasses.fields(Summary)}
+    scores = {key: Scores(**content[key]) for key in ("scores", "last")}
+    return Summary(**{**own, **scores, "folder": Path(folder)})
+
+
 def read_metrics(folder: str | Path) -> dict[str, list[float]]:
     """The columns of a run's ``metrics.csv``."""
     path = Path(folder) / "metrics.csv"

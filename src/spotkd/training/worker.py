@@ -8,18 +8,46 @@ writing into one folder.
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import threading
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
+import yaml
 from filelock import FileLock, Timeout
 
 from ..config import DistillConfig, TrainConfig, read_config
 from ..errors import SpotkdError, one_line
+from ..files import replacing
 from .jobs import distill, train
 
 OPTIONS = "options.yaml"
 PATIENCE = 60.0  # seconds until a process that lost its parent must have gone
+
+
+def start(
+    config: TrainConfig | DistillConfig,
+    folder: Path,
+    variables: Mapping[str, str],
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes] = subprocess.STDOUT,
+) -> subprocess.Popen[bytes]:
+    """Start a process that runs ``config``, whose ``out`` is ``folder``, with ``variables`` in its environment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / OPTIONS) as path:
+        path.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+    command = "distill" if isinstance(config, DistillConfig) else "train"
+    return subprocess.Popen(
+        [sys.executable, "-m", "spotkd.training.worker", command, str(folder)],
+        stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however it ends
+        stdout=stdout,
+        stderr=stderr,
+        env={**os.environ, **variables},
+    )
 
 
 def _end_with_parent() -> None:
@@ -29,6 +57,7 @@ def _end_with_parent() -> None:
 
 def main(command: str, folder: str) -> int:
     """Run ``command`` (train, distill) with the options in ``folder``; 0, or 2 for a mistake that one line tells."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the one that started this answers it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     path = Path(folder)
     try:
