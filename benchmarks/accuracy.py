@@ -1,12 +1,12 @@
-"""Are fast and slow paths equally good? Accuracies of SAKD-AT on glyph94, seed by seed, as shipped and with all of it off.
+"""Are fast and slow paths equally good? SAKD-AT on glyph94, seed by seed, as shipped and with every fast path off.
 
     python benchmarks/accuracy.py                                    # three seeds, runs in runs/accuracy
     python benchmarks/accuracy.py --seeds 1 2 3 4 5 --epochs 6
 
-One teacher is trained and teaches every student. A run is small: some typefaces, few epochs. As shipped is the precision
-that the machine computes in, the teacher folded, channels last; off is float32, neither. Seeds draw initialisation,
-order, augmentation and decisions, the same ones on both sides, so each difference is between a pair; since rounding
-sends two runs apart as chance does, what it must be compared with is the spread between seeds.
+One teacher is trained and teaches every student. A run is small: some typefaces, few epochs. As shipped is the
+precision that the machine computes in, the teacher folded, channels last; off is float32 and neither. Both sides of a
+pair draw the same initialisation, order, augmentation and decisions. Rounding soon sends them apart as chance would, so
+what their difference must be compared with is the spread between seeds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--faces", type=int, default=50, help="typefaces to train on, 94 images each")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     arguments = parser.parse_args()
     common: dict[str, Any] = {
