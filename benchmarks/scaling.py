@@ -84,13 +84,13 @@ def axes() -> dict[str, Callable[[], Axis]]:
         "batch": lambda: Axis("batch size", "images", of((16, 32, 64, 128, 256), lambda n: replace(usual, batch=n))),
         "spots": lambda: Axis("spots of AT", "spots", of((1, 2, 3, 5, 9), lambda n: replace(usual, spots=n))),
         "student": lambda: Axis(
-            "student, resnet8 to resnet56",
-            "MFLOP of its forward pass",
+            "size of the student",
+            "MFLOP forward, resnet8 to resnet56",
             {operations(f"resnet{d}"): replace(usual, student=f"resnet{d}") for d in depths},
         ),
         "teacher": lambda: Axis(
-            "teacher, resnet20 to resnet110",
-            "MFLOP of its forward pass",
+            "size of the teacher",
+            "MFLOP forward, resnet20 to resnet110",
             {operations(f"resnet{d}"): replace(usual, teacher=f"resnet{d}") for d in (*depths[2:], 110)},
         ),
         "negatives": lambda: Axis(
@@ -183,11 +183,12 @@ def draw(axis: Axis, rounds: np.ndarray, panel: Axes) -> None:
     panel.plot(line, ms[-1] * line / n[-1], ":", color="0.5", label="proportional")
     panel.set_xscale("log")
     panel.set_yscale("log")
-    panel.set_ylim(min(ms[0], rounds.min()) / 2, 1.5 * rounds.max())
+    panel.set_ylim(min(ms[0], rounds.min()) / 2, 1.4 * rounds.max())
     panel.set_title(f"{axis.title}: slope {fit.slope:.2f}", loc="left", fontsize=10)
     panel.set_xlabel(axis.unit)
     panel.set_xticks(n, [f"{value:.0f}" for value in n], rotation=30)
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for set_formatter in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+        set_formatter(FuncFormatter(lambda value, _: f"{value:.0f}" if f"{value:.0e}"[0] in "1235" else ""))
     panel.xaxis.set_minor_formatter(NullFormatter())
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(alpha=0.3)
