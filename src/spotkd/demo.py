@@ -46,9 +46,10 @@ def run_demo(config: DemoConfig, console: Console) -> None:
     common: dict[str, Any] = {
         "overwrite": config.overwrite,
         "data": DataConfig(limit=FACE * config.faces),
-        "batch_size": 64,
+        "batch_size": 32,
+        "eval_batch_size": 64,
         "seed": config.seed,
-        "optim": OptimConfig(lr=0.3, schedule="onecycle"),
+        "optim": OptimConfig(lr=0.2, schedule="onecycle"),
         "precision": config.precision,
     }
 
