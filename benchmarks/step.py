@@ -20,12 +20,8 @@ Memory: the highest resident set of a process of its own that takes three steps 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -35,13 +31,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from distillers import CLASSES, a_batch, peak
+from common import CLASSES, SHAPE, a_batch, in_turn, memory_of, print_peak, ratios, timed
 from spotkd import Batch, SpotKD, create_model, folded
 from spotkd.distillers.at import at_loss
+from spotkd.distillers.base import at_one_size
 from spotkd.distillers.nst import nst_loss
 from spotkd.distillers.vid import vid_loss
 
-SHAPE, SAMPLES = (3, 32, 32), 50_000  # of an image; in the training set, for memories
+SAMPLES = 50_000  # in the training set, for memories
 PAPER = ("at", "nst", "vid", "fitnet", "ft", "sp", "rkd", "pkt", "cc", "crd")
 Step = Callable[[], Tensor]
 
@@ -119,7 +116,8 @@ def of_subsets(
         if not count:
             continue
         if name == "vid":
-            loss = vid_loss(distiller.regressors[i](s[chosen]), t[chosen], distiller.log_scales[i]).mean()  # type: ignore[index, operator]
+            small_s, small_t = at_one_size(s[chosen], t[chosen])
+            loss = vid_loss(distiller.regressors[i](small_s), small_t, distiller.log_scales[i]).mean()  # type: ignore[index, operator]
         elif name in ("at", "nst"):
             loss = (at_loss if name == "at" else nst_loss)(s[chosen], t[chosen]).mean()
         else:  # distillers of one spot
@@ -186,41 +184,10 @@ def matmul_peak(precision: str, device: str) -> float:
     return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(10))
 
 
-def timed(function: Callable[[], object], device: str) -> float:
-    """Seconds until the result is there."""
-    started = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
 def operations(step: Step) -> int:
     with FlopCounterMode(display=False) as counter:
         step()
     return int(counter.get_total_flops())
-
-
-def memory_of(name: str, arguments: argparse.Namespace) -> float:
-    options = ["--batch", str(arguments.batch), "--device", arguments.device, "--precision", arguments.precision]
-    command = [sys.executable, __file__, "--memory", name, "--pair", *arguments.pair, *options]
-    return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-
-
-def rounds(steps: dict[str, Step], count: int, device: str) -> dict[str, list[float]]:
-    """Milliseconds of ``count`` steps of each, taken in turn after two that warm up."""
-    times: dict[str, list[float]] = {key: [] for key in steps}
-    for turn in range(count + 2):
-        for key, step in steps.items():
-            spent = 1e3 * timed(step, device)
-            if turn > 1:
-                times[key].append(spent)
-    return times
-
-
-def ratios(times: dict[str, list[float]], one: str, other: str) -> str:
-    values = [a / b for a, b in zip(times[one], times[other], strict=True)]
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def compare(arguments: argparse.Namespace, batch: Batch) -> None:
@@ -237,13 +204,13 @@ def compare(arguments: argparse.Namespace, batch: Batch) -> None:
     for name in arguments.only:
         ours = shipped(method_of(name, arguments, SHIPPED), batch, precision)
         steps = {"a": kd, "b": plain(method_of(name, arguments, NONE), name, before), "c": ours}
-        times = rounds(steps, arguments.rounds, device)
+        times = in_turn(steps, arguments.rounds, device)
         a, b, c = (statistics.median(times[key]) for key in "abc")
         flops = {key: operations(step) for key, step in steps.items()}
         print(
             f"| {name} | {a:.0f} | {b:.0f} | {c:.0f} | {1e3 * arguments.batch / c:.0f} | {ratios(times, 'c', 'a')} "
             f"| {ratios(times, 'c', 'b')} | {', '.join(f'{flops[key] / 1e9:.1f}' for key in 'abc')} "
-            f"| {1e3 * flops['c'] / c / highest:.0%} | {memory_of(name, arguments):.0f} |",
+            f"| {1e3 * flops['c'] / c / highest:.0%} | {memory_of(name):.0f} |",
             flush=True,
         )
 
@@ -257,7 +224,7 @@ def switches(arguments: argparse.Namespace, batch: Batch) -> None:
             key: shipped(method_of(name, arguments, paths), batch, arguments.precision, paths)
             for key, paths in variants.items()
         }
-        times = rounds(steps, arguments.rounds, arguments.device)
+        times = in_turn(steps, arguments.rounds, arguments.device)
         for key in variants:
             middle = statistics.median(times[key])
             print(f"| {name} | {key} | {middle:.0f} | {ratios(times, key, 'shipped')} |", flush=True)
@@ -277,9 +244,7 @@ def main() -> None:
     batch = a_batch(SAMPLES, arguments.batch, arguments.device)
     if arguments.memory:
         step = shipped(method_of(arguments.memory, arguments, SHIPPED), batch, arguments.precision)
-        for _ in range(3):
-            step()
-        print(json.dumps(peak(arguments.device)))
+        print_peak(step, arguments.device)
         return
     print(
         f"{' to '.join(arguments.pair)}, batch {arguments.batch}, {arguments.device}, {arguments.precision}, "
