@@ -10,13 +10,23 @@ import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from . import __version__
-from .config import BenchConfig, DemoConfig, DistillConfig, EvaluateConfig, ReportConfig, TrainConfig, check_filled
+from .config import (
+    BenchConfig,
+    DemoConfig,
+    DistillConfig,
+    EvaluateConfig,
+    InspectConfig,
+    ReportConfig,
+    TrainConfig,
+    check_filled,
+)
 from .errors import SpotkdError, one_line
 
 # Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
@@ -51,6 +61,15 @@ def _evaluate(config: EvaluateConfig) -> None:
     )
 
 
+def _inspect(config: InspectConfig) -> None:
+    from .analysis import describe, inspect, write_tables
+
+    inspection, _ = inspect(config)
+    Console().print(describe(inspection))
+    for line in write_tables(inspection, Path(config.out or config.run)):
+        print(line)
+
+
 def _demo(config: DemoConfig) -> None:
     from .demo import run_demo
 
@@ -68,8 +87,14 @@ def _bench(config: BenchConfig) -> int:
 
 def _report(config: ReportConfig) -> None:
     from .experiments import report_plan
+    from .report import report_runs, runs_below
 
-    print(report_plan(config))
+    runs = runs_below(config.what)
+    if runs:
+        for line in report_runs(runs, config):
+            print(line)
+    else:
+        print(report_plan(one_plan(config.what), config.out))
 
 
 def _data() -> None:
@@ -138,14 +163,16 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], int | None], str]] = {
     "distill": (DistillConfig, _distill, "distil a trained teacher into a student"),
     "evaluate": (EvaluateConfig, _evaluate, "measure a trained network on the test images"),
     "bench": (BenchConfig, _bench, "run a plan: a grid of data sets, pairs, distillers, strategies and seeds"),
-    "report": (ReportConfig, _report, "the tables of a plan, from its finished runs"),
+    "inspect": (InspectConfig, _inspect, "where a run's policy sends every image, as a table"),
+    "report": (ReportConfig, _report, "runs on one HTML page; or the tables of a plan, from its finished runs"),
 }
 
-# The argument that is given without its name, its help, and whether it must be.
-_POSITIONAL = {
-    "evaluate": ("checkpoint", "a run folder or a weights file", True),
-    "bench": ("plan", "a shipped plan's name or a YAML file; without one --dry-run lists all shipped plans", False),
-    "report": ("plan", "a shipped plan's name or a YAML file", True),
+# The arguments that are given without their names: name, help, and how many (? for one or none, + for one or more).
+_POSITIONAL: dict[str, list[tuple[str, str, str | None]]] = {
+    "evaluate": [("checkpoint", "a run folder or a weights file", None)],
+    "bench": [("plan", "a shipped plan's name or a YAML file; without one --dry-run lists all shipped plans", "?")],
+    "inspect": [("run", "the folder of a run of 'spotkd distill'", None)],
+    "report": [("what", "folders of runs, or folders that hold some; or a plan's name or YAML file", "+")],
 }
 
 _USAGE = f"""usage: spotkd COMMAND [options]
@@ -168,12 +195,10 @@ def _parser(command: str) -> ArgumentParser:
         prog=f"spotkd {command}", description=_sentence(help_text), exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="a YAML file with options")
-    if command in _POSITIONAL:
-        name, help_text, required = _POSITIONAL[command]
-        parser.add_argument(name, type=str, help=help_text, nargs=None if required else "?")
-        parser.add_class_arguments(config, skip={name})
-    else:
-        parser.add_class_arguments(config)
+    positional = _POSITIONAL.get(command, [])
+    for name, help_text, count in positional:
+        parser.add_argument(name, type=str, help=help_text, nargs=count)
+    parser.add_class_arguments(config, skip={name for name, *_ in positional})
     return parser
 
 

@@ -15,6 +15,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import SpotkdError
 from ..registry import Registry
 from .policy import straight_through
 
@@ -71,6 +72,18 @@ class Strategy:
             logits: the policy's ``(B, K + 1, 2)`` (0: teacher, 1: student); zeros for strategies that do not learn.
         """
 
+    def teacher_probability(self, logits: Tensor) -> Tensor:
+        """P(teacher) ``(B, K + 1)`` without the noise of a draw: ``sigmoid(l_0 - l_1)`` of the policy's logits.
+
+        A strategy without a policy gives the probability that a sample is distilled, whatever the logits are.
+
+        Raises:
+            SpotkdError: the strategy has no policy and does not say.
+        """
+        if self.learns:
+            return torch.sigmoid(logits[..., 0] - logits[..., 1])
+        raise SpotkdError(f"strategy {type(self).__name__} has no policy to ask: give it a teacher_probability()")
+
     def start_epoch(self, epoch: int, epochs: int) -> None:  # a hook: most strategies do not need it
         """Epoch ``epoch`` of ``epochs``, counted from 1, begins: for strategies that change with time.
 
@@ -122,6 +135,9 @@ class Random(Strategy):
     def decide(self, logits: Tensor) -> Decisions:
         return Decisions((torch.rand_like(logits[..., 0]) < 0.5).to(logits.dtype))
 
+    def teacher_probability(self, logits: Tensor) -> Tensor:
+        return torch.full_like(logits[..., 0], 0.5)
+
 
 @STRATEGIES.register("always")
 class Always(Strategy):
@@ -130,6 +146,9 @@ class Always(Strategy):
     def decide(self, logits: Tensor) -> Decisions:
         return Decisions(torch.ones_like(logits[..., 0]))
 
+    def teacher_probability(self, logits: Tensor) -> Tensor:
+        return torch.ones_like(logits[..., 0])
+
 
 @STRATEGIES.register("never")
 class Never(Strategy):
@@ -137,6 +156,9 @@ class Never(Strategy):
 
     def decide(self, logits: Tensor) -> Decisions:
         return Decisions(torch.zeros_like(logits[..., 0]))
+
+    def teacher_probability(self, logits: Tensor) -> Tensor:
+        return torch.zeros_like(logits[..., 0])
 
 
 @STRATEGIES.register("joint")

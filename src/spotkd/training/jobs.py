@@ -194,6 +194,7 @@ def _check_numbers(config: RunConfig) -> None:
         "eval_batch_size": (config.eval_batch_size, 1),
         "seed": (config.seed, 0),
         "data.workers": (config.data.workers or 0, 0),
+        "inspect_every": (config.inspect_every if isinstance(config, DistillConfig) else 0, 0),
         "optim.weight_decay": (config.optim.weight_decay, 0),
         "optim.momentum": (config.optim.momentum, 0),
         "policy.weight_decay": (policy.weight_decay, 0),

@@ -20,6 +20,7 @@ from ..data import Dataset, Loader
 from ..errors import SpotkdError
 from ..method import Losses, Method
 from ..stages import Batch
+from .course import Course
 from .device import choose_precision, describe_machine
 from .evaluate import evaluate
 from .progress import TrainingProgress
@@ -87,6 +88,7 @@ def fit(
     selection = Selection(config.select, data, networks, run)
     name, split = selection.watched
     watched = Loader(data, split, config.eval_batch_size, training=False, **common)
+    course = Course(method, data, config, run, common)
     method.to(memory_format=layout)  # type: ignore[call-overload]
     wrapped, optimizer = fabric.setup(method, optimizer)
     board = TensorBoardLogger(run.folder, name="tensorboard", version="")
@@ -120,6 +122,7 @@ def fit(
             row = {"epoch": epoch, **rate, **means, **tested, "seconds": spent}
             run.log(row)
             board.log_metrics(row, epoch)
+            course.after(epoch)
             run.checkpoint(_state(method, optimizer, schedule, config, epoch))
             progress.epoch(epoch, total_of(means), (name, scores.top1), shares_of(means))
         test = Loader(data, data.test, config.eval_batch_size, training=False, **common)

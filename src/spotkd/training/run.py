@@ -2,6 +2,7 @@
 
 - config.yaml: the resolved configuration; ``--config`` takes it as it is
 - metrics.csv: a row an epoch
+- decisions.csv: mean P(teacher) at each spot by epoch and class, where a policy learns
 - tensorboard/: the same numbers
 - last.ckpt: the complete state of training after the last epoch
 - best.ckpt: while training goes on, the weights of the best epoch so far, if that is to be the result
@@ -86,6 +87,7 @@ class Run:
     FILES = (
         "config.yaml",
         "metrics.csv",
+        "decisions.csv",
         "last.ckpt",
         "best.ckpt",
         "summary.json",
