@@ -144,9 +144,7 @@ def inspect(config: InspectConfig) -> tuple[Inspection, Dataset]:
     method.start_epoch(epoch, run.epochs)  # a strategy of the user's may follow the epochs
     split = split_of(data, config.split)
     fabric = make_fabric(config.accelerator, "32")  # probabilities of bfloat16 would be good to two digits
-    loader = Loader(
-        data, split, config.batch_size, training=False, device=fabric.device, workers=run.data.workers
-    )
+    loader = Loader(data, split, config.batch_size, training=False, device=fabric.device, workers=run.data.workers)
     columns = [np.concatenate(part) for part in zip(*_asked(method.to(fabric.device).eval(), loader), strict=True)]
     inspection = Inspection(
         config.split, epoch, run.strategy, method.strategy.learns, method.spot_names, data.classes, split.files(),

@@ -133,7 +133,9 @@ def describe(inspection: Inspection) -> Group:
 
 def _correlations(inspection: Inspection) -> Table:
     found = inspection.correlations()
-    table = Table(Column("correlation of P with"), *(Column(escape(shown(s)), justify="right") for s in inspection.spots))
+    table = Table(
+        Column("correlation of P with"), *(Column(escape(shown(s)), justify="right") for s in inspection.spots)
+    )
     for name, values in found.items():
         table.add_row(name, *("-" if np.isnan(value) else f"{value:+.2f}" for value in values))
     return table

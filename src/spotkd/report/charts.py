@@ -15,7 +15,7 @@ from math import isfinite, log10
 from matplotlib.ticker import MaxNLocator
 
 WIDTH, HEIGHT = 480, 270
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 36  # margins
+LEFT, RIGHT, TOP, BOTTOM = 50, 12, 24, 36  # margins
 STYLES = 6  # colours and markers, after which they begin again
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 MARKERS = (  # around the origin
@@ -105,14 +105,18 @@ class Drawing:
         ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
         digits = max(0, -int(log10(max(ticks[1] - ticks[0], 1e-9)) - 0.999))
         inside = [float(t) for t in ticks if self.low - 1e-9 <= t <= self.high + 1e-9]
-        self.y_ticks = [Tick(self.y(t), f"{t:.0%}".replace("%", " %") if chart.share else f"{t:.{digits}f}") for t in inside]
+        self.y_ticks = [
+            Tick(self.y(t), f"{t:.0%}".replace("%", " %") if chart.share else f"{t:.{digits}f}") for t in inside
+        ]
         whole = MaxNLocator(6, integer=True).tick_values(self.first, self.last)
         self.x_ticks = [Tick(self.x(t), str(int(t))) for t in whole if self.first <= t <= self.last and t == int(t)]
         self.curves = [self._curve(number, name, line) for number, (name, line) in enumerate(chart.lines.items())]
 
     def x(self, epoch: float) -> float:
         inner = WIDTH - LEFT - RIGHT
-        return round(LEFT + inner * ((epoch - self.first) / (self.last - self.first) if self.last > self.first else 0.5), 1)
+        return round(
+            LEFT + inner * ((epoch - self.first) / (self.last - self.first) if self.last > self.first else 0.5), 1
+        )
 
     def y(self, value: float) -> float:
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - self.low) / (self.high - self.low), 1)
@@ -130,7 +134,9 @@ class Drawing:
         step = max(1, -(-len(points) // _MARKED))
         marks = [point for i, point in enumerate(points) if point is not None and i % step == number % step]
         style = number % STYLES
-        return Curve(name, "".join(path), marks, style, DASHES[(number + number // STYLES) % len(DASHES)], MARKERS[style])
+        return Curve(
+            name, "".join(path), marks, style, DASHES[(number + number // STYLES) % len(DASHES)], MARKERS[style]
+        )
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:

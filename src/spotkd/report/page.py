@@ -123,10 +123,10 @@ class Desk:
         """Everything about one run."""
         section = Section(run)
         section.charts = list(curves(run))
-        section.heats = list(course(run))
         costs = self._attempt(section.remarks, "sizes", lambda: self._costs_of(run))
         section.facts = list(card(run, costs))
         if run.distils is not None and STRATEGIES[run.distils.strategy]().learns:
+            section.heats = list(course(run))
             self._attempt(section.remarks, "decisions", lambda: self._look(section))
         elif run.distils is not None:
             section.remarks.append(
@@ -162,9 +162,7 @@ class Desk:
         """Ask the run's policy."""
         options = self.options
         run, split = section.run, options.split
-        inspection, data = inspect(
-            InspectConfig(str(run.folder), split, None, options.batch_size, options.accelerator)
-        )
+        inspection, data = inspect(InspectConfig(str(run.folder), split, None, options.batch_size, options.accelerator))
         section.inspection = inspection
         section.galleries = galleries(inspection, split_of(data, split))
         means = inspection.class_means()
@@ -184,11 +182,17 @@ class Desk:
 
     def comparisons(self, sections: Sequence[Section]) -> tuple[list[Comparison], list[str]]:
         """Each spot-adaptive student beside that of plain KD, the first one among the runs."""
-        plain = [s.run for s in sections if s.run.distils and (s.run.distils.distiller, s.run.distils.strategy) == ("kd", "always")]
+        plain = [
+            s.run
+            for s in sections
+            if s.run.distils and (s.run.distils.distiller, s.run.distils.strategy) == ("kd", "always")
+        ]
         remarks: list[str] = []
         found = []
         for run in (section.run for section in sections if plain and section.inspection is not None):
-            done = self._attempt(remarks, f"comparison of {run.name} with plain KD", lambda run=run: self._compare(plain[0], run))
+            done = self._attempt(
+                remarks, f"comparison of {run.name} with plain KD", lambda run=run: self._compare(plain[0], run)
+            )
             found += [done] if done is not None else []
         return found, remarks
 
@@ -221,7 +225,9 @@ def curves(run: RunFacts) -> Iterator[LineChart]:
         for name, values in metrics.items()
         if name.startswith("loss_") and any(values)
     }
-    yield LineChart(f"{run.name}-losses", "Loss terms", "loss", epochs, losses, note="Weights included; training images.")
+    yield LineChart(
+        f"{run.name}-losses", "Loss terms", "loss", epochs, losses, note="Weights included; training images."
+    )
     top1 = {name.removesuffix("_top1"): values for name, values in metrics.items() if name.endswith("_top1")}
     yield LineChart(
         f"{run.name}-accuracy", "Accuracy", "top-1 (%)", epochs, top1, note="train: on augmented images, in train mode."
@@ -302,7 +308,8 @@ def _sizes(costs: dict[str, Cost]) -> Iterator[tuple[str, str]]:
     if large is not None:
         yield (
             "compression",
-            f"{large.parameters / small.parameters:.1f} times fewer parameters, {large.flops / small.flops:.1f} times fewer FLOPs",
+            f"teacher to student {large.parameters / small.parameters:.1f} : 1 in parameters, "
+            f"{large.flops / small.flops:.1f} : 1 in FLOPs",
         )
 
 
@@ -343,7 +350,11 @@ def side_by_side(sections: Sequence[Section]) -> dict[str, Any]:
 def render(**content: Any) -> str:
     """The page; every text in it is escaped, and no script but its own runs."""
     environment = Environment(
-        loader=PackageLoader("spotkd.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("spotkd.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.globals.update(Drawing=Drawing, WIDTH=WIDTH, HEIGHT=HEIGHT)
     environment.filters["six"] = lambda value: "" if value is None else f"{value:.6g}"
