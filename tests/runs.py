@@ -16,7 +16,7 @@ CLASSES = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "=1+1"
 IMAGES = 43  # in either split; not a multiple of the batch size
 DATA = f"""
 import torch
-from spotkd import Dataset, ImageSet
+from spotkd.data import Dataset, ImageSet
 
 def make():
     generator = torch.Generator().manual_seed(3)
@@ -42,8 +42,11 @@ def make_runs(folder: Path, data: DataConfig) -> dict[str, Path]:
     common: dict[str, Any] = {"data": data, "epochs": 3, "batch_size": 16, "quiet": True, "precision": "32"}
     out = {name: folder / name for name in ("teacher", "kd", "sakd")}
     train(TrainConfig(**common, out=str(out["teacher"]), model=ModelConfig("resnet8")))
-    students = {"teacher": ModelConfig("resnet8", str(out["teacher"])), "student": ModelConfig("resnet8")}
+    students: dict[str, Any] = {
+        "teacher": ModelConfig("resnet8", str(out["teacher"])),
+        "student": ModelConfig("resnet8"),
+    }
     distill(DistillConfig(**common, **students, out=str(out["kd"]), distiller="kd", strategy="always"))
     policy = PolicyConfig(bias="scaled", target_share=0.5)
-    distill(DistillConfig(**common, **students, out=str(out["sakd"]), distiller="at", strategy="adaptive", policy=policy))
+    distill(DistillConfig(**common, **students, out=str(out["sakd"]), distiller="at", policy=policy))
     return out

@@ -93,8 +93,10 @@ def _report(config: ReportConfig) -> None:
     if runs:
         for line in report_runs(runs, config):
             print(line)
+    elif config.figures is not None:
+        raise SpotkdError(f"figures has no effect on the plan {config.what[0]}: leave it out, or name folders of runs")
     else:
-        print(report_plan(one_plan(config.what), config.out))
+        print(report_plan(config.what[0], config.out))
 
 
 def _data() -> None:

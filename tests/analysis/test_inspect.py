@@ -24,7 +24,8 @@ from spotkd.training import distill, restore, train
 from spotkd.training.course import read_course
 from spotkd.training.run import read_metrics
 
-from ..conftest import TinyNet
+from .. import vision  # noqa: F401  # makes torchvision importable
+from ..conftest import TinyNet, in_memory
 from ..runs import CLASSES, IMAGES, hostile_data, make_runs
 
 SPOTS = ["layer1", "layer2", "layer3", "logits"]
@@ -50,7 +51,8 @@ def test_probabilities_are_the_policys_closed_form(runs: dict[str, Path], tmp_pa
     method, data = restore(runs["sakd"])
     method = method.eval().double()
     weight, bias = (p.detach().numpy() for p in (method.policy.linear.weight, method.policy.linear.bias))
-    for row, image, label in zip(rows, data.test.images, data.test.labels, strict=True):  # type: ignore[attr-defined]
+    test = in_memory(data.test)
+    for row, image, label in zip(rows, test.images, test.labels, strict=True):
         x = ((image.double() / 255 - data.mean[0]) / data.std[0]).expand(1, 3, -1, -1)
         teacher, student = (network.features(x) for network in (method.teacher, method.student))
         embedding = np.concatenate([teacher[-2][0].detach().numpy(), student[-2][0].detach().numpy()])
@@ -126,7 +128,8 @@ def test_a_strategy_that_does_not_say_is_an_error(pair: tuple[TinyNet, TinyNet],
         def decide(self, logits: torch.Tensor) -> Decisions:
             return Decisions((torch.rand_like(logits[..., 0]) < 1 / 3).to(logits.dtype))
 
-    method = SpotKD(*(network.float() for network in pair), "at", Thirds(), image_shape=tiny_data.image_shape)  # type: ignore[arg-type]
+    teacher, student = (network.float() for network in pair)
+    method = SpotKD(teacher, student, "at", Thirds(), image_shape=tiny_data.image_shape)
     images = next(iter(Loader(tiny_data, tiny_data.test, 4, training=False).epoch(0))).images
     with pytest.raises(SpotkdError, match=r"Thirds has no policy to ask: give it a teacher_probability\(\)"):
         method.teacher_probability(method.teacher.features(images), method.student.features(images))

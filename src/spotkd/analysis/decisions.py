@@ -1,4 +1,4 @@
-"""Where a trained policy sends samples, without the noise of sampling, and how that goes with what the networks know."""
+"""Where a trained policy sends samples, without the noise of sampling, and what that goes with."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ class Inspection:
     @property
     def decisions(self) -> npt.NDArray[np.bool_]:
         """``(N, len(spots))`` whether the teacher's path is the likelier one."""
-        return self.probability > 0.5
+        return np.greater(self.probability, 0.5)
 
     @property
     def teacher_correct(self) -> npt.NDArray[np.bool_]:
-        return self.teacher_top1 == self.labels
+        return np.equal(self.teacher_top1, self.labels)
 
     @property
     def student_correct(self) -> npt.NDArray[np.bool_]:
-        return self.student_top1 == self.labels
+        return np.equal(self.student_top1, self.labels)
 
     def means(self) -> npt.NDArray[np.float64]:
         """``(len(spots),)`` mean P(teacher)."""
-        return self.probability.mean(0, dtype=np.float64)
+        return np.mean(self.probability, 0, dtype=np.float64)
 
     def class_means(self) -> npt.NDArray[np.float64]:
         """``(classes, len(spots))`` mean P(teacher) of every class; nan where it has no image."""
@@ -86,7 +86,7 @@ class Inspection:
         return means
 
     def correlations(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Pearson's r ``(len(spots),)`` of P(teacher) with losses and correctness; nan where one of both is constant."""
+        """Pearson's r ``(len(spots),)`` of P(teacher) with losses and correctness; nan where one is constant."""
         return {
             name: np.array([_pearson(column, values) for column in self.probability.T])
             for name, values in (

@@ -1,4 +1,4 @@
-"""An inspection as files: a row an image, in CSV for spreadsheets and in Parquet for data frames; and as lines to read."""
+"""An inspection as files, CSV for spreadsheets and Parquet for data frames, and in words."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from ..training.optim import milestones
 
 # What does not: where files lie, how things run, what is printed. (Precision and threads do change the last digits.)
 IRRELEVANT = {
-    "out", "overwrite", "quiet", "inspect_every", "recipe", "eval_batch_size", "accelerator", "precision", "channels_last",
+    "out", "overwrite", "quiet", "inspect_every", "recipe", "eval_batch_size", "accelerator", "precision",
+    "channels_last",
 }  # fmt: skip
 IRRELEVANT_BELOW = {
     "data": {"root", "download", "mirror", "workers"},

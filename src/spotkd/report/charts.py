@@ -7,7 +7,7 @@ follows the colours of the page, and can be read by a screen reader and by a tes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite, log10
@@ -47,7 +47,7 @@ class LineChart:
     title: str
     unit: str
     epochs: Sequence[int]
-    lines: dict[str, Sequence[float | None]]
+    lines: Mapping[str, Sequence[float | None]]
     share: bool = False
     note: str = ""
 

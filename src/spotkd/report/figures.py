@@ -26,6 +26,7 @@ _STYLE = {
     "svg.hashsalt": "spotkd",  # the same figure gives the same file
     "text.parse_math": False,  # a name may hold dollar signs
 }
+_LETTERS = 24  # of a name, beyond which it crowds out the figure
 _ROWS = 48  # of a heat map, beyond which a page of a paper cannot show them
 
 
@@ -58,7 +59,15 @@ def _lines(chart: LineChart) -> Figure:
     for number, (name, values) in enumerate(chart.lines.items()):
         every = max(1, len(values) // 10)
         numbers = [np.nan if value is None else value for value in values]
-        axes.plot(chart.epochs, numbers, label=name, linewidth=1.4, markersize=4, markevery=every, **line_style(number))
+        axes.plot(
+            chart.epochs,
+            numbers,
+            label=_short(name),
+            linewidth=1.4,
+            markersize=4,
+            markevery=every,
+            **line_style(number),
+        )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", alpha=0.3)
     if chart.share:
@@ -73,13 +82,16 @@ def _heat(heat: HeatMap) -> Figure:
     rows = thinned(len(heat.rows), _ROWS)
     values = np.array([[np.nan if v is None else v for v in heat.values[row]] for row in rows], dtype=float)
     height, width = values.shape
-    figure = Figure(figsize=(1.6 + min(6.0, 0.5 * width), 1.3 + 0.16 * height), dpi=200, layout="constrained")
+    names = [_short(heat.rows[row]) for row in rows]
+    inches = 1.8 + 0.08 * max(map(len, names)) + min(6.0, 0.5 * width)
+    figure = Figure(figsize=(inches, 1.5 + 0.16 * height), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(title=heat.title, xlabel=heat.corner[1], ylabel=heat.corner[0])
+    figure.suptitle(heat.title, x=0.02, ha="left", fontsize=9)
+    axes = figure.add_subplot(xlabel=heat.corner[1], ylabel=heat.corner[0])
     image = axes.imshow(values, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     columns = thinned(width, 12)
-    axes.set_xticks(columns, [heat.columns[i] for i in columns])
-    axes.set_yticks(range(height), [heat.rows[i] for i in rows], fontsize=7 if height > 12 else 9)
+    axes.set_xticks(columns, [_short(heat.columns[i]) for i in columns])
+    axes.set_yticks(range(height), names, fontsize=7 if height > 12 else 9)
     if width <= 12:
         for (y, x), value in np.ndenumerate(values):
             if not np.isnan(value):
@@ -87,3 +99,7 @@ def _heat(heat: HeatMap) -> Figure:
                 axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color=ink)
     figure.colorbar(image, format=PercentFormatter(1), shrink=0.8)
     return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"

@@ -7,10 +7,11 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -27,6 +28,8 @@ from .compare import Comparison, compare, guesses
 from .facts import Cost, RunFacts, cost, read_run
 from .figures import write_figures
 from .gallery import Gallery, galleries
+
+T = TypeVar("T")
 
 _COLUMNS = 40  # epochs that a heat map shows
 _CHANGED = 24  # rows of a block of the table of classes
@@ -84,7 +87,9 @@ def report_runs(folders: Sequence[Path], options: ReportConfig) -> Iterator[str]
         raise SpotkdError(f"{target}: cannot be written ({error.strerror or error})") from error
     yield f"{target}: {len(runs)} run{'s' * (len(runs) > 1)}, {len(html.encode()) / 1e6:.1f} MB"
     if options.figures is not None:
-        shown = [*together, *(figure for section in sections for figure in (*section.charts, *section.heats))]
+        shown: list[LineChart | HeatMap] = [*together]
+        for section in sections:
+            shown += [*section.charts, *section.heats]
         yield f"{options.figures}: {write_figures(shown, Path(options.figures))} figures, each as PNG and SVG"
 
 
@@ -135,7 +140,7 @@ class Desk:
             )
         return section
 
-    def _attempt(self, remarks: list[str], what: str, work: Callable[[], Any]) -> Any:
+    def _attempt(self, remarks: list[str], what: str, work: Callable[[], T]) -> T | None:
         """The work's result; where files are missing, None and a remark: a page can be made of what is there."""
         try:
             return work()
@@ -181,29 +186,33 @@ class Desk:
         )
 
     def comparisons(self, sections: Sequence[Section]) -> tuple[list[Comparison], list[str]]:
-        """Each spot-adaptive student beside that of plain KD, the first one among the runs."""
-        plain = [
-            s.run
-            for s in sections
-            if s.run.distils and (s.run.distils.distiller, s.run.distils.strategy) == ("kd", "always")
-        ]
+        """Each spot-adaptive student beside that of plain KD, the first one among the runs; and what stood against."""
+        plain = next((s.run for s in sections if s.run.distils and _is_plain_kd(s.run.distils)), None)
         remarks: list[str] = []
-        found = []
-        for run in (section.run for section in sections if plain and section.inspection is not None):
-            done = self._attempt(
-                remarks, f"comparison of {run.name} with plain KD", lambda run=run: self._compare(plain[0], run)
-            )
-            found += [done] if done is not None else []
+        found: list[Comparison] = []
+        if plain is None:
+            return found, remarks
+        for run in (section.run for section in sections if section.inspection is not None):
+            what = f"comparison of {run.name} with plain KD"
+            done = self._attempt(remarks, what, partial(self._compare, plain, run))
+            found += [] if done is None else [done]
         return found, remarks
 
     def _compare(self, before: RunFacts, after: RunFacts) -> Comparison:
-        tested = [{key: value for key, value in asdict(run.config.data).items() if key in ("name", "test_share", "image_size")}
-                  for run in (before, after)]  # fmt: skip
-        if tested[0] != tested[1]:
-            raise SpotkdError(f"{before.name} was tested on other images")
+        if _test_images(before) != _test_images(after):
+            raise SpotkdError("it was tested on other images")
         data = self.data(after)
         (labels, old), (_, new) = (guesses(run, data, self.options) for run in (before, after))
         return compare((before.name, old), (after.name, new), labels, data.classes)
+
+
+def _is_plain_kd(config: DistillConfig) -> bool:
+    return (config.distiller, config.strategy) == ("kd", "always")
+
+
+def _test_images(run: RunFacts) -> tuple[object, ...]:
+    data = run.config.data
+    return data.name, data.test_share, data.image_size
 
 
 _TERMS = {  # as people call them
@@ -286,8 +295,8 @@ def card(run: RunFacts, costs: dict[str, Cost] | None) -> Iterator[tuple[str, st
         scores = summary["scores"]
         yield (
             "test accuracy",
-            f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} % on {scores['images']} test images, after epoch "
-            f"{summary['epoch']} of {summary['epochs']} ({chosen})",
+            f"top-1 {scores['top1']:.2f} %, top-5 {scores['top5']:.2f} % on {scores['images']} test images, "
+            f"after epoch {summary['epoch']} of {summary['epochs']} ({chosen})",
         )
         if summary["epoch"] != summary["epochs"]:
             yield "after the last epoch", f"top-1 {summary['last']['top1']:.2f} %"

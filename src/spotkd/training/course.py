@@ -50,8 +50,8 @@ class Course:
         names = self.method.spot_names
         for title, chosen in ((EVERYONE, slice(None)), *((c, labels == c) for c in labels.unique().tolist())):
             mine = probability[chosen].double()
-            row = {"epoch": epoch, "class": title, "images": len(mine), **dict(zip(names, mine.mean(0).tolist()))}
-            self.run.log(row, NAME)
+            means = dict(zip(names, mine.mean(0).tolist(), strict=True))
+            self.run.log({"epoch": epoch, "class": title, "images": len(mine), **means}, NAME)
 
 
 @torch.inference_mode()
