@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from spotkd.training.run import read_metrics
 
 from ..runs import CLASSES, hostile_data, make_runs
 
+ROOT = Path(__file__).parents[2]
 SPOTS = ["layer1", "layer2", "layer3", "logits"]
 
 
@@ -32,7 +34,7 @@ SPOTS = ["layer1", "layer2", "layer3", "logits"]
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     folder = tmp_path_factory.mktemp("report")
     with hostile_data(folder) as data:
-        yield make_runs(folder, data)
+        yield make_runs(folder / "runs" / "demo", data)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,18 @@ def test_the_command_repeats_the_run(runs: dict[str, Path], page: str) -> None:
         assert again.out == f"{folder}-again"
         again.out = run.config.out
         assert again == run.config
+
+
+def test_the_commands_of_the_documentation_run(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that show the demo's runs, on runs of the same names."""
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/inspect-and-report.md")]
+    lines = re.findall(r"^ *spotkd (.*runs/demo/?.*)$", "\n".join(pages), flags=re.MULTILINE)
+    assert len(lines) == 6
+    monkeypatch.chdir(runs["sakd"].parents[2])
+    for line in lines:
+        assert main(shlex.split(line)) == 0, line
+    made = ("tables/inspect-test.csv", "runs/demo/report.html", "kd-and-sakd.html", "figures/accuracy.png")
+    assert all(Path(name).is_file() for name in made)
 
 
 def test_every_figure_is_drawn_for_papers(runs: dict[str, Path], page: str) -> None:

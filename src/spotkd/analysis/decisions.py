@@ -73,7 +73,8 @@ class Inspection:
 
     def means(self) -> npt.NDArray[np.float64]:
         """``(len(spots),)`` mean P(teacher)."""
-        return np.mean(self.probability, 0, dtype=np.float64)
+        means: npt.NDArray[np.float64] = self.probability.mean(0, dtype=np.float64)
+        return means
 
     def class_means(self) -> npt.NDArray[np.float64]:
         """``(classes, len(spots))`` mean P(teacher) of every class; nan where it has no image."""

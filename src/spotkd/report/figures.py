@@ -86,7 +86,8 @@ def _heat(heat: HeatMap) -> Figure:
     inches = 1.8 + 0.08 * max(map(len, names)) + min(6.0, 0.5 * width)
     figure = Figure(figsize=(inches, 1.5 + 0.16 * height), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(heat.title, x=0.02, ha="left", fontsize=9)
+    part = f" ({height} of {len(heat.rows)})" if height < len(heat.rows) else ""
+    figure.suptitle(heat.title + part, x=0.02, ha="left", fontsize=9)
     axes = figure.add_subplot(xlabel=heat.corner[1], ylabel=heat.corner[0])
     image = axes.imshow(values, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     columns = thinned(width, 12)

@@ -48,7 +48,7 @@ class Course:
             return
         probability, labels = ask(self.method, self.loader)
         names = self.method.spot_names
-        for title, chosen in ((EVERYONE, slice(None)), *((c, labels == c) for c in labels.unique().tolist())):
+        for title, chosen in ((EVERYONE, slice(None)), *((c, labels == c) for c in sorted(set(labels.tolist())))):
             mine = probability[chosen].double()
             means = dict(zip(names, mine.mean(0).tolist(), strict=True))
             self.run.log({"epoch": epoch, "class": title, "images": len(mine), **means}, NAME)
