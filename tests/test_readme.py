@@ -30,7 +30,10 @@ def test_a_network_of_ones_own_as_printed(capsys: pytest.CaptureFixture[str]) ->
 
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("commands.md", "inspect-and-report.md", "recipes.md", "experiments.md", "data/README.md")),
+    *(
+        ROOT / "docs" / name
+        for name in ("commands.md", "inspect-and-report.md", "recipes.md", "experiments.md", "data/README.md")
+    ),
 ]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES).replace("\\\n", " ")
 FENCED = re.findall(r"^```\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)

@@ -137,7 +137,7 @@ def _correlations(inspection: Inspection) -> Table:
         Column("correlation of P with"), *(Column(escape(shown(s)), justify="right") for s in inspection.spots)
     )
     for name, values in found.items():
-        table.add_row(name, *("-" if np.isnan(value) else f"{value:+.2f}" for value in values))
+        table.add_row(name, *("-" if np.isnan(value) else f"{round(float(value), 2) + 0.0:+.2f}" for value in values))
     return table
 
 

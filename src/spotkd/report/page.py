@@ -367,6 +367,7 @@ def render(**content: Any) -> str:
     )
     environment.globals.update(Drawing=Drawing, WIDTH=WIDTH, HEIGHT=HEIGHT)
     environment.filters["six"] = lambda value: "" if value is None else f"{value:.6g}"
+    environment.filters["signed"] = lambda value: "-" if math.isnan(value) else f"{round(float(value), 2) + 0.0:+.2f}"
     here = files("spotkd.report")
     script = here.joinpath("page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

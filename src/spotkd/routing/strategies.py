@@ -52,7 +52,8 @@ class Strategy:
                 return Decisions(torch.ones_like(route) if self.everyone else route.detach(), route)
 
     ``SpotKD(..., strategy=LateStart())`` takes it as it is, and ``--strategy python:my_module.LateStart`` from a file
-    ``my_module.py``.
+    ``my_module.py``. A strategy that does not learn writes :meth:`teacher_probability` too, if ``spotkd inspect`` is to
+    tell of it.
 
     Attributes:
         learns: whether a policy network, adapters and the routing network are built and trained.
