@@ -17,7 +17,7 @@ FLOORS = [  # from the ground up; rooms on one floor do not know each other
     {"method", "recipes"},
     {"training"},
     {"analysis"},
-    {"experiments"},
+    {"experiments", "report"},
     {"demo", "deploy", "profiling"},
     {"cli"},
     {"__main__"},

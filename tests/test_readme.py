@@ -31,7 +31,7 @@ def test_a_network_of_ones_own_as_printed(capsys: pytest.CaptureFixture[str]) ->
 PAGES = [
     ROOT / "README.md",
     *(ROOT / "docs" / name for name in ("commands.md", "recipes.md", "experiments.md", "reliability.md", "deploy.md")),
-    *(ROOT / "docs" / name for name in ("several-devices.md", "data/README.md")),
+    *(ROOT / "docs" / name for name in ("several-devices.md", "inspect-and-report.md", "data/README.md")),
 ]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES).replace("\\\n", " ")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)  # those of Python, too: they pair

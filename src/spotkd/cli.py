@@ -28,6 +28,7 @@ from .config import (
     DistillConfig,
     EvaluateConfig,
     ExportConfig,
+    InspectConfig,
     PredictConfig,
     ProfileConfig,
     ReportConfig,
@@ -136,6 +137,15 @@ def _print_table(console: Console, head: list[str], rows: list[list[str]]) -> No
         print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
+def _inspect(config: InspectConfig) -> None:
+    from .analysis import describe, inspect, write_tables
+
+    inspection, _ = inspect(config)
+    Console().print(describe(inspection))
+    for line in write_tables(inspection, Path(config.out or config.run)):
+        print(line)
+
+
 def _demo(config: DemoConfig) -> None:
     from .demo import run_demo
 
@@ -153,8 +163,16 @@ def _bench(config: BenchConfig) -> int:
 
 def _report(config: ReportConfig) -> None:
     from .experiments import report_plan
+    from .report import report_runs, runs_below
 
-    print(report_plan(config))
+    runs = runs_below(config.what)
+    if runs:
+        for line in report_runs(runs, config):
+            print(line)
+    elif config.figures is not None:
+        raise SpotkdError(f"figures has no effect on the plan {config.what[0]}: leave it out, or name folders of runs")
+    else:
+        print(report_plan(config.what[0], config.out))
 
 
 def _data() -> None:
@@ -231,7 +249,8 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], int | None], str]] = {
     "predict": (PredictConfig, _predict, "classify pictures with a trained student in any format"),
     "profile": (ProfileConfig, _profile, "size, speed and cost of a step: which student to choose"),
     "bench": (BenchConfig, _bench, "run a plan: a grid of data sets, pairs, distillers, strategies and seeds"),
-    "report": (ReportConfig, _report, "the tables of a plan, from its finished runs"),
+    "inspect": (InspectConfig, _inspect, "where a run's policy sends every image, as a table"),
+    "report": (ReportConfig, _report, "runs on one HTML page; or the tables of a plan, from its finished runs"),
 }
 
 # The arguments that are given without their names: name, help, and how many (? for one or none, + for one or more).
@@ -247,7 +266,8 @@ _POSITIONAL: dict[str, list[tuple[str, str, str | None]]] = {
         ("students", "one or more small networks to compare", "+"),
     ],
     "bench": [("plan", "a shipped plan's name or a YAML file; without one --dry-run lists all shipped plans", "?")],
-    "report": [("plan", "a shipped plan's name or a YAML file", None)],
+    "inspect": [("run", "the folder of a run of 'spotkd distill'", None)],
+    "report": [("what", "folders of runs, or folders that hold some; or a plan's name or YAML file", "+")],
 }
 
 _USAGE = f"""usage: spotkd COMMAND [options]

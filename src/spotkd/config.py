@@ -217,6 +217,8 @@ class DistillConfig(RunConfig):
             up afterwards. 0 keeps none. Only with data.augment false.
         policy: the policy network.
         preparation: the phase before distillation that some distillers need.
+        inspect_every: where the policy sends 512 training images is noted after every so many epochs, in
+            decisions.csv; 0 never. It costs a forward pass of both networks on them.
     """
 
     teacher: ModelConfig = field(default_factory=ModelConfig)
@@ -235,6 +237,7 @@ class DistillConfig(RunConfig):
     cache_teacher: float = 0.0
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     preparation: PreparationConfig = field(default_factory=PreparationConfig)
+    inspect_every: int = 1
 
 
 @dataclass
@@ -398,17 +401,48 @@ class BenchConfig:
     root: str | None = None
 
 
+SplitName = Literal["train", "val", "test"]
+
+
 @dataclass
-class ReportConfig:
-    """Write the tables of a plan from its finished runs.
+class InspectConfig:
+    """Tell where the policy of a distillation sends every image, without the noise of sampling.
 
     Args:
-        plan: a shipped plan's name or a YAML file.
-        out: folder of the runs; unset takes runs/bench/PLAN.
+        run: the folder of a run of spotkd distill.
+        split: which images, un-augmented: train, val or test.
+        out: folder for the tables; unset takes the run's.
+        batch_size: images in a step.
+        accelerator: auto, cpu, cuda or mps.
     """
 
-    plan: str
+    run: str
+    split: SplitName = "train"
     out: str | None = None
+    batch_size: int = 256
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+@dataclass
+class ReportConfig:
+    """Show runs on one HTML page, or write the tables of a plan from its finished runs.
+
+    Args:
+        what: folders of runs, or folders that hold some; or a shipped plan's name or a plan's YAML file.
+        out: for runs the page, unset takes report.html in the first folder; for a plan the folder of its runs, unset
+            takes runs/bench/PLAN.
+        figures: folder that gets the page's figures as PNG and SVG, for papers.
+        split: images whose decisions are shown: train, val or test.
+        batch_size: images in a step.
+        accelerator: auto, cpu, cuda or mps.
+    """
+
+    what: list[str]
+    out: str | None = None
+    figures: str | None = None
+    split: SplitName = "train"
+    batch_size: int = 256
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 
 def check_filled(kind: type, options: Mapping[str, Any], section: str = "") -> None:

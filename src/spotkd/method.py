@@ -312,6 +312,10 @@ class SpotKD(Method):
             return logits
         return torch.zeros(len(student[-1]), len(self.spots) + 1, 2, device=student[-1].device)
 
+    def teacher_probability(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
+        """P(teacher) ``(B, K + 1)`` from all features of both networks, which should be in eval mode."""
+        return self.strategy.teacher_probability(self.policy_logits(teacher, student))
+
     def route(self, images: Tensor, teacher_features: Sequence[Tensor], decisions: Tensor) -> Tensor:
         """Logits ``(B, classes)`` of the routing network, in which both networks are constants in eval mode."""
         if self.teacher_twin is None:

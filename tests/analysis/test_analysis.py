@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from matplotlib.image import imread
 
-from spotkd import Dataset, Loader, SpotKD, SpotkdError
+from spotkd import Dataset, Loader, SpotKD
 from spotkd.analysis import plot_accuracy, plot_decisions, plot_shares, teacher_probability
 
 from ..conftest import TinyNet
@@ -30,10 +29,13 @@ def test_probability_is_the_closed_form(pair: Pair, tiny_data: Dataset) -> None:
     torch.testing.assert_close(probability, expected, atol=1e-6, rtol=0)
 
 
-def test_a_strategy_without_policy_cannot_be_asked(pair: Pair, tiny_data: Dataset) -> None:
-    method = SpotKD(*pair, "at", "always", image_shape=tiny_data.image_shape)
-    with pytest.raises(SpotkdError, match="Always has no policy"):
-        teacher_probability(method, Loader(tiny_data, tiny_data.test, 7, training=False))
+def test_without_a_policy_it_is_what_the_strategy_does(pair: Pair, tiny_data: Dataset) -> None:
+    teacher, student = (network.float() for network in pair)
+    for strategy, expected in (("always", 1.0), ("random", 0.5), ("never", 0.0)):
+        method = SpotKD(teacher, student, "at", strategy, image_shape=tiny_data.image_shape)
+        probability = teacher_probability(method, Loader(tiny_data, tiny_data.test, 7, training=False))
+        assert probability.shape == (40, 4)
+        assert (probability == expected).all()
 
 
 def test_pictures_are_drawn(tiny_data: Dataset, tmp_path: Path) -> None:

@@ -70,8 +70,8 @@ def test_what_a_run_leaves(tiny: Path) -> None:
     run = distilled(tiny, strategy="adaptive", policy=PolicyConfig(bias="scaled"))
     names = {path.name for path in run.iterdir()}
     assert names == {
-        "config.yaml", "metrics.csv", "last.ckpt", "previous.ckpt", "summary.json", "student.safetensors",
-        "tensorboard", ".lock",
+        "config.yaml", "metrics.csv", "decisions.csv", "last.ckpt", "previous.ckpt", "summary.json",
+        "student.safetensors", "tensorboard", ".lock",
     }  # fmt: skip
     metrics = read_metrics(run)
     spots = ["layer1", "layer2", "layer3", "logits"]

@@ -1,33 +1,165 @@
-"""Where a trained policy sends samples, without the noise of sampling."""
+"""Where a trained policy sends samples, without the noise of sampling, and what that goes with."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..data import Loader
+from ..config import DistillConfig, InspectConfig, read_config
+from ..data import Dataset, Loader, Split
 from ..errors import SpotkdError
 from ..method import SpotKD
+from ..training import make_fabric, restore
+from ..training.course import ask
+from ..training.run import read_checkpoint
+
+Array = npt.NDArray[np.float32]
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of every image of a split, un-augmented, after one epoch of a run.
+
+    Attributes:
+        split: train, val or test.
+        epoch: of the checkpoint that was asked.
+        strategy: the strategy's name.
+        learnt: whether a policy was asked; without one ``probability`` is what the strategy does to every sample.
+        spots: names of the columns of ``probability``.
+        classes: class names, by label.
+        files: what the images' files are called, if they have files.
+        labels: ``(N,)``.
+        probability: ``(N, len(spots))`` P(teacher).
+        teacher_loss, student_loss: ``(N,)`` cross entropies in nats.
+        teacher_top1, student_top1: ``(N,)`` the likeliest class.
+    """
+
+    split: str
+    epoch: int
+    strategy: str
+    learnt: bool
+    spots: tuple[str, ...]
+    classes: tuple[str, ...]
+    files: Sequence[str] | None
+    labels: npt.NDArray[np.int64]
+    probability: Array
+    teacher_loss: Array
+    student_loss: Array
+    teacher_top1: npt.NDArray[np.int64]
+    student_top1: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def decisions(self) -> npt.NDArray[np.bool_]:
+        """``(N, len(spots))`` whether the teacher's path is the likelier one."""
+        return np.greater(self.probability, 0.5)
+
+    @property
+    def teacher_correct(self) -> npt.NDArray[np.bool_]:
+        return np.equal(self.teacher_top1, self.labels)
+
+    @property
+    def student_correct(self) -> npt.NDArray[np.bool_]:
+        return np.equal(self.student_top1, self.labels)
+
+    def means(self) -> npt.NDArray[np.float64]:
+        """``(len(spots),)`` mean P(teacher)."""
+        means: npt.NDArray[np.float64] = self.probability.mean(0, dtype=np.float64)
+        return means
+
+    def class_means(self) -> npt.NDArray[np.float64]:
+        """``(classes, len(spots))`` mean P(teacher) of every class; nan where it has no image."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        sums = np.stack(
+            [np.bincount(self.labels, column, minlength=len(self.classes)) for column in self.probability.T], 1
+        )
+        with np.errstate(invalid="ignore"):
+            means: npt.NDArray[np.float64] = sums / counts[:, None]
+        return means
+
+    def correlations(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Pearson's r ``(len(spots),)`` of P(teacher) with losses and correctness; nan where one is constant."""
+        return {
+            name: np.array([_pearson(column, values) for column in self.probability.T])
+            for name, values in (
+                ("teacher's loss", self.teacher_loss),
+                ("student's loss", self.student_loss),
+                ("teacher is right", self.teacher_correct),
+                ("student is right", self.student_correct),
+            )
+        }
+
+
+def _pearson(one: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -> float:
+    x, y = one.astype(np.float64), other.astype(np.float64)
+    x, y = x - x.mean(), y - y.mean()
+    scale = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / scale) if scale > 0 else float("nan")
+
+
 def teacher_probability(method: SpotKD, loader: Loader) -> Tensor:
     """P(teacher) ``(N, K + 1)`` of every image of ``loader`` at every spot: ``sigmoid(l_0 - l_1)``.
 
     Both networks are in eval mode. (The policy was trained on the student's train-mode embeddings, whose BatchNorm
-    uses the statistics of the batch.)
+    uses the statistics of the batch.) A strategy without a policy gives the probability that a sample is distilled.
 
     Raises:
-        SpotkdError: the strategy has no policy.
+        SpotkdError: the strategy has no policy and does not say.
     """
-    if not method.strategy.learns:
-        raise SpotkdError(f"strategy {type(method.strategy).__name__} has no policy to ask")
-    was_training = method.training
-    method.eval()
-    chunks = []
+    return ask(method, loader)[0]
+
+
+def split_of(data: Dataset, name: str) -> Split:
+    """The split of that name.
+
+    Raises:
+        SpotkdError: there are no validation images.
+    """
+    split = {"train": data.train, "val": data.val, "test": data.test}[name]
+    if split is None:
+        raise SpotkdError(f"split is val: {data.name} has no validation images; take train or test")
+    return split
+
+
+def inspect(config: InspectConfig) -> tuple[Inspection, Dataset]:
+    """Ask the policy of a distillation, as it was after the last epoch, about every image of a split.
+
+    Raises:
+        SpotkdError: the folder holds no distillation that was carried through an epoch, or its data are not there.
+    """
+    folder = Path(config.run)
+    if not (folder / "config.yaml").is_file():
+        raise SpotkdError(f"{folder}: no config.yaml in it; name the folder of a run of 'spotkd distill'")
+    run = read_config(DistillConfig, folder / "config.yaml")
+    method, data = restore(folder)
+    epoch = int(read_checkpoint(folder / "last.ckpt")["epoch"])
+    method.start_epoch(epoch, run.epochs)  # a strategy of the user's may follow the epochs
+    split = split_of(data, config.split)
+    fabric = make_fabric(config.accelerator, "32")  # probabilities of bfloat16 would be good to two digits
+    loader = Loader(data, split, config.batch_size, training=False, device=fabric.device, workers=run.data.workers)
+    columns = [np.concatenate(part) for part in zip(*_asked(method.to(fabric.device).eval(), loader), strict=True)]
+    inspection = Inspection(
+        config.split, epoch, run.strategy, method.strategy.learns, method.spot_names, data.classes, split.files(),
+        *columns,
+    )  # fmt: skip
+    return inspection, data
+
+
+@torch.inference_mode()
+def _asked(method: SpotKD, loader: Loader) -> Iterator[tuple[npt.NDArray[np.generic], ...]]:
+    """For every batch the fields of an inspection from ``labels`` on."""
     for batch in loader.epoch(0):
         teacher, student = method.teacher.features(batch.images), method.student.features(batch.images)
-        logits = method.policy_logits(teacher, student)
-        chunks.append(torch.sigmoid(logits[..., 0] - logits[..., 1]).cpu())
-    method.train(was_training)
-    return torch.cat(chunks)
+        losses = [F.cross_entropy(logits[-1], batch.labels, reduction="none") for logits in (teacher, student)]
+        guesses = [logits[-1].argmax(1) for logits in (teacher, student)]
+        found = [batch.labels, method.teacher_probability(teacher, student), *losses, *guesses]
+        yield tuple(tensor.cpu().numpy() for tensor in found)

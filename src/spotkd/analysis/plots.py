@@ -32,6 +32,11 @@ _STYLES: list[dict[str, Any]] = [
 ]
 
 
+def line_style(number: int) -> dict[str, Any]:
+    """Colour, marker and dash of the line of that number."""
+    return _STYLES[number % len(_STYLES)]
+
+
 def _axes(title: str, ylabel: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7, 4.2), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
@@ -47,8 +52,7 @@ def _axes(title: str, ylabel: str) -> tuple[Figure, Axes]:
 
 def _lines(axes: Axes, curves: Mapping[str, Sequence[float]]) -> None:
     for number, (name, values) in enumerate(curves.items()):
-        style = _STYLES[number % len(_STYLES)]
-        axes.plot(range(1, len(values) + 1), values, label=name, linewidth=1.8, markersize=5, **style)
+        axes.plot(range(1, len(values) + 1), values, label=name, linewidth=1.8, markersize=5, **line_style(number))
 
 
 def plot_accuracy(curves: Mapping[str, Sequence[float]], path: str | Path) -> None:
@@ -94,7 +98,7 @@ def plot_decisions(
     for panel, spot, column in zip(panels, spots, probability.unbind(1), strict=True):
         rows = panel.subplots(2, count, squeeze=False)
         for cells, most in zip(rows, (True, False), strict=True):
-            chosen = _first_of_each_class(column.argsort(descending=most, stable=True), labels, per_class)[:count]
+            chosen = first_of_each_class(column.argsort(descending=most, stable=True), labels, per_class)[:count]
             pictures, _, _ = next(split.subset(torch.tensor(chosen)).batches(Pass(count)))
             for cell, index, picture in zip(cells, chosen, pictures, strict=True):
                 cell.imshow(np.squeeze(picture.permute(1, 2, 0).numpy()), cmap="gray", vmin=0, vmax=255)
@@ -108,7 +112,7 @@ def plot_decisions(
     figure.savefig(Path(path))
 
 
-def _first_of_each_class(order: Tensor, labels: Tensor, per_class: int) -> list[int]:
+def first_of_each_class(order: Tensor, labels: Tensor, per_class: int) -> list[int]:
     """The indices in ``order`` without those of a class that has already been named ``per_class`` times."""
     seen: Counter[int] = Counter()
     kept = []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -92,6 +94,10 @@ class Split(ABC):
     def batches(self, wanted: Pass) -> Iterator[RawBatch]:
         """This process's part of the batches of one pass; it may be empty outside training."""
 
+    def files(self) -> Sequence[str] | None:
+        """What the images' files are called, in the split's order; None where they are no files of their own."""
+        return None
+
     def to(self, device: torch.device | str) -> Split:
         """The same split with its images on ``device``, where they are in memory at all."""
         return self
@@ -104,10 +110,12 @@ class ImageSet(Split):
     Attributes:
         images: ``(N, C, H, W)`` uint8; one channel is repeated three times when a batch is made.
         labels: ``(N,)`` int64.
+        names: ``(N,)`` what the images' files are called, if they had files.
     """
 
     images: Tensor
     labels: Tensor
+    names: npt.NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -118,10 +126,14 @@ class ImageSet(Split):
         return height, width
 
     def subset(self, indices: Tensor) -> ImageSet:
-        return ImageSet(self.images[indices], self.labels[indices])
+        names = None if self.names is None else self.names[indices.numpy()]
+        return ImageSet(self.images[indices], self.labels[indices], names)
 
     def to(self, device: torch.device | str) -> ImageSet:
-        return ImageSet(self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def files(self) -> Sequence[str] | None:
+        return None if self.names is None else self.names.tolist()
 
     def batches(self, wanted: Pass) -> Iterator[RawBatch]:
         count, device = len(self), self.images.device

@@ -7,6 +7,7 @@ it for ImageNet. Pictures that are small are decoded once and for all into an :c
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 from ..config import DataConfig
 from ..errors import SpotkdError, one_line
 from .images import Dataset, ImageSet, Pass, RawBatch, Split, held_out
-from .pictures import Pictures, common_size, cores, decode, decode_all, pixels, quiet
+from .pictures import Files, Pictures, common_size, cores, decode, decode_all, pixels, quiet
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet; customary for photographs of any kind
 LARGE = 224  # edge of images that are not small
@@ -113,7 +114,14 @@ class LazySet(Split):
         Raises:
             SpotkdError: one of them is damaged.
         """
-        return ImageSet(decode_all(self.pictures, self.numbers.tolist(), size, title), self.labels)
+        files = self.files()
+        names = None if files is None else np.array(files, dtype=object)
+        return ImageSet(decode_all(self.pictures, self.numbers.tolist(), size, title), self.labels, names)
+
+    def files(self) -> Sequence[str] | None:
+        if not isinstance(self.pictures, Files):
+            return None
+        return [os.fsdecode(self.pictures.names[number]) for number in self.numbers.tolist()]
 
     def batches(self, wanted: Pass) -> Iterator[RawBatch]:
         """The batches of one pass.

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ..config import BenchConfig, DistillConfig, ReportConfig, TrainConfig, read_config
+from ..config import BenchConfig, DistillConfig, TrainConfig, read_config
 from ..errors import SpotkdError, Stopped
 from ..files import replacing
 from ..training.interrupt import Interrupt
@@ -90,17 +90,21 @@ def run_plan(config: BenchConfig, console: Console) -> int:
     return 1 if failed else 0
 
 
-def report_plan(config: ReportConfig) -> str:
+def report_plan(plan: str, out: str | None = None) -> str:
     """Write the tables of a plan from its finished runs, and return them as Markdown.
+
+    Args:
+        plan: a shipped plan's name or a YAML file.
+        out: folder of the runs; None for runs/bench/PLAN.
 
     Raises:
         SpotkdError: nothing is finished yet, or a run was made with other options than the plan has.
     """
-    name, path = find_plan(config.plan)
-    grid = Grid(read_plan(path), plan_folder(name, config.out))
+    name, path = find_plan(plan)
+    grid = Grid(read_plan(path), plan_folder(name, out))
     for cell in grid.cells:
         grid.finished(cell)
-    return write_report(grid.plan, name, grid.folder, _command(config.plan, config.out))
+    return write_report(grid.plan, name, grid.folder, _command(plan, out))
 
 
 def _command(plan: str, out: str | None) -> str:

@@ -10,8 +10,9 @@ from ..training.optim import milestones
 
 # What does not: where files lie, how things run, what is printed. (Precision and threads do change the last digits.)
 IRRELEVANT = {
-    "out", "overwrite", "quiet", "recipe", "eval_batch_size", "accelerator", "precision", "channels_last",
-    "resume", "accept_changes", "checkpoint_every", "skip_nonfinite", "min_teacher_top1",
+    "out", "overwrite", "quiet", "inspect_every", "recipe", "eval_batch_size", "accelerator", "precision",
+    "channels_last", "resume", "accept_changes", "checkpoint_every", "skip_nonfinite", "min_teacher_top1",
+    "cache_teacher",
 }  # fmt: skip
 IRRELEVANT_BELOW = {
     "data": {"root", "download", "mirror", "workers"},

@@ -15,6 +15,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import SpotkdError
 from ..parts import uniform
 from ..registry import Registry
 from .policy import straight_through
@@ -52,7 +53,8 @@ class Strategy:
                 return Decisions(torch.ones_like(route) if self.everyone else route.detach(), route)
 
     ``SpotKD(..., strategy=LateStart())`` takes it as it is, and ``--strategy python:my_module.LateStart`` from a file
-    ``my_module.py``.
+    ``my_module.py``. A strategy that does not learn writes :meth:`teacher_probability` too, if ``spotkd inspect`` is to
+    tell of it.
 
     Attributes:
         learns: whether a policy network, adapters and the routing network are built and trained.
@@ -71,6 +73,18 @@ class Strategy:
         Args:
             logits: the policy's ``(B, K + 1, 2)`` (0: teacher, 1: student); zeros for strategies that do not learn.
         """
+
+    def teacher_probability(self, logits: Tensor) -> Tensor:
+        """P(teacher) ``(B, K + 1)`` without the noise of a draw: ``sigmoid(l_0 - l_1)`` of the policy's logits.
+
+        A strategy without a policy gives the probability that a sample is distilled, whatever the logits are.
+
+        Raises:
+            SpotkdError: the strategy has no policy and does not say.
+        """
+        if self.learns:
+            return torch.sigmoid(logits[..., 0] - logits[..., 1])
+        raise SpotkdError(f"strategy {type(self).__name__} has no policy to ask: give it a teacher_probability()")
 
     def start_epoch(self, epoch: int, epochs: int) -> None:  # a hook: most strategies do not need it
         """Epoch ``epoch`` of ``epochs``, counted from 1, begins: for strategies that change with time.
@@ -124,6 +138,9 @@ class Random(Strategy):
         coins = uniform(*logits.shape[:-1], device=logits.device, dtype=logits.dtype)
         return Decisions((coins < 0.5).to(logits.dtype))
 
+    def teacher_probability(self, logits: Tensor) -> Tensor:
+        return torch.full_like(logits[..., 0], 0.5)
+
 
 @STRATEGIES.register("always")
 class Always(Strategy):
@@ -132,6 +149,9 @@ class Always(Strategy):
     def decide(self, logits: Tensor) -> Decisions:
         return Decisions(torch.ones_like(logits[..., 0]))
 
+    def teacher_probability(self, logits: Tensor) -> Tensor:
+        return torch.ones_like(logits[..., 0])
+
 
 @STRATEGIES.register("never")
 class Never(Strategy):
@@ -139,6 +159,9 @@ class Never(Strategy):
 
     def decide(self, logits: Tensor) -> Decisions:
         return Decisions(torch.zeros_like(logits[..., 0]))
+
+    def teacher_probability(self, logits: Tensor) -> Tensor:
+        return torch.zeros_like(logits[..., 0])
 
 
 @STRATEGIES.register("joint")

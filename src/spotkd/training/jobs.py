@@ -262,6 +262,7 @@ def _check_numbers(config: RunConfig) -> None:
         "seed": (config.seed, 0),
         "skip_nonfinite": (config.skip_nonfinite, 0),
         "data.workers": (config.data.workers or 0, 0),
+        "inspect_every": (config.inspect_every if isinstance(config, DistillConfig) else 0, 0),
         "optim.weight_decay": (config.optim.weight_decay, 0),
         "optim.momentum": (config.optim.momentum, 0),
         "policy.weight_decay": (policy.weight_decay, 0),

@@ -17,6 +17,7 @@ from ..data import Dataset, Loader
 from ..method import Method
 from ..parts import working_on
 from .averages import average_gradients, average_statistics
+from .course import Course
 from .device import choose_precision, describe_machine
 from .evaluate import evaluate
 from .guard import Guard
@@ -60,6 +61,7 @@ def fit(
     selection = Selection(config.select, data, networks)
     name, split = selection.watched
     watched = Loader(data, split, config.eval_batch_size, training=False, **common)
+    course = Course(method, data, config, run, common)
     method.to(memory_format=layout)  # type: ignore[call-overload]
     wrapped, optimizer = fabric.setup(method, optimizer)
     training = Training(method, optimizer, schedule, selection, Meter(method.spot_names, fabric.device), data)
@@ -109,6 +111,7 @@ def fit(
             row = {"epoch": epoch, **rate, **means, **tested, "seconds": at.spent}
             run.log(row)
             board.log_metrics(row, epoch)
+            course.after(epoch)
             training.next_epoch(means)
             progress.epoch(epoch, total_of(means), (name, scores.top1), shares_of(means))
             if method.policy_parameters():

@@ -2,6 +2,7 @@
 
 - config.yaml: the resolved configuration; ``--config`` takes it as it is
 - metrics.csv: a row an epoch
+- decisions.csv: mean P(teacher) at each spot by epoch and class, where a policy learns
 - tensorboard/: the same numbers
 - last.ckpt, previous.ckpt: the complete state of training, and the one before it (see :mod:`.checkpoint`); a damaged
   one that a resumed run found is set aside as damaged.ckpt
@@ -44,6 +45,7 @@ NONFINITE = "nonfinite.json"
 # What may differ when a run goes on: where files lie, what is printed, how often is saved.
 HARMLESS = {
     "out", "overwrite", "quiet", "resume", "accept_changes", "checkpoint_every", "recipe", "min_teacher_top1",
+    "inspect_every", "cache_teacher",
     "data.root", "data.download", "data.mirror", "data.workers", "teacher.checkpoint", "devices",
 }  # fmt: skip
 
@@ -107,6 +109,7 @@ class Run:
     FILES = (
         "config.yaml",
         "metrics.csv",
+        "decisions.csv",
         LAST,
         PREVIOUS,
         DAMAGED,
@@ -217,7 +220,8 @@ class Run:
             writer.writerow(row)
             self._tables[name] = ""
         else:
-            columns = next(csv.reader(io.StringIO(self._tables[name])))
+            table = self._tables[name]
+            columns = next(csv.reader([table[: table.index("\n")]]))
             row = {key: row[key] for key in columns}
         writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row.values())
         self._tables[name] += text.getvalue()

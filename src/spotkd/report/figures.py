@@ -1,0 +1,106 @@
+"""The page's figures for papers: PNG and SVG by matplotlib, readable without colour."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from ..analysis.plots import line_style
+from ..errors import SpotkdError
+from ..files import replacing
+from .charts import HeatMap, LineChart, thinned
+
+_STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "svg.hashsalt": "spotkd",  # the same figure gives the same file
+    "text.parse_math": False,  # a name may hold dollar signs
+}
+_LETTERS = 24  # of a name, beyond which it crowds out the figure
+_ROWS = 48  # of a heat map, beyond which a page of a paper cannot show them
+
+
+def write_figures(figures: Iterable[LineChart | HeatMap], folder: Path) -> int:
+    """Write every figure as ``KEY.png`` and ``KEY.svg``, and say how many there are.
+
+    Raises:
+        SpotkdError: the folder cannot be written to.
+    """
+    count = 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for shown in figures:
+            with rc_context(_STYLE):  # type: ignore[arg-type]  # the stubs list the keys one by one
+                figure = _lines(shown) if isinstance(shown, LineChart) else _heat(shown)
+                name = re.sub(r"[^A-Za-z0-9_.]+", "-", shown.key)
+                for ending, extra in (("png", {"Software": None}), ("svg", {"Date": None})):
+                    with replacing(folder / f"{name}.{ending}") as path:
+                        figure.savefig(path, format=ending, metadata=extra)
+            count += 1
+    except OSError as error:
+        raise SpotkdError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    return count
+
+
+def _lines(chart: LineChart) -> Figure:
+    figure = Figure(figsize=(4.6, 2.9), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(title=chart.title, xlabel="epoch", ylabel=chart.unit)
+    for number, (name, values) in enumerate(chart.lines.items()):
+        every = max(1, len(values) // 10)
+        numbers = [np.nan if value is None else value for value in values]
+        axes.plot(
+            chart.epochs,
+            numbers,
+            label=_short(name),
+            linewidth=1.4,
+            markersize=4,
+            markevery=every,
+            **line_style(number),
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", alpha=0.3)
+    if chart.share:
+        axes.set_ylim(-0.03, 1.03)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def _heat(heat: HeatMap) -> Figure:
+    """In print black is 1 and white 0; few enough cells carry their numbers."""
+    rows = thinned(len(heat.rows), _ROWS)
+    values = np.array([[np.nan if v is None else v for v in heat.values[row]] for row in rows], dtype=float)
+    height, width = values.shape
+    names = [_short(heat.rows[row]) for row in rows]
+    inches = 1.8 + 0.08 * max(map(len, names)) + min(6.0, 0.5 * width)
+    figure = Figure(figsize=(inches, 1.5 + 0.16 * height), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    part = f" ({height} of {len(heat.rows)})" if height < len(heat.rows) else ""
+    figure.suptitle(heat.title + part, x=0.02, ha="left", fontsize=9)
+    axes = figure.add_subplot(xlabel=heat.corner[1], ylabel=heat.corner[0])
+    image = axes.imshow(values, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    columns = thinned(width, 12)
+    axes.set_xticks(columns, [_short(heat.columns[i]) for i in columns])
+    axes.set_yticks(range(height), names, fontsize=7 if height > 12 else 9)
+    if width <= 12:
+        for (y, x), value in np.ndenumerate(values):
+            if not np.isnan(value):
+                ink = "white" if value > 0.55 else "black"
+                axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color=ink)
+    figure.colorbar(image, format=PercentFormatter(1), shrink=0.8)
+    return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"

@@ -1,0 +1,96 @@
+"""The samples at either end of a spot's probabilities, with their images."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..analysis import Inspection
+from ..analysis.plots import first_of_each_class
+from ..data import Pass, Split
+
+_COUNT, _PER_CLASS = 12, 2  # samples in a gallery, and at most so many of a class
+_EDGE = 112  # pixels of the larger edge, to which larger images are brought
+_SMALL = 64  # up to this edge PNG is small, and exact
+_FLAT = 0.01  # a spot whose probabilities span no more has no ends
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image as a data address, and what is known of it."""
+
+    source: str
+    name: str
+    title: str
+    probability: float
+    teacher_correct: bool
+    student_correct: bool
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The samples most surely sent to one side at one spot; empty where all are treated alike."""
+
+    spot: str
+    side: str
+    samples: list[Sample]
+
+
+def galleries(inspection: Inspection, split: Split) -> list[Gallery]:
+    """Two galleries a spot: most to the teacher, most to the student."""
+    labels, chosen = torch.from_numpy(inspection.labels), {}
+    for i, spot in enumerate(inspection.spots):
+        column = torch.from_numpy(inspection.probability[:, i])
+        flat = bool(column.max() - column.min() < _FLAT)
+        for side, most in (("teacher", True), ("student", False)):
+            order = column.argsort(descending=most, stable=True)
+            chosen[spot, i, side] = [] if flat else first_of_each_class(order, labels, _PER_CLASS)[:_COUNT]
+    wanted = sorted({index for indices in chosen.values() for index in indices})
+    sources = dict(zip(wanted, map(_as_address, _images(split, wanted)), strict=True))
+    return [
+        Gallery(spot, side, [_sample(inspection, i, index, sources[index]) for index in indices])
+        for (spot, i, side), indices in chosen.items()
+    ]
+
+
+def _sample(inspection: Inspection, spot: int, index: int, source: str) -> Sample:
+    file = "" if inspection.files is None else f", {inspection.files[index]}"
+    return Sample(
+        source,
+        inspection.classes[inspection.labels[index]],
+        f"{inspection.split} image {index}{file}",
+        float(inspection.probability[index, spot]),
+        bool(inspection.teacher_correct[index]),
+        bool(inspection.student_correct[index]),
+    )
+
+
+def _images(split: Split, indices: Sequence[int]) -> Iterator[Tensor]:
+    """The images ``(C, H, W)`` uint8 of those numbers, which rise; a stream is gone through for them."""
+    if split.labels is not None:
+        for images, _, _ in split.subset(torch.tensor(indices, dtype=torch.int64)).batches(Pass(64)):
+            yield from images
+        return
+    number, wanted = 0, set(indices)
+    for images, _, _ in split.batches(Pass(64)):
+        yield from (image for n, image in enumerate(images, number) if n in wanted)
+        number += len(images)
+
+
+def _as_address(image: Tensor) -> str:
+    pixels = np.squeeze(image.permute(1, 2, 0).cpu().numpy())
+    picture, file = Image.fromarray(pixels), BytesIO()
+    small = max(picture.size) <= _SMALL
+    if small:
+        picture.save(file, "PNG", optimize=True)
+    else:
+        picture.thumbnail((_EDGE, _EDGE))
+        picture.save(file, "JPEG", quality=85)
+    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(file.getvalue()).decode()}"
