@@ -1,7 +1,8 @@
-"""Write the pages of the distillers and of the strategies from the docstrings: ``python tools/build_docs.py``.
+"""Write the pages that the code dictates: ``python tools/build_docs.py``.
 
-The text of a distiller's page is the docstring of its module, so that it stands beside the code that it describes; the
-table under it is read from the class. A test compares the pages with what this script makes.
+Distillers, strategies, every option of every command, and the list of what Python offers. The text of a distiller's page
+is the docstring of its module, so that it stands beside the code that it describes; the table under it is read from the
+class. Options come from the parser. A test compares the pages with what this script makes.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ import re
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
+import yaml
 from docstring_parser import parse
 
+import spotkd
+import spotkd.cli as cli
 import spotkd.routing.strategies as strategies
+import spotkd.training
 from spotkd import DISTILLERS, STRATEGIES
 from spotkd.distillers import LogitDistiller, option_names, what_it_takes
 
@@ -102,10 +107,83 @@ def strategies_page() -> str:
     return re.sub(r":\w+:`(\w+)`", r"`\1`", markdown) + "\n"
 
 
+def options_page() -> str:
+    """Every option of every command, as its parser has it."""
+    parts = [f"{NOTE}\n# Every option", OPTIONS]
+    for command, (_, _, about) in cli._COMMANDS.items():
+        parser = cli._parser(command)
+        arguments = [f"{name.upper()}{' ...' if count == '+' else ''}" for name, _, count in cli._POSITIONAL.get(command, [])]
+        parts += [f"## spotkd {command}", cli._sentence(about), f"`{' '.join(['spotkd', command, *arguments])} [options]`"]
+        for group in parser._action_groups:
+            actions = [action for action in group._group_actions if action.dest not in COMMON and action.help and shown(action)]
+            if not actions:
+                continue
+            rows = [f"| {shown(action)} | {default_of(action)} | {cell(action.help or '')} |" for action in actions]
+            named = "." in actions[-1].dest
+            heading = [f"### {actions[-1].dest.partition('.')[0]}: {group.title}"] if named else []
+            parts += [*heading, "\n".join(["| | default | |", "|---|---|---|", *rows])]
+    lists = [f"- `spotkd {name}`: {about}" for name, (_, about) in cli._LISTS.items()]
+    parts += ["## Lists", "\n".join(lists)]
+    return "\n\n".join(parts) + "\n"
+
+
+OPTIONS = """`spotkd COMMAND --help` prints the same. [Commands](../commands.md) tells what they are for. Every command takes
+`--config FILE`, options from a YAML file, and `--print_config`, which prints the resolved options as such a file. A default
+of `-` is unset. `--teacher NAME` is short for `--teacher.name NAME`, and so are `--student`, `--model` and `--data`; dashes and
+underscores are the same, and a switch needs no `true`."""
+COMMON = ("help", "config", "print_config")
+
+
+def shown(action: Any) -> str:
+    """How an option, or an argument without a name, is written, with the values that it may have."""
+    if not hasattr(action, "_typehint"):  # `--data FILE`, the options of a group in a file
+        return ""
+    name = action.option_strings[0] if action.option_strings else action.dest.upper()
+    return cell(f"`{name}` " + ", ".join(f"`{value}`" for value in choices(action._typehint)))
+
+
+def choices(hint: Any) -> list[str]:
+    """The values of a switch or of a choice; none for anything else."""
+    if hint is bool:
+        return ["true", "false"]
+    return [str(value) for value in get_args(hint)] if get_origin(hint) is Literal else []
+
+
+def default_of(action: Any) -> str:
+    if not action.option_strings:
+        return ""
+    if action.default is None:
+        return "-"
+    return f"`{yaml.safe_dump(action.default, default_flow_style=True).removesuffix('...' + chr(10)).strip()}`"
+
+
+def cell(text: str) -> str:
+    """Text as a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def python_page() -> str:
+    """What Python offers, for mkdocstrings to fill in from the docstrings."""
+    parts = [f"{NOTE}\n# Python", PYTHON]
+    for title, module in (("spotkd", spotkd), ("spotkd.training", spotkd.training)):
+        parts.append(f"## {title}")
+        parts += [f"::: {title}.{name}" for name in module.__all__]
+    return "\n\n".join(parts) + "\n"
+
+
+PYTHON = """What `from spotkd import ...` offers, and below it what runs a whole training. On the documentation site (`make docs`)
+every entry stands here with its signature and docstring; in the repository read `help(spotkd.SpotKD)` or the code."""
+
+
 def pages() -> dict[Path, str]:
     """Every page that this script makes, by its path."""
     made = {DOCS / "distillers" / f"{name}.md": distiller_page(name) for name in DISTILLERS}
-    return made | {DOCS / "distillers" / "README.md": distiller_index(), DOCS / "strategies.md": strategies_page()}
+    return made | {
+        DOCS / "distillers" / "README.md": distiller_index(),
+        DOCS / "strategies.md": strategies_page(),
+        DOCS / "reference" / "options.md": options_page(),
+        DOCS / "reference" / "python.md": python_page(),
+    }
 
 
 if __name__ == "__main__":
