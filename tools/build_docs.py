@@ -167,7 +167,9 @@ def python_page() -> str:
     parts = [f"{NOTE}\n# Python", PYTHON]
     for title, module in (("spotkd", spotkd), ("spotkd.training", spotkd.training)):
         parts.append(f"## {title}")
-        parts += [f"::: {title}.{name}" for name in module.__all__]
+        for name in module.__all__:  # by where it is defined: a function may be called as its module is
+            entry = getattr(module, name)
+            parts.append(f"::: {entry.__module__ if hasattr(entry, '__qualname__') else title}.{name}")
     return "\n\n".join(parts) + "\n"
 
 

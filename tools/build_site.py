@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 OUTSIDE = ("CHANGELOG.md", "CITATION.cff", "benchmarks/README.md", "benchmarks/results/**/*", "src/spotkd/distillers/*.py")
 LINK = re.compile(r"(?<=\]\()([^)#:\s]+)")  # the path of a link or a picture, without its anchor
 
+ROLE = re.compile(r":\w+:<code>(?:~[\w.]+\.)?(\w)")
+
 
 def site_path(path: str) -> str:
     """Where a file of the repository is in the site."""
@@ -79,7 +81,10 @@ def build(folder: Path) -> subprocess.CompletedProcess[str]:
     # Material for MkDocs speaks of its successor at every start: docs/design.md says why it is used all the same.
     quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(folder / "mkdocs.yml")]
-    return subprocess.run(command, env=quiet, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=quiet, capture_output=True, text=True, check=False)
+    for page in (folder / "site" / "reference").glob("*.html"):  # docstrings' :class:`~spotkd.stages.Batch` as Batch
+        page.write_text(ROLE.sub(r"<code>\1", page.read_text(encoding="utf-8")), encoding="utf-8")
+    return done
 
 
 if __name__ == "__main__":
