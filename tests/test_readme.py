@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,9 +30,17 @@ def test_a_network_of_ones_own_as_printed(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out.startswith("('0', '1', '2', ")
 
 
+def test_the_quick_start_runs_as_printed() -> None:
+    (loop,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"), re.DOTALL)
+    space: dict[str, Any] = {}
+    exec(compile(loop, "index.md", "exec"), space)
+    assert math.isfinite(space["losses"].total.item())
+
+
 PAGES = [
     ROOT / "README.md",
     *(ROOT / "docs" / name for name in ("commands.md", "recipes.md", "experiments.md", "reliability.md", "deploy.md")),
+    *(ROOT / "docs" / name for name in ("index.md", "tutorial.md", "faq.md")),
     *(ROOT / "docs" / name for name in ("several-devices.md", "inspect-and-report.md", "data/README.md")),
 ]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES).replace("\\\n", " ")
