@@ -1,8 +1,8 @@
 """Write the pages that the code dictates: ``python tools/build_docs.py``.
 
-Distillers, strategies, every option of every command, and the list of what Python offers. The text of a distiller's page
-is the docstring of its module, so that it stands beside the code that it describes; the table under it is read from the
-class. Options come from the parser. A test compares the pages with what this script makes.
+Distillers, strategies, every option of every command, and what Python offers. The text of a distiller's page is the
+docstring of its module, so that it stands beside the code that it describes; the table under it is read from the class.
+Options come from the parser. A test compares the pages with what this script makes.
 """
 
 from __future__ import annotations
@@ -112,10 +112,18 @@ def options_page() -> str:
     parts = [f"{NOTE}\n# Every option", OPTIONS]
     for command, (_, _, about) in cli._COMMANDS.items():
         parser = cli._parser(command)
-        arguments = [f"{name.upper()}{' ...' if count == '+' else ''}" for name, _, count in cli._POSITIONAL.get(command, [])]
-        parts += [f"## spotkd {command}", cli._sentence(about), f"`{' '.join(['spotkd', command, *arguments])} [options]`"]
+        arguments = [
+            f"{name.upper()}{' ...' if count == '+' else ''}" for name, _, count in cli._POSITIONAL.get(command, [])
+        ]
+        parts += [
+            f"## spotkd {command}",
+            cli._sentence(about),
+            f"`{' '.join(['spotkd', command, *arguments])} [options]`",
+        ]
         for group in parser._action_groups:
-            actions = [action for action in group._group_actions if action.dest not in COMMON and action.help and shown(action)]
+            actions = [
+                action for action in group._group_actions if action.dest not in COMMON and action.help and shown(action)
+            ]
             if not actions:
                 continue
             rows = [f"| {shown(action)} | {default_of(action)} | {cell(action.help or '')} |" for action in actions]
@@ -127,10 +135,10 @@ def options_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-OPTIONS = """`spotkd COMMAND --help` prints the same. [Commands](../commands.md) tells what they are for. Every command takes
-`--config FILE`, options from a YAML file, and `--print_config`, which prints the resolved options as such a file. A default
-of `-` is unset. `--teacher NAME` is short for `--teacher.name NAME`, and so are `--student`, `--model` and `--data`; dashes and
-underscores are the same, and a switch needs no `true`."""
+OPTIONS = """`spotkd COMMAND --help` prints the same. [Commands](../commands.md) tells what they are for. Every command
+takes `--config FILE`, options from a YAML file, and `--print_config`, which prints the resolved options as such a file.
+A default of `-` is unset. `--teacher NAME` is short for `--teacher.name NAME`, and so are `--student`, `--model` and
+`--data`; dashes and underscores are the same, and a switch needs no `true`."""
 COMMON = ("help", "config", "print_config")
 
 
@@ -173,8 +181,9 @@ def python_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-PYTHON = """What `from spotkd import ...` offers, and below it what runs a whole training. On the documentation site (`make docs`)
-every entry stands here with its signature and docstring; in the repository read `help(spotkd.SpotKD)` or the code."""
+PYTHON = """What `from spotkd import ...` offers, and below it what runs a whole training. On the documentation site
+(`make docs`) every entry stands here with its signature and docstring; in the repository read `help(spotkd.SpotKD)` or
+the code."""
 
 
 def pages() -> dict[Path, str]:

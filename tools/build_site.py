@@ -1,4 +1,6 @@
-"""Build the documentation site: ``python tools/build_site.py [FOLDER]`` leaves it in ``FOLDER/site`` (``build/docs/site``).
+"""Build the documentation site: ``python tools/build_site.py [FOLDER]`` leaves it in ``FOLDER/site``.
+
+The folder is ``build/docs`` unless you say otherwise.
 
 Pages link to each other as they do in the repository, so that they can be read there. Here they are copied with those
 links rewritten, notebooks become pages, and files outside ``docs/`` that pages link to come along under their own path:
@@ -20,7 +22,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = ("CHANGELOG.md", "CITATION.cff", "benchmarks/README.md", "benchmarks/results/**/*", "src/spotkd/distillers/*.py")
+OUTSIDE = (
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "benchmarks/README.md",
+    "benchmarks/results/**/*",
+    "src/spotkd/distillers/*.py",
+)
 LINK = re.compile(r"(?<=\]\()([^)#:\s]+)")  # the path of a link or a picture, without its anchor
 
 ROLE = re.compile(r":\w+:<code>(?:~[\w.]+\.)?(\w)")
@@ -44,7 +52,7 @@ def for_site(text: str, path: str) -> str:
 
 
 def notebook_page(notebook: dict[str, Any], pictures: Path) -> str:
-    """A notebook as Markdown: its texts, its code, what that printed, and its pictures, which are written to a folder."""
+    """A notebook as Markdown: texts, code, what that printed, and pictures, which are written to a folder."""
     parts = []
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
