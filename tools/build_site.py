@@ -92,7 +92,8 @@ def build(folder: Path) -> subprocess.CompletedProcess[str]:
     quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(folder / "mkdocs.yml")]
     done = subprocess.run(command, env=quiet, capture_output=True, text=True, check=False)
-    for page in (folder / "site" / "reference").glob("*.html"):  # docstrings' :class:`~spotkd.stages.Batch` as Batch
+    site = folder / "site"
+    for page in (*site.glob("reference/*.html"), *site.glob("search/*.json")):  # :class:`~spotkd.stages.Batch` as Batch
         page.write_text(ROLE.sub(r"<code>\1", page.read_text(encoding="utf-8")), encoding="utf-8")
     return done
 
