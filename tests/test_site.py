@@ -96,7 +96,7 @@ def test_the_notebook_is_kept_whole_and_small(tmp_path: Path) -> None:
 def test_the_notebook_runs_from_top_to_bottom() -> None:
     notebook = nbformat.read(NOTEBOOK, 4)
     kept = [[output["output_type"] for output in cell.get("outputs", ())] for cell in notebook["cells"]]
-    nbclient.NotebookClient(notebook, timeout=180, kernel_name="python3").execute()
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     made = [[output["output_type"] for output in cell.get("outputs", ())] for cell in notebook["cells"]]
     assert made == kept
 
