@@ -274,9 +274,9 @@ class Run:
                 state = read_sealed(self.folder / name)
             except SpotkdError:
                 continue
-            part = f", step {state['step']} of the next" if state.get("step") else ""
-            phase = "preparation, " if state.get("phase") == PREPARATION else ""
-            return f"{self.folder / name} holds {phase}epoch {state.get('epoch')}{part}"
+            epoch, step = state["epoch"], state["step"]
+            part = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
+            return f"{self.folder / name} holds {part}{' of the preparation' * (state['phase'] == PREPARATION)}"
         return "no epoch was completed"
 
     def command(self) -> str:
