@@ -69,7 +69,7 @@ class Course:
 
     def _show(self, probability: Tensor, epoch: int) -> None:
         """The ends of every spot, the surest images first; pixels as they are in the data set."""
-        ends = {}
+        ends: dict[str, list[int]] = {}
         for spot, column in zip(self.method.spot_names, probability.T, strict=True):
             if column.max() - column.min() >= _FLAT:
                 order = column.argsort(stable=True).tolist()

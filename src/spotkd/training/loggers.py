@@ -1,7 +1,7 @@
 """The programs that show a run's numbers as they come: TensorBoard, CSV, Weights & Biases, MLflow.
 
-Lightning Fabric has loggers for the first two; those for the others are adapters of a few lines, in its interface. Their
-packages are imported only where they are asked for.
+Lightning Fabric has loggers for the first two; those for the others are adapters of a few lines, in its interface.
+Their packages are imported only where they are asked for.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _csv(run: Run, config: RunConfig, done: int, history: Mapping[str, list[floa
     logger = CSVLogger(run.folder, name="csv", version="", flush_logs_every_n_steps=1)
     for row in zip(*history.values(), strict=True):
         values = dict(zip(history, row, strict=True))
-        logger.log_metrics(values, int(values["epoch"]))  # type: ignore[arg-type]
+        logger.log_metrics(values, int(values["epoch"]))
     return logger
 
 
@@ -107,11 +107,11 @@ class _Outside(Logger):
     """A logger with a service of its own, which knows the run by a number that is noted in the run folder."""
 
     def __init__(self, run: Run, config: RunConfig, done: int, history: Mapping[str, list[float]]) -> None:
-        self._package = _package(self.name)
+        self._package = _package(str(self.name))
         noted = run.folder / FOREIGN
         known = _numbers(noted)
         try:
-            self._version = self._start(run.folder, known.get(self.name))
+            self._version = self._start(run.folder, known.get(str(self.name)))
             if self.name not in known:
                 self.log_hyperparams(flattened(asdict(config)))
         except Exception as error:  # of whatever kind the package has

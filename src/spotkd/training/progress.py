@@ -89,7 +89,7 @@ class TrainingProgress:
     def note(self, text: str) -> None:
         """Something that the user should know, on a line of its own."""
         if not self.quiet:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._print(text.split(" "))
 
     def epoch(self, number: int, means: Mapping[str, float], top1: tuple[str, float] | None = None) -> None:
         """An epoch is done and, unless ``top1`` is None, evaluated on the images that it names (val, test)."""
@@ -110,10 +110,15 @@ class TrainingProgress:
             parts.append(f"distilled {describe_shares(shares)}")
         if self._live is None and number < self.epochs:  # the table shows it, and it grows old
             parts.append(f"about {self._left()} left")
-        text = "  ".join(parts) if self._live is None else _folded(parts, self.console.width)
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._print(parts, "  ")
+
+    def _print(self, parts: Iterable[str], between: str = " ") -> None:
+        """A line; above the table as many as its parts need."""
+        text = between.join(parts)
         if self._live is not None:
-            self._live.refresh()
+            self._live.refresh()  # what is printed takes along the table as it last was
+            text = _folded(parts, between, self.console.width)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _left(self) -> str:
         """The time that the steps ahead take at the pace so far; nothing before the first step."""
@@ -201,9 +206,9 @@ def _bar(share: float, width: int) -> ProgressBar:
     return ProgressBar(1, share, width, complete_style="cyan", finished_style="cyan", style="bright_black")
 
 
-def _folded(parts: Iterable[str], width: int) -> str:
+def _folded(parts: Iterable[str], between: str, width: int) -> str:
     """Parts on as many lines as they need, each number beside its name."""
-    whole = "  ".join(part.replace(", ", ",\n").replace(" ", "\xa0") for part in parts)
+    whole = between.join(part.replace(", ", ",\n").replace(" ", "\xa0") for part in parts)
     lines = textwrap.wrap(whole, max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines).replace("\xa0", " ")
 
