@@ -6,6 +6,7 @@ asked for, and in a folder that must be afterwards as it was.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -223,8 +224,9 @@ def test_checkpoints(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     suffix, content, message = CHECKPOINTS[kind]
-    if place == "preparation" and suffix == ".safetensors":
-        message = "damaged"  # prepared.ckpt is a file of torch.save, whatever it is called
+    if place == "preparation":  # prepared.ckpt is a sealed file of torch.save, whatever it is called
+        content += b"\nspotkd sha256 " + hashlib.sha256(content).hexdigest().encode() + b"\n"
+        message = "damaged" if suffix == ".safetensors" else message
     monkeypatch.chdir(tmp_path)
     file = f"x y{suffix}"
     Path(file).write_bytes(content)

@@ -158,6 +158,8 @@ class RunConfig:
         precision: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
         channels_last: store feature maps channels last, which convolutions prefer.
         quiet: print only the result.
+        logger: what shows the numbers as they come: tensorboard, csv, wandb, mlflow, or several as tensorboard,wandb;
+            none for none. (The run folder's metrics.csv is there anyway.)
     """
 
     recipe: str | None = None
@@ -180,6 +182,7 @@ class RunConfig:
     precision: Precision = "auto"
     channels_last: bool = True
     quiet: bool = False
+    logger: list[str] | str = "tensorboard"
 
 
 @dataclass

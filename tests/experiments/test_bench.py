@@ -110,7 +110,7 @@ def test_without_a_teacher_its_students_fail(bright: Path, capfd: pytest.Capture
     Path("plan.yaml").write_text(PLAN + "teacher: {optim: {lr: 1.0e+30}}\n")
     assert bench("plan.yaml") == 1
     printed = capfd.readouterr().out
-    assert "teachers resnet14: failed: epoch 1: not finite" in printed
+    assert "teachers resnet14: failed: epoch 1, step 2 of 4: not finite" in printed
     assert printed.count("seed1: failed: its teacher failed") == 2
     assert len(list(Path("runs/bench/plan").rglob("summary.json"))) == 1  # the student alone
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,11 +33,13 @@ from spotkd.config import (
 )
 from spotkd.data import Dataset, ImageSet, Loader, Pass, load_data
 from spotkd.data.images import RawBatch
+from spotkd.errors import STOPPED
 from spotkd.models import save_weights
 from spotkd.parts import Part, own_noise, uniform, working_on
 from spotkd.routing import Decisions
 from spotkd.routing.strategies import Adaptive
 from spotkd.training import distill, evaluate_checkpoint
+from spotkd.training.checkpoint import read_sealed
 from spotkd.training.jobs import _distillation
 from spotkd.training.optim import make_optimizer
 from spotkd.training.processes import check_devices, launch
@@ -44,6 +47,7 @@ from spotkd.training.run import read_checkpoint, read_metrics
 
 from ..conftest import TRAINING_LABELS, TinyNet, for_distiller, in_memory, randomise_statistics
 from . import pieces
+from .killing import differences, what_is_left
 
 ROOT = Path(__file__).parents[2]
 HERE = "python:tests.training.pieces."
@@ -88,7 +92,7 @@ def configured(folder: Path, case: Case, networks: tuple[str, str], devices: int
         channels_last=False,
         **case | {"strategy": strategy},
     )
-    config.devices, config.gather = devices, True
+    config.devices, config.gather, config.min_teacher_top1 = devices, True, 0.0
     return config
 
 
@@ -413,7 +417,8 @@ def test_the_command_on_two_devices(runs: Path, tmp_path: Path) -> None:
     assert (command.returncode, errors) == (0, "")
     assert [output.count(words) for words in ("epoch 1/1", "run in")] == [1, 1]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "config.yaml", "last.ckpt", "metrics.csv", "student.safetensors", "summary.json", "tensorboard",
+        ".lock", "config.yaml", "decisions.csv", "last.ckpt", "metrics.csv", "student.safetensors", "summary.json",
+        "tensorboard",
     ]  # fmt: skip
     metrics = read_metrics(tmp_path / "run")
     scores = evaluate_checkpoint(EvaluateConfig(str(tmp_path / "run"), accelerator="cpu", precision="32"))
@@ -481,9 +486,36 @@ def test_a_killed_process_ends_the_others(runs: Path, tmp_path: Path) -> None:
     second.communicate(timeout=60)
     third.terminate()  # passed on to both
     _, errors = third.communicate(timeout=60)
-    assert third.returncode > 0
-    assert "Traceback" not in errors
+    assert third.returncode == STOPPED
+    (line,) = errors.strip().splitlines()
+    assert "stopped by SIGTERM; the state is saved, go on with: spotkd distill --resume" in line
     assert all(map(gone, members[0] + members[2]))
+
+
+@pytest.mark.slow
+def test_stopped_and_gone_on_with_the_same_and_another_number(runs: Path, tmp_path: Path) -> None:
+    def training(name: str) -> subprocess.Popen[str]:
+        return spotkd("spotkd", *options(runs, tmp_path / name, epochs=40, quiet=True), folder=tmp_path)
+
+    whole, stopped = training("whole"), training("stopped")
+    end = time.monotonic() + 120
+    while not (tmp_path / "stopped" / "last.ckpt").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    stopped.terminate()
+    stopped.communicate(timeout=60)
+    whole.communicate(timeout=120)
+    assert (stopped.returncode, whole.returncode) == (STOPPED, 0)
+    assert 0 < read_sealed(tmp_path / "stopped" / "last.ckpt")["epoch"] < 40
+    shutil.copytree(tmp_path / "stopped", tmp_path / "alone")
+    for name, devices in (("stopped", "2"), ("alone", "1")):
+        resumed = spotkd("spotkd", "distill", "--resume", name, "--devices", devices, folder=tmp_path)
+        _, errors = resumed.communicate(timeout=120)
+        assert (resumed.returncode, errors) == (0, "")
+    assert differences(what_is_left(tmp_path / "whole"), what_is_left(tmp_path / "stopped")) == []
+    one, two = (what_is_left(tmp_path / name) for name in ("whole", "alone"))
+    assert differences(one["random"], two["random"]) == []  # the stream does not depend on how many share a batch
+    assert len(two["metrics"]) == 40
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from ..errors import SpotkdError
 from ..registry import PYTHON, import_name
 from . import cifar, folders, glyph94, hub, tiny_imagenet  # noqa: F401  # fills the registries
 from .glyph94 import load_glyph94
-from .images import DATASETS, SOURCES, Dataset, ImageSet, Pass, Split, augment, check_options
+from .images import DATASETS, SOURCES, Dataset, ImageSet, Pass, Split, augment, check_options, picked
 from .lazy import LazySet
 from .loader import Loader, prepare
 from .preprocessing import Preprocessing, preprocessing_of, read_preprocessing
@@ -29,6 +29,7 @@ __all__ = [
     "load_data",
     "load_dataset",
     "load_glyph94",
+    "picked",
     "prepare",
     "preprocessing_of",
     "read_preprocessing",

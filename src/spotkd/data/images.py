@@ -257,6 +257,18 @@ class Dataset:
         return replace(self, train=train, val=val)
 
 
+def picked(split: Split, indices: Sequence[int]) -> Iterator[Tensor]:
+    """The images ``(C, H, W)`` uint8 of those numbers, which rise; a stream is gone through for them."""
+    if split.labels is not None:
+        for images, _, _ in split.subset(torch.tensor(indices, dtype=torch.int64)).batches(Pass(64)):
+            yield from images
+        return
+    number, wanted = 0, set(indices)
+    for images, _, _ in split.batches(Pass(64)):
+        yield from (image for n, image in enumerate(images, number) if n in wanted)
+        number += len(images)
+
+
 def held_out(split: Split, share: float, key: str) -> tuple[Split, Split]:
     """A split in two: what is left, and a share of every class (at least one image of those with two or more).
 

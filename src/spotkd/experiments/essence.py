@@ -12,7 +12,7 @@ from ..training.optim import milestones
 IRRELEVANT = {
     "out", "overwrite", "quiet", "inspect_every", "recipe", "eval_batch_size", "accelerator", "precision",
     "channels_last", "resume", "accept_changes", "checkpoint_every", "skip_nonfinite", "min_teacher_top1",
-    "cache_teacher",
+    "cache_teacher", "logger",
 }  # fmt: skip
 IRRELEVANT_BELOW = {
     "data": {"root", "download", "mirror", "workers"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..analysis import Inspection
 from ..analysis.plots import first_of_each_class
-from ..data import Pass, Split
+from ..data import Split, picked
 
 _COUNT, _PER_CLASS = 12, 2  # samples in a gallery, and at most so many of a class
 _EDGE = 112  # pixels of the larger edge, to which larger images are brought
@@ -53,7 +52,7 @@ def galleries(inspection: Inspection, split: Split) -> list[Gallery]:
             order = column.argsort(descending=most, stable=True)
             chosen[spot, i, side] = [] if flat else first_of_each_class(order, labels, _PER_CLASS)[:_COUNT]
     wanted = sorted({index for indices in chosen.values() for index in indices})
-    sources = dict(zip(wanted, map(_as_address, _images(split, wanted)), strict=True))
+    sources = dict(zip(wanted, map(_as_address, picked(split, wanted)), strict=True))
     return [
         Gallery(spot, side, [_sample(inspection, i, index, sources[index]) for index in indices])
         for (spot, i, side), indices in chosen.items()
@@ -70,18 +69,6 @@ def _sample(inspection: Inspection, spot: int, index: int, source: str) -> Sampl
         bool(inspection.teacher_correct[index]),
         bool(inspection.student_correct[index]),
     )
-
-
-def _images(split: Split, indices: Sequence[int]) -> Iterator[Tensor]:
-    """The images ``(C, H, W)`` uint8 of those numbers, which rise; a stream is gone through for them."""
-    if split.labels is not None:
-        for images, _, _ in split.subset(torch.tensor(indices, dtype=torch.int64)).batches(Pass(64)):
-            yield from images
-        return
-    number, wanted = 0, set(indices)
-    for images, _, _ in split.batches(Pass(64)):
-        yield from (image for n, image in enumerate(images, number) if n in wanted)
-        number += len(images)
 
 
 def _as_address(image: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Where the policy sends the same training images, epoch after epoch: the rows of ``decisions.csv``."""
+"""Where the policy sends the same training images, epoch after epoch: ``decisions.csv``, and pictures of some."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from ..config import DistillConfig, RunConfig
-from ..data import Dataset, Loader
+from ..data import Dataset, Loader, picked
 from ..errors import SpotkdError, one_line
 from ..method import Method, SpotKD
+from .loggers import Loggers
 from .run import Run
 
 NAME = "decisions.csv"
 EVERYONE = "all"  # what stands in place of a class in the row of all images
+_SHOWN, _FLAT = 16, 0.01  # images at either end of a spot; one whose probabilities span no more has no ends
 _IMAGES = 512  # that are watched; a forward pass of these costs a hundredth of an epoch or less
 
 
@@ -33,10 +35,19 @@ class Course:
         config: ``inspect_every`` says how often.
         run: gets the rows.
         common: arguments of the loader.
+        loggers: get the images that are most surely sent to the teacher, and to the student, at each spot.
     """
 
-    def __init__(self, method: Method, data: Dataset, config: RunConfig, run: Run, common: Mapping[str, Any]) -> None:
-        self.every, self.run = 0, run
+    def __init__(
+        self,
+        method: Method,
+        data: Dataset,
+        config: RunConfig,
+        run: Run,
+        common: Mapping[str, Any],
+        loggers: Loggers,
+    ) -> None:
+        self.every, self.run, self.loggers = 0, run, loggers
         if isinstance(method, SpotKD) and isinstance(config, DistillConfig) and method.strategy.learns:
             self.every, self.method = config.inspect_every, method
             watched = data.limited(min(_IMAGES, len(data.train))).train
@@ -53,6 +64,21 @@ class Course:
             mine = probability[chosen].double()
             means = dict(zip(names, mine.mean(0).tolist(), strict=True))
             self.run.log({"epoch": epoch, "class": title, "images": len(mine), **means}, NAME)
+        if self.loggers.shows_images:
+            self._show(probability, epoch)
+
+    def _show(self, probability: Tensor, epoch: int) -> None:
+        """The ends of every spot, the surest images first; pixels as they are in the data set."""
+        ends: dict[str, list[int]] = {}
+        for spot, column in zip(self.method.spot_names, probability.T, strict=True):
+            if column.max() - column.min() >= _FLAT:
+                order = column.argsort(stable=True).tolist()
+                count = min(_SHOWN, len(order) // 2)
+                ends |= {f"to_teacher/{spot}": order[::-1][:count], f"to_student/{spot}": order[:count]}
+        wanted = sorted({index for indices in ends.values() for index in indices})
+        images = dict(zip(wanted, picked(self.loader.split, wanted), strict=True))
+        for title, indices in ends.items():
+            self.loggers.images(title, torch.stack([images[index].cpu() for index in indices]), epoch)
 
 
 @torch.inference_mode()

@@ -37,6 +37,7 @@ from .averages import broadcast_state
 from .checkpoint import newest, seed_everything
 from .device import choose_precision, make_fabric
 from .evaluate import Scores, evaluate
+from .loggers import chosen_loggers
 from .loop import fit
 from .optim import make_optimizer
 from .prepare import check_preparation, prepare
@@ -286,6 +287,7 @@ def _check_numbers(config: RunConfig) -> None:
         if rate is not None and not 0 < rate < math.inf:
             raise SpotkdError(f"{key} is {rate}: it must be above 0")
     interval(config.checkpoint_every)
+    chosen_loggers(config.logger)
     if isinstance(config, DistillConfig) and not 0 <= (config.min_teacher_top1 or 0.0) <= 100:
         raise SpotkdError(f"min_teacher_top1 is {config.min_teacher_top1}: it is a percentage, between 0 and 100")
     if config.seed >= 2**32:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,10 +20,11 @@ from .course import Course
 from .device import choose_precision, describe_machine
 from .evaluate import evaluate
 from .guard import Guard
+from .loggers import Loggers
 from .progress import TrainingProgress
-from .run import TRAINING, Run, Summary
+from .run import TRAINING, Run, Summary, read_metrics
 from .select import Selection
-from .state import Meter, Training, changing_buffers, shares_of, total_of
+from .state import Meter, Training, changing_buffers, shares_of
 
 
 def fit(
@@ -61,7 +61,6 @@ def fit(
     selection = Selection(config.select, data, networks)
     name, split = selection.watched
     watched = Loader(data, split, config.eval_batch_size, training=False, **common)
-    course = Course(method, data, config, run, common)
     method.to(memory_format=layout)  # type: ignore[call-overload]
     wrapped, optimizer = fabric.setup(method, optimizer)
     training = Training(method, optimizer, schedule, selection, Meter(method.spot_names, fabric.device), data)
@@ -70,7 +69,12 @@ def fit(
     at = training.position
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     guard = Guard(run, len(train), config.skip_nonfinite, trained, changing_buffers(method), at.skipped)
-    board = TensorBoardLogger(run.folder, name="tensorboard", version="", purge_step=at.epochs + 1)
+    writes = fabric.is_global_zero
+    history = read_metrics(run.folder) if writes and at.epochs else {}
+    loggers = Loggers(run, config, at.epochs, history, writes)
+    course = Course(method, data, config, run, common, loggers)
+    tested = history.get(f"{name}_top1", [])
+    progress = TrainingProgress(title, config.epochs, len(train), Console(), config.quiet, at.epochs, at.steps, tested)
     scores = None
 
     def state() -> dict[str, Any]:
@@ -78,7 +82,7 @@ def fit(
         at.skipped = guard.skipped
         return training.state_dict()
 
-    with TrainingProgress(title, config.epochs, len(train), Console(), config.quiet, at.epochs, at.steps) as progress:
+    with loggers, progress:
         for epoch in range(at.epochs + 1, config.epochs + 1):
             wrapped.train()
             method.start_epoch(epoch, config.epochs)
@@ -98,22 +102,22 @@ def fit(
                     meter.add(losses, batch, part)
                 schedule.step()
                 at.steps, at.spent = at.steps + 1, time.perf_counter() - started
-                progress.step(lambda meter=meter: _summary_of(meter))  # type: ignore[misc]
+                progress.step(meter.read)
                 run.after_step(state)
             guard.settle()
             means = meter.read()
             scores = evaluate(method.student, watched, fabric, len(data.classes))
             selection.after(epoch, scores)
             rate = dict(zip(("lr", "lr_policy"), at.rates, strict=False))
-            tested = {f"{name}_top1": scores.top1, f"{name}_top5": scores.top5, f"{name}_loss": scores.loss}
+            evaluated = {f"{name}_top1": scores.top1, f"{name}_top5": scores.top5, f"{name}_loss": scores.loss}
             if method.trained_teacher is not None:
-                tested["teacher_top1"] = evaluate(method.trained_teacher, watched, fabric, len(data.classes)).top1
-            row = {"epoch": epoch, **rate, **means, **tested, "seconds": at.spent}
+                evaluated["teacher_top1"] = evaluate(method.trained_teacher, watched, fabric, len(data.classes)).top1
+            row = {"epoch": epoch, **rate, **means, **evaluated, "seconds": at.spent}
             run.log(row)
-            board.log_metrics(row, epoch)
+            loggers.log(row, epoch)
             course.after(epoch)
             training.next_epoch(means)
-            progress.epoch(epoch, total_of(means), (name, scores.top1), shares_of(means))
+            progress.epoch(epoch, means, (name, scores.top1))
             if method.policy_parameters():
                 for spot in training.newly_collapsed():
                     share = 100 * at.means[f"share_{spot}"]
@@ -129,7 +133,6 @@ def fit(
         chosen = scores
         if selection.epoch != config.epochs:
             chosen = evaluate(method.student, test, fabric, len(data.classes))
-    board.finalize("success")
     device = f"{fabric.device.type}, {choose_precision(config.precision, fabric.device)}"
     device += f", {fabric.world_size} processes" * (fabric.world_size > 1)
     return Summary(
@@ -145,8 +148,3 @@ def fit(
         device=device,
         machine=describe_machine(fabric.device),
     )
-
-
-def _summary_of(meter: Meter) -> tuple[float, dict[str, float]]:
-    means = meter.read()
-    return total_of(means), shares_of(means)

@@ -115,7 +115,7 @@ def prepare(method: SpotKD, data: Dataset, fabric: Fabric, config: DistillConfig
                     optimizer.step()
                     average_statistics(method, part)
                     summed += total(loss.detach() * part.counted)
-                    progress.step(lambda loss=loss: (float(loss.detach()), {}))  # type: ignore[misc]
+                    progress.step(lambda loss=loss: {"loss_preparation": float(loss.detach())})  # type: ignore[misc]
                     steps, spent = steps + 1, time.perf_counter() - started
                     run.after_step(state)
                 mean = float(summed) / len(data.train)
@@ -124,7 +124,7 @@ def prepare(method: SpotKD, data: Dataset, fabric: Fabric, config: DistillConfig
                         f"preparation, epoch {epoch}: the loss is not finite; {run.last_good()}; lower --preparation.lr"
                     )
                 run.log({"epoch": epoch, "loss": mean, "seconds": spent}, "preparation.csv")
-                progress.epoch(epoch, mean)
+                progress.epoch(epoch, {"loss_preparation": mean})
                 done, steps, spent = epoch, 0, 0.0
                 summed.zero_()
                 run.checkpoint(state())

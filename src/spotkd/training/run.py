@@ -3,7 +3,8 @@
 - config.yaml: the resolved configuration; ``--config`` takes it as it is
 - metrics.csv: a row an epoch
 - decisions.csv: mean P(teacher) at each spot by epoch and class, where a policy learns
-- tensorboard/: the same numbers
+- tensorboard/, csv/, wandb/: the same numbers, by whichever loggers were chosen
+- loggers.json: by what number Weights & Biases or MLflow know the run
 - last.ckpt, previous.ckpt: the complete state of training, and the one before it (see :mod:`.checkpoint`); a damaged
   one that a resumed run found is set aside as damaged.ckpt
 - summary.json: the result; the last file to be written, so that a folder with it is a finished run
@@ -42,10 +43,11 @@ from .evaluate import Scores
 from .interrupt import Interrupt
 
 NONFINITE = "nonfinite.json"
+FOREIGN = "loggers.json"
 # What may differ when a run goes on: where files lie, what is printed, how often is saved.
 HARMLESS = {
     "out", "overwrite", "quiet", "resume", "accept_changes", "checkpoint_every", "recipe", "min_teacher_top1",
-    "inspect_every", "cache_teacher",
+    "inspect_every", "cache_teacher", "logger",
     "data.root", "data.download", "data.mirror", "data.workers", "teacher.checkpoint", "devices",
 }  # fmt: skip
 
@@ -120,7 +122,9 @@ class Run:
         "prepared.ckpt",
         "preparation.csv",
         NONFINITE,
+        FOREIGN,
     )
+    FOLDERS = ("tensorboard", "csv", "wandb")  # of loggers
 
     def __init__(self, folder: str | Path, config: RunConfig) -> None:
         self.folder, self.config = Path(folder), config
@@ -131,7 +135,7 @@ class Run:
         self._since, self._saved = 0, time.monotonic()
         self._interrupt = Interrupt()
         goes_on = self._goes_on()
-        there = [name for name in (*self.FILES, "tensorboard") if (self.folder / name).exists()]
+        there = [name for name in (*self.FILES, *self.FOLDERS) if (self.folder / name).exists()]
         if there and not (goes_on or config.overwrite):
             raise SpotkdError(
                 f"{self.folder}: holds a run already ({there[0]}); give another --out, replace it: --overwrite true, "
@@ -185,15 +189,15 @@ class Run:
         if self.finished:
             return
         self._tables = dict(self.state["tables"]) if self.state is not None else {}
-        kept = {"config.yaml", LAST, PREVIOUS, DAMAGED, "prepared.ckpt"} if self.state is not None else set()
+        kept = {"config.yaml", LAST, PREVIOUS, DAMAGED, FOREIGN, "prepared.ckpt"} if self.state is not None else set()
         for name in self.FILES:
             if name not in kept:
                 (self.folder / name).unlink(missing_ok=True)
         for name, text in self._tables.items():  # a line that was torn, or that the state does not know yet, is gone
             with replacing(self.folder / name) as path:
                 path.write_text(text, encoding="utf-8", newline="")
-        if self.state is None:
-            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+        for name in self.FOLDERS if self.state is None else ():
+            shutil.rmtree(self.folder / name, ignore_errors=True)
         with replacing(self.folder / "config.yaml") as path:
             # Consent to overwrite was given for this run, not for whoever repeats it from its configuration.
             content = dataclasses.asdict(self.config) | {"overwrite": False, "resume": None, "accept_changes": False}
@@ -274,9 +278,9 @@ class Run:
                 state = read_sealed(self.folder / name)
             except SpotkdError:
                 continue
-            part = f", step {state['step']} of the next" if state.get("step") else ""
-            phase = "preparation, " if state.get("phase") == PREPARATION else ""
-            return f"{self.folder / name} holds {phase}epoch {state.get('epoch')}{part}"
+            epoch, step = state["epoch"], state["step"]
+            part = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
+            return f"{self.folder / name} holds {part}{' of the preparation' * (state['phase'] == PREPARATION)}"
         return "no epoch was completed"
 
     def command(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -63,14 +63,14 @@ class Meter:
         return dict(zip(self.names, values, strict=True))
 
 
-def shares_of(means: dict[str, float]) -> dict[str, float]:
+def shares_of(means: Mapping[str, float]) -> dict[str, float]:
     """The shares of distilled samples by spot, out of the means of a meter."""
     return {name.removeprefix("share_"): value for name, value in means.items() if name.startswith("share_")}
 
 
-def total_of(means: dict[str, float]) -> float:
-    """The total loss, out of the means of a meter."""
-    return sum(means[f"loss_{term}"] for term in Losses.terms())
+def losses_of(means: Mapping[str, float]) -> dict[str, float]:
+    """The terms of the loss, out of the means of a meter; they add up to the total."""
+    return {name.removeprefix("loss_"): value for name, value in means.items() if name.startswith("loss_")}
 
 
 @dataclass

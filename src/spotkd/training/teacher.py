@@ -52,7 +52,7 @@ def check_teacher(teacher: StagedModel, data: Dataset, fabric: Fabric, config: D
     if scores.top1 > bound:
         return
     noted = read_metadata(config.teacher.checkpoint) if config.teacher.checkpoint else {}
-    if noted.get("data") == data.name and noted.get("test_top1", math.inf) <= bound:
+    if noted.get("data") == config.data.name and noted.get("test_top1", math.inf) <= bound:
         if not config.quiet:
             print(f"note: {found}: no more than guessing, as it was when it was trained")  # noqa: T201  # for the person
     else:
