@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from spotkd.cli import main
+from spotkd.errors import STOPPED
 from spotkd.experiments import cells, read_plan
 
 from .conftest import DATA
@@ -79,6 +80,28 @@ def test_killed_at_any_moment_and_started_again(bright: Path, capfd: pytest.Capt
     assert bench("plan.yaml") == 0  # nothing is run twice
     assert "4 of 4 runs are finished already" in capfd.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in grid.rglob("summary.json")} == before
+
+
+@pytest.mark.slow
+def test_told_to_stop_and_started_again(bright: Path) -> None:
+    Path("plan.yaml").write_text(PLAN.replace("epochs: 1", "epochs: 10").replace(", at: [adaptive]", ""))
+    command = [sys.executable, "-m", "spotkd.cli", "bench", "plan.yaml"]
+    grid = bright / "runs" / "bench" / "plan"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(grid.rglob("last.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == STOPPED
+    assert errors == "spotkd: stopped by SIGTERM; the same command goes on where it was\n"
+    assert not processes_at(grid)
+    (path,) = grid.rglob("metrics.csv")
+    before = path.read_text()  # seconds and all: what was done is not done again
+    assert 1 < len(before.splitlines()) < 11
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert path.read_text().startswith(before)
+    assert all(len(table.read_text().splitlines()) == 11 for table in grid.rglob("metrics.csv"))
 
 
 @pytest.mark.slow
