@@ -123,7 +123,7 @@ def fit(
                     share = 100 * at.means[f"share_{spot}"]
                     progress.note(
                         f"note: in epoch {epoch} the policy sent {share:.0f} % of the samples to the teacher at "
-                        f"{spot}: it no longer decides there; --policy.target_share may help"
+                        f"{spot}: it no longer decides there; --policy.target_share and --policy.target_weight may help"
                     )
             run.checkpoint(state())
         test = Loader(data, data.test, config.eval_batch_size, training=False, **common)
