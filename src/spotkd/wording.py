@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 
+from .errors import shown
+
+__all__ = ["cell", "markdown", "shown"]
+
 _FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes for the beginning of a formula
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$&:@]|(?<=www)\.)", re.IGNORECASE)
-
-
-def shown(text: str) -> str:
-    """For a terminal: on one line, and what would steer the terminal as an escape (``\\x1b``)."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def cell(text: str) -> str:

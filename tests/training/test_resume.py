@@ -528,3 +528,13 @@ def test_restore_reads_a_run_that_was_stopped(place: Path, monkeypatch: pytest.M
     method, _ = restore(place / "run")
     state = read_sealed(place / "run" / "last.ckpt")["method"]
     assert differences(dict(learnt(method)), state) == []
+
+
+def test_who_only_reads_leaves_a_damaged_checkpoint_where_it_is(place: Path) -> None:
+    distill(configured(place, place / "run", "at", epochs=1))
+    previous = read_sealed(place / "run" / "previous.ckpt")["method"]
+    (place / "run" / "last.ckpt").write_bytes(b"nonsense" * 100)
+    names = sorted(path.name for path in (place / "run").iterdir())
+    method, _ = restore(place / "run")
+    assert differences(dict(learnt(method)), previous) == []
+    assert sorted(path.name for path in (place / "run").iterdir()) == names

@@ -77,10 +77,11 @@ def read_sealed(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def newest(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+def newest(folder: Path, set_aside: bool = True) -> tuple[dict[str, Any] | None, str | None]:
     """The newest state in a folder that is whole, and a line on what was wrong with a newer one.
 
-    No checkpoint at all is ``None``. A damaged one is renamed, so that it does not push out the whole one.
+    No checkpoint at all is ``None``. A damaged one is renamed, so that it does not push out the whole one; who
+    only reads leaves it where it is (``set_aside=False``): the run may be at work.
 
     Raises:
         SpotkdError: there are checkpoints, and none of them can be used.
@@ -99,7 +100,8 @@ def newest(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
             problems.append(str(error))
             continue
         if problems:
-            (folder / LAST).replace(folder / DAMAGED)
+            if set_aside:
+                (folder / LAST).replace(folder / DAMAGED)
             return state, f"{problems[0]}; going on with {name} instead"
         return state, None
     if problems:

@@ -11,8 +11,6 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from ..config import (
     DataConfig,
@@ -143,7 +141,7 @@ def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
     config = read_config(DistillConfig, Path(folder) / "config.yaml")
     data = load_data(config.data)
     method = _distillation(config, data, quiet=True)
-    state, _ = newest(Path(folder))
+    state, _ = newest(Path(folder), set_aside=False)
     if state is None or state.get("phase") != TRAINING:
         raise SpotkdError(f"{folder}: no epoch was completed there; go on with: spotkd distill --resume {folder}")
     try:
@@ -323,27 +321,20 @@ def _run(
             print(run.note)  # noqa: T201  # for the person
         if run.finished:
             return read_summary(run.folder)
-        return _trained(method, data, optimizer, schedule, fabric, config, run, model, weights)
-
-
-def _trained(
-    method: Method,
-    data: Dataset,
-    optimizer: Optimizer,
-    schedule: LRScheduler,
-    fabric: Fabric,
-    config: RunConfig,
-    run: Run,
-    model: ModelConfig,
-    weights: str,
-) -> Summary:
-    """The steps of a run, from wherever it stands, and its files."""
-    broadcast_state(method)
-    if isinstance(config, DistillConfig) and isinstance(method, SpotKD):
-        prepare(method, data, fabric, config, run)
-    summary = fit(method, data, optimizer, schedule, fabric, config, run, model.name)
-    if not fabric.is_global_zero:
+        broadcast_state(method)
+        if isinstance(config, DistillConfig) and isinstance(method, SpotKD):
+            prepare(method, data, fabric, config, run)
+        summary = fit(method, data, optimizer, schedule, fabric, config, run, model.name)
+        if fabric.is_global_zero:
+            _leave_weights(method, data, config, summary, model, weights)
+            run.finish(summary)
         return summary
+
+
+def _leave_weights(
+    method: Method, data: Dataset, config: RunConfig, summary: Summary, model: ModelConfig, weights: str
+) -> None:
+    """What was trained, as files in the run folder, with what belongs to them."""
     metadata = {
         "model": model.name,
         "data": config.data.name,
@@ -353,13 +344,11 @@ def _trained(
         "test_top1": summary.scores.top1,
         "protocol": summary.protocol,
     }
-    save_weights(method.student, run.folder / weights, metadata)
+    save_weights(method.student, summary.folder / weights, metadata)
     if method.trained_teacher is not None and isinstance(config, DistillConfig):
         teacher = metadata | {"model": config.teacher.name}
         del teacher["test_top1"]  # the student's
-        save_weights(method.trained_teacher, run.folder / "teacher.safetensors", teacher)
-    run.finish(summary)
-    return summary
+        save_weights(method.trained_teacher, summary.folder / "teacher.safetensors", teacher)
 
 
 def _steps_per_epoch(config: RunConfig, data: Dataset) -> int:

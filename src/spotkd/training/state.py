@@ -182,13 +182,14 @@ _CONSTANTS = {"teacher": "teacher's weights are", "data": "training images are"}
 
 def learnt(method: Method) -> dict[str, Tensor]:
     """What a method has learnt; without a frozen teacher."""
-    return {key: value for key, value in method.state_dict().items() if key not in _frozen_keys(method)}
+    frozen = _frozen_keys(method)
+    return {key: value for key, value in method.state_dict().items() if key not in frozen}
 
 
 def load_learnt(method: Method, state: dict[str, Tensor]) -> None:
     """Load what :func:`learnt` gave."""
-    frozen = {key: value for key, value in method.state_dict().items() if key in _frozen_keys(method)}
-    method.load_state_dict(frozen | state)
+    frozen = _frozen_keys(method)
+    method.load_state_dict({key: value for key, value in method.state_dict().items() if key in frozen} | state)
 
 
 def changing_buffers(method: Method) -> Iterator[Tensor]:
