@@ -53,21 +53,23 @@ _EPS = 1e-7
 
 
 @full_precision
-def crd_loss(positive: Tensor, negatives: Tensor, count: int, ratio: float) -> Tensor:
+def crd_loss(positive: Tensor, negatives: Tensor, count: int, ratio: float, norm: Tensor | float = 0.0) -> Tensor:
     """The contrastive loss of each sample, ``(B,)``, in one direction.
 
     Both logarithms are softplus functions of ``ln o``, one pass each and exact for tiny scores: with ``c = q + eps``,
     ``-ln(o / (o + c)) = softplus(ln c - ln o)`` and ``-ln(q / (o + c)) = softplus(ln o - ln c) + ln(c / q)``.
 
     Args:
-        positive: logarithms ``(B,)`` of the normalised scores of the positives.
+        positive: logarithms ``(B,)`` of the scores of the positives.
         negatives: logarithms ``(B, W)`` of those of candidates, minus infinity where one is not among the ``K`` drawn.
         count: ``K``.
         ratio: ``q = K / N``.
+        norm: ``ln Z``, by which the scores are still to be normalised.
     """
     shift = math.log(ratio + _EPS)
-    hit = F.softplus(shift - positive, threshold=40)
-    return hit + F.softplus(negatives - shift, threshold=40).sum(1) + count * (shift - math.log(ratio))
+    level = norm + shift  # one pass over the scores for both
+    hit = F.softplus(level - positive, threshold=40)
+    return hit + F.softplus(negatives - level, threshold=40).sum(1) + count * (shift - math.log(ratio))
 
 
 class Negatives(nn.Module):
@@ -113,11 +115,14 @@ class Negatives(nn.Module):
             return positives, self.order[among], torch.ones_like(among, dtype=torch.bool)
         # One random order of all samples, of which each of the batch takes the first of other classes: so many hold
         # enough of them for everyone, and every one in the first `count` places is taken.
+        # In memory a candidate's samples lie side by side, as its scores will.
         candidates = torch.randperm(total, device=device)[: self.count + self.largest]
-        foreign = self.labels[candidates] != labels[:, None]
-        surely, perhaps = foreign[:, : self.count], foreign[:, self.count :]
-        rank = surely.sum(1, keepdim=True) + perhaps.cumsum(1)
-        return positives, candidates, torch.cat([surely, perhaps & (rank <= self.count)], dim=1)
+        classes = self.labels.index_select(0, candidates)
+        foreign = classes[:, None] != labels
+        own = torch.zeros_like(self.sizes).scatter_add_(0, classes[: self.count], torch.ones_like(classes[: self.count]))
+        perhaps = foreign[self.count :]
+        perhaps &= perhaps.cumsum(0) <= own[labels]  # as many more as the first places hold of the sample's own class
+        return positives, candidates, foreign.T
 
 
 def _unsettle(distiller: nn.Module, _: object) -> None:
@@ -192,20 +197,22 @@ class CRD(Distiller):
     def _contrast(self, student: Tensor, teacher: Tensor, mask: Tensor, indices: Tensor, labels: Tensor) -> Tensor:
         v_s, v_t = normalise(student, dim=1), normalise(teacher, dim=1)
         positives, candidates, drawn = self.draw(indices, labels)
+        barred = torch.where(drawn, 0.0, -math.inf).to(v_s.dtype)
         logarithms = []
         for v, memory in ((v_s, self.memory_teacher), (v_t, self.memory_student)):
             # Rows are copied: the memory is updated below, and the backward pass needs it as it was.
             query = v / self.tau
             if candidates.dim() == 1:
-                scores = query @ memory[candidates].to(v.dtype).T
+                rows = memory.index_select(0, candidates).to(v.dtype)
+                scores = torch.addmm(barred.T, rows, query.T).T
             else:
-                scores = (query @ memory.clone().to(v.dtype).T).gather(1, candidates)
-            positive = (query * memory[positives].to(v.dtype)).sum(1)
-            logarithms.append((positive, scores.masked_fill(~drawn, -math.inf)))
+                scores = barred + (query @ memory.clone().to(v.dtype).T).gather(1, candidates)
+            positive = (query * memory.index_select(0, positives).to(v.dtype)).sum(1)
+            logarithms.append((positive, scores))
         norms = self._normalisers(logarithms, mask).log()
         ratio = self.draw.count / len(self.memory_student)
         losses = [
-            crd_loss(p - z, n - z, self.draw.count, ratio) for (p, n), z in zip(logarithms, norms.unbind(), strict=True)
+            crd_loss(p, n, self.draw.count, ratio, z) for (p, n), z in zip(logarithms, norms.unbind(), strict=True)
         ]
         if self.training:
             self._remember(v_s.detach(), v_t.detach(), mask, indices)
