@@ -3,6 +3,7 @@
     python benchmarks/step.py                                        # the paper's ten, resnet56 to resnet20
     python benchmarks/step.py --pair vgg13 MobileNetV2 --only at sp --rounds 3
     python benchmarks/step.py --device cuda --precision bf16-mixed
+    python benchmarks/step.py --compile                              # (a) and (c) with --compile true
     python benchmarks/step.py --switches --only at sp                # (c) without each of its fast paths
 
 - (a) plain KD as shipped, in the same precision as (c).
@@ -12,8 +13,8 @@
 
 All three live in one process and take their steps in turn, so that a drift of the machine's speed meets all; ratios are
 medians over the rounds, with minimum and maximum. Arithmetic is torch's count of convolutions and matrix products, two
-operations a multiplication; the machine's peak is that of a square matrix product, measured in the same run and
-precision.
+operations a multiplication; the machine's peak is that of a square matrix product or of a convolution of 64 channels,
+whichever is higher (the library for products may not know the processor), measured in the same run and precision.
 Memory: the highest resident set of a process of its own that takes three steps of (c) (on CUDA the highest allocation).
 """
 
@@ -22,8 +23,9 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common import CLASSES, SHAPE, a_batch, in_turn, memory_of, print_peak, ratios, timed
 from spotkd import Batch, SpotKD, create_model, folded
+from spotkd.compiling import compiled
 from spotkd.distillers.at import at_loss
 from spotkd.distillers.base import at_one_size
 from spotkd.distillers.nst import nst_loss
@@ -41,6 +44,7 @@ from spotkd.distillers.vid import vid_loss
 SAMPLES = 50_000  # in the training set, for memories
 PAPER = ("at", "nst", "vid", "fitnet", "ft", "sp", "rkd", "pkt", "cc", "crd")
 Step = Callable[[], Tensor]
+COMPILED = ExitStack()  # compiled steps stay so until all is measured
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Paths:
     fold: bool = True
     channels_last: bool = True
     fused: bool = False
+    compile: bool = False
     keep: bool = False  # the teacher's outputs, as in an epoch that looks them up
 
     @property
@@ -62,6 +67,7 @@ SWITCHES = {
     "without folding": Paths(fold=False),
     "without channels last": Paths(channels_last=False),
     "with a fused optimizer": Paths(fused=True),
+    "compiled": Paths(compile=True),
     "with the teacher's outputs kept": Paths(keep=True),
 }
 
@@ -84,6 +90,9 @@ def shipped(method: SpotKD, batch: Batch, precision: str, paths: Paths = SHIPPED
     optimizer = torch.optim.SGD(method.parameter_groups(lr=1e-4), momentum=0.9, fused=paths.fused)
     batch = Batch(batch.images.contiguous(memory_format=paths.layout), batch.labels, batch.indices)
 
+    if paths.compile:
+        graphs = batch.images.device.type == "cuda"
+        COMPILED.enter_context(compiled(method, len(batch.images), lambda line: print(line, file=sys.stderr), graphs))
     if paths.keep:
         method.remember_teacher(SAMPLES, limit=math.inf)
 
@@ -176,12 +185,16 @@ def plain(method: SpotKD, name: str, batch: Batch) -> Step:
     return step
 
 
-def matmul_peak(precision: str, device: str) -> float:
-    """Operations a second of a square matrix product, the best of ten."""
+def peaks(precision: str, device: str) -> tuple[float, float]:
+    """Operations a second of a square matrix product and of a 3x3 convolution of 64 channels, the best of ten."""
     kind = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
-    size = 2048 if device == "cpu" else 8192
+    size, images = (2048, 64) if device == "cpu" else (8192, 4096)
     a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
-    return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(10))
+    maps, weights = (torch.randn(n, 64, d, d, device=device, dtype=kind) for n, d in ((images, 16), (64, 3)))
+    maps, weights = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (maps, weights))
+    product = min(timed(lambda: a @ b, device) for _ in range(10))
+    convolution = min(timed(lambda: F.conv2d(maps, weights, padding=1), device) for _ in range(10))
+    return 2 * size**3 / product, 2 * weights.numel() * images * 16**2 / convolution
 
 
 def operations(step: Step) -> int:
@@ -193,17 +206,19 @@ def operations(step: Step) -> int:
 def compare(arguments: argparse.Namespace, batch: Batch) -> None:
     """The table of (a), (b) and (c)."""
     device, precision = arguments.device, arguments.precision
-    kd = shipped(method_of("kd", arguments, SHIPPED, "always"), batch, precision)
+    ours = Paths(compile=arguments.compile)
+    kd = shipped(method_of("kd", arguments, ours, "always"), batch, precision, ours)
     before = Batch(batch.images.contiguous(), batch.labels, batch.indices)
-    highest = matmul_peak(precision, device)
-    print(f"Matrix products reach {highest / 1e9:.0f} GFLOP/s.\n")
+    product, convolution = peaks(precision, device)
+    highest = max(product, convolution)
+    print(f"Matrix products reach {product / 1e9:.0f} GFLOP/s, convolutions {convolution / 1e9:.0f}.\n")
     print(
         "| distiller | (a) KD, ms | (b) plain, ms | (c) shipped, ms | images/s | (c)/(a) | (c)/(b) "
         "| GFLOP (a), (b), (c) | (c)'s share of peak | peak MiB |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     for name in arguments.only:
-        ours = shipped(method_of(name, arguments, SHIPPED), batch, precision)
-        steps = {"a": kd, "b": plain(method_of(name, arguments, NONE), name, before), "c": ours}
+        fast = shipped(method_of(name, arguments, ours), batch, precision, ours)
+        steps = {"a": kd, "b": plain(method_of(name, arguments, NONE), name, before), "c": fast}
         times = in_turn(steps, arguments.rounds, device)
         a, b, c = (statistics.median(times[key]) for key in "abc")
         flops = {key: operations(step) for key, step in steps.items()}
@@ -238,20 +253,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="(a) and (c) compiled, on CUDA with CUDA graphs")
     parser.add_argument("--switches", action="store_true", help="compare (c) with itself, a fast path less or more")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     batch = a_batch(SAMPLES, arguments.batch, arguments.device)
     if arguments.memory:
-        step = shipped(method_of(arguments.memory, arguments, SHIPPED), batch, arguments.precision)
+        ours = Paths(compile=arguments.compile)
+        step = shipped(method_of(arguments.memory, arguments, ours), batch, arguments.precision, ours)
         print_peak(step, arguments.device)
         return
     print(
-        f"{' to '.join(arguments.pair)}, batch {arguments.batch}, {arguments.device}, {arguments.precision}, "
-        f"torch {torch.__version__}, {arguments.rounds} rounds."
+        f"{' to '.join(arguments.pair)}, batch {arguments.batch}, {arguments.device}, {arguments.precision}"
+        f"{', compiled' * arguments.compile}, torch {torch.__version__}, {arguments.rounds} rounds."
     )
     (switches if arguments.switches else compare)(arguments, batch)
 
 
 if __name__ == "__main__":
-    main()
+    with COMPILED:
+        main()

@@ -15,6 +15,7 @@ FLOORS = [  # from the ground up; rooms on one floor do not know each other
     {"models", "data", "distillers"},
     {"routing"},
     {"method", "recipes"},
+    {"compiling"},
     {"training"},
     {"analysis"},
     {"experiments", "report"},

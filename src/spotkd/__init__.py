@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .compiling import compiled
     from .data import DATASETS, Dataset, Loader, load_dataset, load_glyph94
     from .distillers import DISTILLERS, Distiller
     from .errors import SpotkdError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = version("spotkd")
 
 _HOME = {
+    "compiling": ("compiled",),
     "data": ("DATASETS", "Dataset", "Loader", "load_dataset", "load_glyph94"),
     "distillers": ("DISTILLERS", "Distiller"),
     "errors": ("SpotkdError",),
@@ -52,6 +54,7 @@ __all__ = [
     "StagedModel",
     "Strategy",
     "Supervised",
+    "compiled",
     "create_model",
     "folded",
     "load_dataset",

@@ -157,6 +157,9 @@ class RunConfig:
         sync_batchnorm: BatchNorm with the statistics of the batches of all devices (CUDA).
         precision: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
         channels_last: store feature maps channels last, which convolutions prefer.
+        compile: compile the networks' passes with torch.compile. Each is compared with the plain pass before it is
+            used, and its seconds and what it saves are told; it pays in long runs. Needs a C++ compiler.
+        cuda_graphs: with compile, record each compiled pass as a CUDA graph, which is launched at once.
         quiet: print only the result.
         logger: what shows the numbers as they come: tensorboard, csv, wandb, mlflow, or several as tensorboard,wandb;
             none for none. (The run folder's metrics.csv is there anyway.)
@@ -181,6 +184,8 @@ class RunConfig:
     sync_batchnorm: bool = False
     precision: Precision = "auto"
     channels_last: bool = True
+    compile: bool = False
+    cuda_graphs: bool = False
     quiet: bool = False
     logger: list[str] | str = "tensorboard"
 

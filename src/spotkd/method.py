@@ -95,6 +95,10 @@ class Method(nn.Module):
     def start_epoch(self, epoch: int, epochs: int) -> None:  # plain training has nothing to do
         """Epoch ``epoch`` of ``epochs``, counted from 1, begins."""
 
+    def passes(self) -> list[tuple[nn.Module, str]]:
+        """Calls that take nearly all of a step's time, ``(owner, name)``, each with the images first."""
+        return [(self.student, "forward")]
+
     def student_parameters(self) -> list[nn.Parameter]:
         """What the student's loss trains."""
         return list(self.student.parameters())
@@ -275,9 +279,18 @@ class SpotKD(Method):
                 balance = F.relu(len(routes) / 2 - routes[:, -1].sum())
         return Losses(task, kl, distill, teacher, route, balance, share, s[-1].detach(), decisions.mask)
 
+    def passes(self) -> list[tuple[nn.Module, str]]:
+        name = "observe" if self._sees_before_relu else "features"
+        routing: list[tuple[nn.Module, str]] = [(self.routing, "forward")] if self.strategy.learns else []
+        return [(self.teacher, name), (self.student, name), *routing]
+
+    @property
+    def _sees_before_relu(self) -> bool:
+        return self.distiller is not None and self.distiller.before_relu
+
     def _observe(self, network: StagedModel, images: Tensor) -> Seen:
         """All stage outputs, and the same as the distiller wants to see them: before the ReLU or after."""
-        if self.distiller is not None and self.distiller.before_relu:
+        if self._sees_before_relu:
             return network.observe(images)
         features = network.features(images)
         return features, features

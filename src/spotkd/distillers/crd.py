@@ -119,7 +119,8 @@ class Negatives(nn.Module):
         candidates = torch.randperm(total, device=device)[: self.count + self.largest]
         classes = self.labels.index_select(0, candidates)
         foreign = classes[:, None] != labels
-        own = torch.zeros_like(self.sizes).scatter_add_(0, classes[: self.count], torch.ones_like(classes[: self.count]))
+        taken = classes[: self.count]
+        own = torch.zeros_like(self.sizes).scatter_add_(0, taken, torch.ones_like(taken))
         perhaps = foreign[self.count :]
         perhaps &= perhaps.cumsum(0) <= own[labels]  # as many more as the first places hold of the sample's own class
         return positives, candidates, foreign.T

@@ -11,8 +11,8 @@ from ..training.optim import milestones
 # What does not: where files lie, how things run, what is printed. (Precision and threads do change the last digits.)
 IRRELEVANT = {
     "out", "overwrite", "quiet", "inspect_every", "recipe", "eval_batch_size", "accelerator", "precision",
-    "channels_last", "resume", "accept_changes", "checkpoint_every", "skip_nonfinite", "min_teacher_top1",
-    "cache_teacher", "logger",
+    "channels_last", "compile", "cuda_graphs", "resume", "accept_changes", "checkpoint_every", "skip_nonfinite",
+    "min_teacher_top1", "cache_teacher", "logger",
 }  # fmt: skip
 IRRELEVANT_BELOW = {
     "data": {"root", "download", "mirror", "workers"},

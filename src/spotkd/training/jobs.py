@@ -245,6 +245,8 @@ def _begin(config: RunConfig) -> tuple[Dataset, Fabric]:
     """Check the numbers, open the data, find the device, seed everything."""
     _check_numbers(config)
     fabric = join(config)
+    if config.cuda_graphs and not (config.compile and fabric.device.type == "cuda"):
+        raise SpotkdError("cuda_graphs records what compile makes, on CUDA: set compile to true there, or leave it out")
     data = load_data(config.data)
     chosen(config.select, data)  # before anything is written
     seed_everything(config.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from rich.console import Console
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ..compiling import compiled
 from ..config import RunConfig
 from ..data import Dataset, Loader
 from ..method import Method
@@ -76,13 +78,15 @@ def fit(
     tested = history.get(f"{name}_top1", [])
     progress = TrainingProgress(title, config.epochs, len(train), Console(), config.quiet, at.epochs, at.steps, tested)
     scores = None
+    full = train.part(1, 0)  # what this process has of a full batch
+    programs = compiled(method, full.stop - full.start, progress.note, config.cuda_graphs)
 
     def state() -> dict[str, Any]:
         guard.settle()
         at.skipped = guard.skipped
         return training.state_dict()
 
-    with loggers, progress:
+    with loggers, progress, programs if config.compile else nullcontext():
         for epoch in range(at.epochs + 1, config.epochs + 1):
             wrapped.train()
             method.start_epoch(epoch, config.epochs)

@@ -1,0 +1,185 @@
+"""The networks' passes as programs of ``torch.compile``, each used only after it gave what the plain pass gives.
+
+Nearly all of a step's time goes into the passes of student, teacher and routing network; a compiler saves some of what
+lies between their convolutions. Compilers have their faults: on torch 2.13 a step compiled as a whole ran, with the
+right loss and wrong gradients. So the passes are compiled one by one, the losses stay as they are written, and at the
+first batch each program's outputs and gradients are compared with the plain pass's.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .errors import one_line
+from .method import Method
+
+Function = Callable[..., Any]
+_ROUNDING = 0.02  # what a program may change in float32, where a ReLU may fall on the other side of its kink
+_MORE = 2.0  # times the plain pass's own distance from float32, under autocast
+_FLOOR = 0.05  # of the length of all gradients: of what is shorter (a bias before BatchNorm) only that much counts
+_ROUNDS = 3  # of which the fastest is told
+
+
+@contextmanager
+def compiled(method: Method, size: int, told: Callable[[str], None], cuda_graphs: bool = False) -> Iterator[None]:
+    """While it lasts, training batches of ``size`` images go through compiled passes.
+
+    Each is compiled at its first such batch and then compared with the plain pass, in its outputs and in the gradients
+    of everything that it trains. Where they differ by more than rounding, or where there is no program, the plain pass
+    goes on and a line says why. Batches of another size, such as the last one of an epoch, and evaluation take the
+    plain passes, so that nothing is compiled twice.
+
+    Args:
+        method: whose passes; they are put back at the end.
+        size: images in a full batch, of this process.
+        told: is handed a line for each pass: how long it took, and after how many steps that is paid back.
+        cuda_graphs: on CUDA, also record each program as a graph, which is launched at once.
+    """
+    options: dict[str, Any] = {"fallback_random": True}  # a network's own random numbers stay what they are
+    if cuda_graphs:
+        options["triton.cudagraphs"] = True
+    passes = [(owner, name, _Pass(owner, name, method, size, options, told)) for owner, name in method.passes()]
+    for owner, name, one in passes:
+        setattr(owner, name, one)
+    try:
+        yield
+    finally:
+        for owner, name, _ in passes:
+            delattr(owner, name)
+        torch.compiler.reset()
+
+
+class _Pass:
+    """A network's method, compiled once it is first called with a full batch."""
+
+    def __init__(
+        self,
+        owner: nn.Module,
+        name: str,
+        method: Method,
+        size: int,
+        options: dict[str, Any],
+        told: Callable[[str], None],
+    ) -> None:
+        self.plain: Function = getattr(owner, name)
+        self.owner, self.method, self.size, self.options, self.told = owner, method, size, options, told
+        self.what = next(key for key, module in method.named_modules() if module is owner)
+        self.fast: Function | None = None
+        self.tried = False
+
+    def __call__(self, images: Tensor, *rest: Any) -> Any:
+        if not self.method.student.training or len(images) != self.size:
+            return self.plain(images, *rest)
+        if not self.tried:
+            self.tried = True
+            self._try((images, *rest))
+        return (self.fast or self.plain)(images, *rest)
+
+    def _try(self, arguments: tuple[Any, ...]) -> None:
+        started = time.perf_counter()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the compiler's own, about what nobody here has written
+                fast = torch.compile(self.plain, dynamic=False, options=self.options)
+                found = self._outcome(fast, arguments)
+        except Exception as error:  # whatever the compiler, or what it calls, could not do
+            self.told(f"compile: {self.what} stays as it is, it cannot be compiled here ({one_line(error)[:300]})")
+            return
+        spent = time.perf_counter() - started
+        expected = self._outcome(self.plain, arguments)
+        allowed = _ROUNDING
+        if torch.is_autocast_enabled(
+            arguments[0].device.type
+        ):  # then the plain pass is rounded too: compare with better
+            exact = self._outcome(_widened(self.plain), arguments)
+            allowed, expected = max(allowed, _MORE * _apart(expected, exact)), exact
+        apart = _apart(found, expected)
+        if not apart <= allowed:
+            self.told(
+                f"compile: {self.what} stays as it is, compiled it would differ by {apart:.2g} (up to {allowed:.2g})"
+            )
+            return
+        self.fast = fast
+        before, after = (min(self._time(f, arguments) for _ in range(_ROUNDS)) for f in (self.plain, fast))
+        line = f"compiled {self.what} in {spent:.0f} s: {1e3 * after:.0f} ms instead of {1e3 * before:.0f}"
+        self.told(f"{line}, paid back after {spent / (before - after):.0f} steps" if after < before else line)
+
+    def _time(self, function: Function, arguments: tuple[Any, ...]) -> float:
+        started = time.perf_counter()
+        self._outcome(function, arguments)
+        return time.perf_counter() - started
+
+    def _outcome(self, function: Function, arguments: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        """Outputs for ``arguments`` and the gradients of a random sum of them; what the pass moves is put back."""
+        device = arguments[0].device
+        trained = [p for p in (*self.owner.parameters(), *tree_leaves(arguments)) if _is_trained(p)]
+        with _unmoved(self.owner, device):
+            outputs = [leaf for leaf in tree_leaves(function(*arguments)) if isinstance(leaf, Tensor)]
+            torch.manual_seed(0)
+            weights = [torch.randn_like(output, dtype=torch.float32).to(output.dtype) for output in outputs]
+            ends = [pair for pair in zip(outputs, weights, strict=True) if pair[0].requires_grad]
+            gradients: Sequence[Tensor | None] = ()
+            if ends:
+                gradients = torch.autograd.grad(
+                    [end for end, _ in ends], trained, [weight for _, weight in ends], allow_unused=True
+                )
+        seen = [output.detach().float() for output in outputs], [g.float() for g in gradients if g is not None]
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return seen
+
+
+@contextmanager
+def _unmoved(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Statistics and random numbers are afterwards what they were, whatever happens."""
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def _is_trained(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _widened(function: Function) -> Function:
+    """The same outside autocast, with 16-bit arguments in float32."""
+
+    def widen(value: Any) -> Any:
+        return value.float() if isinstance(value, Tensor) and value.dtype.itemsize == 2 else value
+
+    @functools.wraps(function)
+    def run(images: Tensor, *rest: Any) -> Any:
+        with torch.autocast(images.device.type, enabled=False):
+            return function(*tree_map(widen, (images, *rest)))
+
+    return run
+
+
+def _apart(found: tuple[list[Tensor], list[Tensor]], expected: tuple[list[Tensor], list[Tensor]]) -> float:
+    """The largest relative difference of an output, or of a gradient; infinite where they are not even alike."""
+    worst = 0.0
+    for some, others in zip(found, expected, strict=True):
+        if [tensor.shape for tensor in some] != [tensor.shape for tensor in others]:
+            return float("inf")
+        floor = _FLOOR * float(sum(other.square().sum() for other in others)) ** 0.5
+        for one, other in zip(some, others, strict=True):
+            length = float(other.norm()) + floor
+            difference = float((one - other).norm())
+            worst = (
+                max(worst, difference / length if length else difference) if difference == difference else float("nan")
+            )
+    return worst
