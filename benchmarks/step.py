@@ -44,7 +44,6 @@ from spotkd.distillers.vid import vid_loss
 SAMPLES = 50_000  # in the training set, for memories
 PAPER = ("at", "nst", "vid", "fitnet", "ft", "sp", "rkd", "pkt", "cc", "crd")
 Step = Callable[[], Tensor]
-COMPILED = ExitStack()  # compiled steps stay so until all is measured
 
 
 @dataclass(frozen=True)
@@ -85,14 +84,16 @@ def autocast(precision: str, device: str) -> AbstractContextManager[None]:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed")
 
 
-def shipped(method: SpotKD, batch: Batch, precision: str, paths: Paths = SHIPPED) -> Step:
-    """What the training loop does with a batch."""
+def shipped(
+    method: SpotKD, batch: Batch, precision: str, paths: Paths = SHIPPED, programs: ExitStack | None = None
+) -> Step:
+    """What the training loop does with a batch; ``programs`` ends what is compiled for it."""
     optimizer = torch.optim.SGD(method.parameter_groups(lr=1e-4), momentum=0.9, fused=paths.fused)
     batch = Batch(batch.images.contiguous(memory_format=paths.layout), batch.labels, batch.indices)
 
-    if paths.compile:
+    if programs is not None and paths.compile:
         graphs = batch.images.device.type == "cuda"
-        COMPILED.enter_context(compiled(method, len(batch.images), lambda line: print(line, file=sys.stderr), graphs))
+        programs.enter_context(compiled(method, len(batch.images), lambda line: print(line, file=sys.stderr), graphs))
     if paths.keep:
         method.remember_teacher(SAMPLES, limit=math.inf)
 
@@ -203,11 +204,11 @@ def operations(step: Step) -> int:
     return int(counter.get_total_flops())
 
 
-def compare(arguments: argparse.Namespace, batch: Batch) -> None:
+def compare(arguments: argparse.Namespace, batch: Batch, stack: ExitStack) -> None:
     """The table of (a), (b) and (c)."""
     device, precision = arguments.device, arguments.precision
     ours = Paths(compile=arguments.compile)
-    kd = shipped(method_of("kd", arguments, ours, "always"), batch, precision, ours)
+    kd = shipped(method_of("kd", arguments, ours, "always"), batch, precision, ours, stack)
     before = Batch(batch.images.contiguous(), batch.labels, batch.indices)
     product, convolution = peaks(precision, device)
     highest = max(product, convolution)
@@ -217,9 +218,10 @@ def compare(arguments: argparse.Namespace, batch: Batch) -> None:
         "| GFLOP (a), (b), (c) | (c)'s share of peak | peak MiB |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     for name in arguments.only:
-        fast = shipped(method_of(name, arguments, ours), batch, precision, ours)
-        steps = {"a": kd, "b": plain(method_of(name, arguments, NONE), name, before), "c": fast}
-        times = in_turn(steps, arguments.rounds, device)
+        with ExitStack() as programs:  # torch keeps few of one function, and at the end forgets them all
+            fast = shipped(method_of(name, arguments, ours), batch, precision, ours, programs)
+            steps = {"a": kd, "b": plain(method_of(name, arguments, NONE), name, before), "c": fast}
+            times = in_turn(steps, arguments.rounds, device)
         a, b, c = (statistics.median(times[key]) for key in "abc")
         flops = {key: operations(step) for key, step in steps.items()}
         print(
@@ -230,13 +232,13 @@ def compare(arguments: argparse.Namespace, batch: Batch) -> None:
         )
 
 
-def switches(arguments: argparse.Namespace, batch: Batch) -> None:
+def switches(arguments: argparse.Namespace, batch: Batch, stack: ExitStack) -> None:
     """What each fast path is worth: the step without it, or with one that is not shipped, over the shipped step."""
     print("| distiller | switch | ms | over the shipped step |\n|---|---|---|---|")
     for name in arguments.only:
         variants = {"shipped": SHIPPED} | SWITCHES
         steps = {
-            key: shipped(method_of(name, arguments, paths), batch, arguments.precision, paths)
+            key: shipped(method_of(name, arguments, paths), batch, arguments.precision, paths, stack)
             for key, paths in variants.items()
         }
         times = in_turn(steps, arguments.rounds, arguments.device)
@@ -260,16 +262,17 @@ def main() -> None:
     batch = a_batch(SAMPLES, arguments.batch, arguments.device)
     if arguments.memory:
         ours = Paths(compile=arguments.compile)
-        step = shipped(method_of(arguments.memory, arguments, ours), batch, arguments.precision, ours)
-        print_peak(step, arguments.device)
+        with ExitStack() as stack:
+            step = shipped(method_of(arguments.memory, arguments, ours), batch, arguments.precision, ours, stack)
+            print_peak(step, arguments.device)
         return
     print(
         f"{' to '.join(arguments.pair)}, batch {arguments.batch}, {arguments.device}, {arguments.precision}"
         f"{', compiled' * arguments.compile}, torch {torch.__version__}, {arguments.rounds} rounds."
     )
-    (switches if arguments.switches else compare)(arguments, batch)
+    with ExitStack() as stack:
+        (switches if arguments.switches else compare)(arguments, batch, stack)
 
 
 if __name__ == "__main__":
-    with COMPILED:
-        main()
+    main()
