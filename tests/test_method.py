@@ -284,6 +284,24 @@ def test_nothing_waits_for_the_device(distiller: str, strategy: str, pair: Pair,
         method(batch).total.backward()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="what waits for a GPU is seen on a GPU")
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+@pytest.mark.parametrize("distiller", [name for name in DISTILLERS if name != "kdsvd"])  # eigenvectors make CUDA wait
+def test_nothing_waits_for_a_gpu(distiller: str, strategy: str, pair: Pair, batch: Batch) -> None:
+    method = build(pair, distiller, strategy).cuda()
+    optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9)
+    on_gpu = Batch(*(tensor.cuda() for tensor in batch if tensor is not None))
+    for mode in ("default", "error"):  # the first step sets libraries up
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            total = method(on_gpu).total
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("expression", ["mask.sum().item()", "mask[mask > 0]", "mask.nonzero()", "float(mask.sum())"])
 def test_the_guard_against_waiting_can_fail(expression: str) -> None:
     mask = torch.ones(3)
