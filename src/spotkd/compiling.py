@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ Function = Callable[..., Any]
 _ROUNDING = 0.02  # what a program may change in float32, where a ReLU may fall on the other side of its kink
 _MORE = 2.0  # times the plain pass's own distance from float32, under autocast
 _FLOOR = 0.05  # of the length of all gradients: of what is shorter (a bias before BatchNorm) only that much counts
-_ROUNDS = 3  # of which the fastest is told
+_ROUNDS = 5  # of which the fastest is told
 
 
 @contextmanager
@@ -97,9 +97,7 @@ class _Pass:
         spent = time.perf_counter() - started
         expected = self._outcome(self.plain, arguments)
         allowed = _ROUNDING
-        if torch.is_autocast_enabled(
-            arguments[0].device.type
-        ):  # then the plain pass is rounded too: compare with better
+        if torch.is_autocast_enabled(arguments[0].device.type):  # the plain pass is rounded too
             exact = self._outcome(_widened(self.plain), arguments)
             allowed, expected = max(allowed, _MORE * _apart(expected, exact)), exact
         apart = _apart(found, expected)
@@ -109,33 +107,47 @@ class _Pass:
             )
             return
         self.fast = fast
-        before, after = (min(self._time(f, arguments) for _ in range(_ROUNDS)) for f in (self.plain, fast))
+        rounds = [[self._outcome(one, arguments).seconds for one in (self.plain, fast)] for _ in range(_ROUNDS)]
+        before, after = map(min, zip(*rounds, strict=True))
         line = f"compiled {self.what} in {spent:.0f} s: {1e3 * after:.0f} ms instead of {1e3 * before:.0f}"
         self.told(f"{line}, paid back after {spent / (before - after):.0f} steps" if after < before else line)
 
-    def _time(self, function: Function, arguments: tuple[Any, ...]) -> float:
-        started = time.perf_counter()
-        self._outcome(function, arguments)
-        return time.perf_counter() - started
-
-    def _outcome(self, function: Function, arguments: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor]]:
+    def _outcome(self, function: Function, arguments: tuple[Any, ...]) -> _Outcome:
         """Outputs for ``arguments`` and the gradients of a random sum of them; what the pass moves is put back."""
         device = arguments[0].device
         trained = [p for p in (*self.owner.parameters(), *tree_leaves(arguments)) if _is_trained(p)]
         with _unmoved(self.owner, device):
+            started = _now(device)
             outputs = [leaf for leaf in tree_leaves(function(*arguments)) if isinstance(leaf, Tensor)]
+            forward = _now(device) - started
             torch.manual_seed(0)
             weights = [torch.randn_like(output, dtype=torch.float32).to(output.dtype) for output in outputs]
             ends = [pair for pair in zip(outputs, weights, strict=True) if pair[0].requires_grad]
             gradients: Sequence[Tensor | None] = ()
+            started = _now(device)
             if ends:
                 gradients = torch.autograd.grad(
                     [end for end, _ in ends], trained, [weight for _, weight in ends], allow_unused=True
                 )
-        seen = [output.detach().float() for output in outputs], [g.float() for g in gradients if g is not None]
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return seen
+            backward = _now(device) - started
+        return _Outcome(_copies(outputs), _copies(gradients), forward + backward)
+
+
+class _Outcome(NamedTuple):
+    outputs: list[Tensor]
+    gradients: list[Tensor]
+    seconds: float
+
+
+def _copies(tensors: Sequence[Tensor | None]) -> list[Tensor]:
+    """In float32; the next run may write where these lie (CUDA graphs)."""
+    return [tensor.detach().to(torch.float32, copy=True) for tensor in tensors if tensor is not None]
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @contextmanager
@@ -169,10 +181,10 @@ def _widened(function: Function) -> Function:
     return run
 
 
-def _apart(found: tuple[list[Tensor], list[Tensor]], expected: tuple[list[Tensor], list[Tensor]]) -> float:
+def _apart(found: _Outcome, expected: _Outcome) -> float:
     """The largest relative difference of an output, or of a gradient; infinite where they are not even alike."""
     worst = 0.0
-    for some, others in zip(found, expected, strict=True):
+    for some, others in ((found.outputs, expected.outputs), (found.gradients, expected.gradients)):
         if [tensor.shape for tensor in some] != [tensor.shape for tensor in others]:
             return float("inf")
         floor = _FLOOR * float(sum(other.square().sum() for other in others)) ** 0.5
