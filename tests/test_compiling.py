@@ -140,6 +140,27 @@ def test_a_program_with_other_outputs_is_not_used(
     assert [line.split()[1] for line in told if "stays as it is" in line] == ["teacher", "student"]
 
 
+def test_a_network_that_knows_one_type_only(
+    pair: tuple[TinyNet, TinyNet], told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be compared in float64; its run goes on in float32, with nothing changed."""
+    monkeypatch.setattr(torch, "compile", Compiler(faithful))
+    fast = Run(pair, "kd", True)
+    stages = fast.method.student.stages
+
+    def only_float32(x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            raise RuntimeError("expected Float")
+        return stages()[0](x)
+
+    monkeypatch.setattr(fast.method.student, "stages", lambda: (only_float32, *stages()[1:]))
+    with compiled(fast.method, SIZE, told.append):
+        seen = steps(fast, range(3))
+    assert "compile: student stays as it is, it cannot be compiled and compared here (expected Float)" in told
+    assert all(p.dtype == torch.float32 for p in fast.method.parameters())
+    assert_same(seen, steps(Run(pair, "kd", True), range(3)))
+
+
 @pytest.mark.parametrize("distiller", ["ofd", "kd"])
 def test_what_is_compiled(distiller: str, pair: tuple[TinyNet, TinyNet]) -> None:
     adaptive, fixed = (

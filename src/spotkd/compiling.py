@@ -26,6 +26,7 @@ Function = Callable[..., Any]
 _LEAST = 0.01  # what a program may differ from float64 anyhow: a ReLU may fall on the other side of its kink
 _MORE = 2.0  # times what the plain pass does
 _FLOOR = 0.05  # of the length of all gradients: of what is shorter (a bias before BatchNorm) only that much counts
+_TINY = 1e-30
 _ROUNDS = 5  # of which the fastest is told
 
 
@@ -48,13 +49,17 @@ def compiled(method: Method, size: int, told: Callable[[str], None], cuda_graphs
     if cuda_graphs:
         options["triton.cudagraphs"] = True
     passes = [(owner, name, _Pass(owner, name, method, size, options, told)) for owner, name in method.passes()]
+    before = [vars(owner).get(name) for owner, name, _ in passes]  # mostly none: methods are their class's
     for owner, name, one in passes:
         setattr(owner, name, one)
     try:
         yield
     finally:
-        for owner, name, _ in passes:
-            delattr(owner, name)
+        for (owner, name, _), own in zip(passes, before, strict=True):
+            if own is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
         torch.compiler.reset()
 
 
@@ -91,11 +96,12 @@ class _Pass:
                 warnings.simplefilter("ignore")  # the compiler's own, about what nobody here has written
                 fast = torch.compile(self.plain, dynamic=False, options=self.options)
                 found = self._outcome(fast, arguments)
-        except Exception as error:  # whatever the compiler, or what it calls, could not do
-            self.told(f"compile: {self.what} stays as it is, it cannot be compiled here ({one_line(error)[:300]})")
+            spent = time.perf_counter() - started
+            exact = self._exact(arguments)
+        except Exception as error:  # whatever the compiler, or the network in float64, could not do
+            why = one_line(error)[:300]
+            self.told(f"compile: {self.what} stays as it is, it cannot be compiled and compared here ({why})")
             return
-        spent = time.perf_counter() - started
-        exact = self._exact(arguments)
         # The plain pass is rounded too, in a deep network by a few percent: it is what a program may not be worse than.
         allowed = max(_LEAST, _MORE * _apart(self._outcome(self.plain, arguments), exact))
         apart = _apart(found, exact)
@@ -191,15 +197,11 @@ def _is_trained(value: Any) -> bool:
 
 def _apart(found: _Outcome, expected: _Outcome) -> float:
     """The largest relative difference of an output, or of a gradient; infinite where they are not even alike."""
-    worst = 0.0
+    distances = [0.0]
     for some, others in ((found.outputs, expected.outputs), (found.gradients, expected.gradients)):
         if [tensor.shape for tensor in some] != [tensor.shape for tensor in others]:
             return float("inf")
-        floor = _FLOOR * float(sum(other.square().sum() for other in others)) ** 0.5
+        floor = _FLOOR * sum(float(other.norm()) ** 2 for other in others) ** 0.5
         for one, other in zip(some, others, strict=True):
-            length = float(other.norm()) + floor
-            difference = float((one - other).norm())
-            worst = (
-                max(worst, difference / length if length else difference) if difference == difference else float("nan")
-            )
-    return worst
+            distances.append(float((one - other).norm()) / max(float(other.norm()) + floor, _TINY))
+    return float(torch.tensor(distances).max())  # which, unlike Python's, passes on what is no number
