@@ -10,6 +10,7 @@ import torch
 
 from spotkd import Dataset, Loader, SpotkdError
 from spotkd.data import augment, prepare
+from spotkd.data.loader import sent
 
 from ..conftest import in_memory
 
@@ -86,3 +87,34 @@ def test_flips_happen_only_where_the_data_set_allows(tiny_data: Dataset) -> None
     changed = (plain.images != flipped.images).flatten(1).any(1)
     assert 8 < changed.sum() < 32
     assert torch.equal(plain.images[changed].flip(-1), flipped.images[changed])
+
+
+class Pinnable:
+    """A tensor in ordinary memory that notes where it is taken."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.taken: list[object] = []
+
+    def pin_memory(self) -> Pinnable:
+        self.taken.append("pinned")
+        return self
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Pinnable:
+        self.taken.append((device.type, non_blocking))
+        return self
+
+
+def test_a_batch_reaches_a_gpu_without_waiting() -> None:
+    to_gpu, to_cpu = Pinnable(), Pinnable()
+    sent(to_gpu, torch.device("cuda"))  # type: ignore[arg-type]
+    sent(to_cpu, torch.device("cpu"))  # type: ignore[arg-type]
+    assert to_gpu.taken == ["pinned", ("cuda", True)]
+    assert to_cpu.taken == [("cpu", False)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_batch_on_a_gpu_is_what_was_sent() -> None:
+    tensor = torch.arange(1000)
+    assert torch.equal(sent(tensor, torch.device("cuda")).cpu(), tensor)

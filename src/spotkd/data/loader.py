@@ -21,6 +21,16 @@ def prepare(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memo
     return scaled.expand(-1, 3, -1, -1).contiguous(memory_format=memory_format)
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on ``device``; to a GPU through pinned memory, from which it is fetched while the host goes on.
+
+    A copy from ordinary memory would wait until the GPU has done all that it was given before.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 class Loader:
     """Batches of one split; nothing is dropped, the last batch of an epoch may be smaller.
 
@@ -108,6 +118,6 @@ class Loader:
                 )
             if not len(labels):
                 continue
-            images = images.to(self.device, non_blocking=True)
-            where = None if indices is None else indices.to(self.device)
-            yield Batch(prepare(images, self.mean, self.std, self.memory_format), labels.to(self.device), where)
+            images, labels = sent(images, self.device), sent(labels, self.device)
+            where = None if indices is None else sent(indices, self.device)
+            yield Batch(prepare(images, self.mean, self.std, self.memory_format), labels, where)
