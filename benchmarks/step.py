@@ -5,6 +5,7 @@
     python benchmarks/step.py --device cuda --precision bf16-mixed
     python benchmarks/step.py --compile                              # (a) and (c) with --compile true
     python benchmarks/step.py --switches --only at sp                # (c) without each of its fast paths
+    python benchmarks/step.py --profile --only at sp                 # where (c)'s time goes
 
 - (a) plain KD as shipped, in the same precision as (c).
 - (b) SAKD step by step as the paper's code has it, in float32 and the default memory layout: two optimizers, the whole
@@ -31,6 +32,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import CLASSES, SHAPE, a_batch, in_turn, memory_of, print_peak, ratios, timed
@@ -42,6 +44,13 @@ from spotkd.distillers.nst import nst_loss
 from spotkd.distillers.vid import vid_loss
 
 SAMPLES = 50_000  # in the training set, for memories
+KINDS = {  # of operations, by name
+    "convolutions": {"mkldnn_convolution", "cudnn_convolution", "convolution_backward"},
+    "BatchNorm": {f"{kind}_batch_norm{end}" for kind in ("native", "cudnn") for end in ("", "_backward")},
+    "ReLU": {"clamp_min", "threshold_backward"},
+    "additions": {"add", "add_"},
+    "matrix products": {"mm", "addmm", "bmm"},
+}
 PAPER = ("at", "nst", "vid", "fitnet", "ft", "sp", "rkd", "pkt", "cc", "crd")
 Step = Callable[[], Tensor]
 
@@ -247,6 +256,28 @@ def switches(arguments: argparse.Namespace, batch: Batch, stack: ExitStack) -> N
             print(f"| {name} | {key} | {middle:.0f} | {ratios(times, key, 'shipped')} |", flush=True)
 
 
+def profiles(arguments: argparse.Namespace, batch: Batch, stack: ExitStack) -> None:
+    """Where the time of (c) goes: milliseconds of a step by kind of operation."""
+    print(f"| distiller | all | {' | '.join(KINDS)} | the rest |\n|---|---|{'---|' * len(KINDS)}---|")
+    on_gpu = arguments.device == "cuda"
+    ours = Paths(compile=arguments.compile)
+    for name in arguments.only:
+        step = shipped(method_of(name, arguments, ours), batch, arguments.precision, ours, stack)
+        for _ in range(3):
+            step()
+        with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as seen:
+            for _ in range(arguments.rounds):
+                step()
+        times = {
+            event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3 / arguments.rounds
+            for event in seen.key_averages()
+            if not on_gpu or event.key.startswith("aten::")  # kernels stand there once more by their own names
+        }
+        sums = [sum(times.get(f"aten::{kind}", 0) for kind in names) for names in KINDS.values()]
+        whole = sum(times.values())
+        print(f"| {name} | {' | '.join(f'{value:.0f}' for value in (whole, *sums, whole - sum(sums)))} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", nargs=2, default=["resnet56", "resnet20"], metavar=("TEACHER", "STUDENT"))
@@ -257,6 +288,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="(a) and (c) compiled, on CUDA with CUDA graphs")
     parser.add_argument("--switches", action="store_true", help="compare (c) with itself, a fast path less or more")
+    parser.add_argument("--profile", action="store_true", help="milliseconds of (c) by kind of operation")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     batch = a_batch(SAMPLES, arguments.batch, arguments.device)
@@ -271,7 +303,8 @@ def main() -> None:
         f"{', compiled' * arguments.compile}, torch {torch.__version__}, {arguments.rounds} rounds."
     )
     with ExitStack() as stack:
-        (switches if arguments.switches else compare)(arguments, batch, stack)
+        table = switches if arguments.switches else profiles if arguments.profile else compare
+        table(arguments, batch, stack)
 
 
 if __name__ == "__main__":
