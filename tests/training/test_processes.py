@@ -42,7 +42,7 @@ from spotkd.training import distill, evaluate_checkpoint
 from spotkd.training.checkpoint import read_sealed
 from spotkd.training.jobs import _distillation
 from spotkd.training.optim import make_optimizer
-from spotkd.training.processes import check_devices, launch
+from spotkd.training.processes import _explain, check_devices, launch, report
 from spotkd.training.run import read_checkpoint, read_metrics
 
 from ..conftest import TRAINING_LABELS, TinyNet, for_distiller, in_memory, randomise_statistics
@@ -527,6 +527,16 @@ def test_mistakes_are_one_line_once(runs: Path, tmp_path: Path, capfd: pytest.Ca
     with pytest.raises(SpotkdError, match=r"there: holds a run already \(summary.json\)"):
         launch("distill", config)
     assert capfd.readouterr() == ("", "")
+
+
+def test_who_left_word_was_not_killed(tmp_path: Path) -> None:
+    """gloo's threads can end a process with SIGABRT after it has said why it ends."""
+    report(tmp_path, 0, line="there: holds a run already")
+    with pytest.raises(SpotkdError, match=r"process 2 of 2 was killed by SIGABRT; the others were ended$"):
+        _explain(tmp_path, [2, -signal.SIGABRT], [])
+    report(tmp_path, 1, line="another process of this run has gone", echo=True)
+    with pytest.raises(SpotkdError, match=r"^there: holds a run already$"):
+        _explain(tmp_path, [2, -signal.SIGABRT], [])
 
 
 def test_options_that_do_not_fit() -> None:

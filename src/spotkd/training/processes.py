@@ -156,14 +156,18 @@ def together() -> Iterator[None]:
     Raises:
         ForsakenError: another process has gone.
     """
+    ended_well = False
     try:
         yield
+        ended_well = True
     except RuntimeError as error:
         if dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise ForsakenError("another process of this run has gone; this one cannot go on without it") from error
         raise
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    finally:
+        # Left alone, gloo's threads end some failing processes with SIGABRT; NCCL may wait here for those gone.
+        if dist.is_initialized() and (ended_well or dist.get_backend() == "gloo"):
+            dist.destroy_process_group()
 
 
 def launch(command: str, config: RunConfig) -> Summary:
@@ -256,7 +260,7 @@ def report(place: Path, rank: int, line: str = "", traceback: str = "", echo: bo
 def _explain(place: Path, ended: Sequence[int | None], received: Sequence[int]) -> None:
     """Raise what tells the user why the members ended: the first cause, not its echoes in the other processes."""
     for rank, code in enumerate(ended):
-        if code is not None and code < 0 and not received:
+        if code is not None and code < 0 and not received and not (place / f"failed-{rank}").exists():
             last = _last_line(place / f"stderr-{rank}")
             memory = " (is there memory enough?)" if code == -signal.SIGKILL else ""
             raise SpotkdError(
