@@ -186,7 +186,7 @@ def test_other_strategies_compiled(strategy: str, pair: tuple[TinyNet, TinyNet],
     found = []
     for fast in (True, False):
         torch.manual_seed(0)
-        method = SpotKD(*pair, "at", strategy, image_shape=IMAGE_SHAPE).train()
+        method = SpotKD(*pair, "fitnet", strategy, image_shape=IMAGE_SHAPE).train()
         state = {key: value.clone() for key, value in method.state_dict().items()}
         batch = Batch(torch.randn(SIZE, *IMAGE_SHAPE, dtype=torch.float64), torch.arange(SIZE) % 3)
         with compiled(method, SIZE if fast else SIZE + 1, told.append):
