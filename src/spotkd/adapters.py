@@ -62,7 +62,7 @@ class ConvReg(nn.Module):
             if (height_in, width_in) != (height_out, width_out):
                 self.resize_to = (height_out, width_out)
         self.norm = BatchNorm2d(channels_out)
-        self.relu = nn.ReLU() if relu else nn.Identity()
+        self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.resize_to is not None:

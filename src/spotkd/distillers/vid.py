@@ -65,9 +65,9 @@ class VID(Distiller):
         self.regressors = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(narrow, wide, 1, bias=False),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 nn.Conv2d(wide, wide, 1, bias=False),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 nn.Conv2d(wide, wide, 1, bias=False),
             )
             for narrow, wide in widths

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..stages import StagedModel
-from .blocks import chain, global_pool, initialise, rectified
+from .blocks import chain, global_pool, initialise, rectified, relu
 from .zoo import MODELS
 
 ROWS = (  # expansion, channels at width 1, repeats, stride of the first
@@ -42,16 +41,16 @@ class InvertedResidual(nn.Module):
         inner = expansion * width_in
         self.conv = nn.Sequential(
             *_convolution(width_in, inner, 1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             *_convolution(inner, inner, 3, stride, groups=inner),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             *_convolution(inner, width, 1),
         )
         self._adds = stride == 1 and width_in == width
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv(x)
-        return x + out if self._adds else out
+        return out.add_(x) if self._adds else out
 
 
 class MobileNetV2(StagedModel):
@@ -85,7 +84,7 @@ class MobileNetV2(StagedModel):
 
     def stages(self) -> tuple[Callable[[Tensor], Tensor], ...]:
         rows = list(self.blocks)
-        pool = chain(self.conv2, F.relu, global_pool)
+        pool = chain(self.conv2, relu, global_pool)
         groups = (chain(*rows[0:2]), rows[2], chain(*rows[3:5]), chain(*rows[5:7]))
         return (rectified(self.conv1), *groups, pool, self.classifier)
 

@@ -11,11 +11,10 @@ from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..stages import StagedModel
-from .blocks import Group, RectifiedBlock, global_pool, initialise, rectified
+from .blocks import Group, RectifiedBlock, global_pool, initialise, rectified, relu
 from .zoo import MODELS
 
 
@@ -41,12 +40,12 @@ class ResidualBlock(RectifiedBlock):
 
     @abstractmethod
     def residual(self, x: Tensor) -> Tensor:
-        """What is added to the shortcut."""
+        """What is added to the shortcut; a tensor of its own."""
 
     def body(self, x: Tensor) -> Tensor:
         out = self.residual(x)
         shortcut: nn.Module | None = getattr(self, self.shortcut_key)
-        return out + (x if shortcut is None else shortcut(x))
+        return out.add_(x if shortcut is None else shortcut(x))
 
 
 class BasicBlock(ResidualBlock):
@@ -61,7 +60,7 @@ class BasicBlock(ResidualBlock):
         self.add_shortcut(width_in, width, stride)
 
     def residual(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = relu(self.bn1(self.conv1(x)))
         residual: Tensor = self.bn2(self.conv2(out))
         return residual
 
@@ -88,8 +87,8 @@ class Bottleneck(ResidualBlock):
         self.add_shortcut(width_in, self.expansion * width, stride)
 
     def residual(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = relu(self.bn1(self.conv1(x)))
+        out = relu(self.bn2(self.conv2(out)))
         residual: Tensor = self.bn3(self.conv3(out))
         return residual
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..stages import StagedModel
-from .blocks import Group, RectifiedBlock, chain, global_pool, rectified
+from .blocks import Group, RectifiedBlock, chain, global_pool, rectified, relu
 from .zoo import MODELS
 
 STEM = 24  # channels after the stem
@@ -53,10 +53,10 @@ class GroupedUnit(RectifiedBlock):
         self.bn3 = nn.BatchNorm2d(made)
 
     def body(self, x: Tensor) -> Tensor:
-        out = shuffle(F.relu(self.bn1(self.conv1(x))), self._groups)
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = shuffle(relu(self.bn1(self.conv1(x))), self._groups)
+        out = relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return torch.cat((out, F.avg_pool2d(x, 3, 2, 1)), 1) if self._pools else out + x
+        return torch.cat((out, F.avg_pool2d(x, 3, 2, 1)), 1) if self._pools else out.add_(x)
 
 
 class ShuffleNetV1(StagedModel):
@@ -108,7 +108,7 @@ class SplitUnit(RectifiedBlock):
 
     def body(self, x: Tensor) -> Tensor:
         passing, out = x.chunk(2, 1)
-        out = F.relu(self.bn1(self.conv1(out)))
+        out = relu(self.bn1(self.conv1(out)))
         out = self.bn2(self.conv2(out))
         out = self.bn3(self.conv3(out))
         return shuffle(torch.cat((passing, out), 1), 2)
@@ -134,7 +134,7 @@ class DownUnit(RectifiedBlock):
     def body(self, x: Tensor) -> Tensor:
         left = self.bn1(self.conv1(x))
         left = self.bn2(self.conv2(left))
-        right = F.relu(self.bn3(self.conv3(x)))
+        right = relu(self.bn3(self.conv3(x)))
         right = self.bn4(self.conv4(right))
         right = self.bn5(self.conv5(right))
         return shuffle(torch.cat((left, right), 1), 2)
@@ -171,7 +171,7 @@ class ShuffleNetV2(StagedModel):
     def stages(self) -> tuple[Callable[[Tensor], Tensor], ...]:
         stem = rectified(self.conv1, self.bn1)
         groups = (rectified(group.body) for group in (self.layer1, self.layer2, self.layer3))
-        pool = chain(self.conv2, self.bn2, F.relu, global_pool)
+        pool = chain(self.conv2, self.bn2, relu, global_pool)
         return (stem, *groups, pool, self.linear)
 
 

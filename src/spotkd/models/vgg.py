@@ -26,7 +26,7 @@ def _block(width_in: int, width: int, convolutions: int) -> nn.Sequential:
     """3x3 convolutions with norm and ReLU; the ReLU after the last norm is left to the stage."""
     layers: list[nn.Module] = []
     for _ in range(convolutions):
-        layers += [nn.Conv2d(width_in, width, 3, 1, 1), nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [nn.Conv2d(width_in, width, 3, 1, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         width_in = width
     return nn.Sequential(*layers[:-1])
 
@@ -92,10 +92,10 @@ class ImageNetVGG(VGG):
     def _classifier(num_classes: int) -> nn.Module:
         return nn.Sequential(
             nn.Linear(7 * 7 * WIDTHS[-1], 4096),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Dropout(),
             nn.Linear(4096, 4096),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Dropout(),
             nn.Linear(4096, num_classes),
         )

@@ -9,11 +9,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..stages import StagedModel
-from .blocks import chain, global_pool, initialise
+from .blocks import chain, global_pool, initialise, relu
 from .zoo import MODELS
 
 
@@ -32,10 +31,10 @@ class PreActivationBlock(nn.Module):
         self.convShortcut = None if width_in == width else nn.Conv2d(width_in, width, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.bn1(x))
-        out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        active = relu(self.bn1(x))
+        out: Tensor = self.conv2(relu(self.bn2(self.conv1(active))))
         shortcut = x if self.convShortcut is None else self.convShortcut(active)
-        return out + shortcut
+        return out.add_(shortcut)
 
 
 def _group(width_in: int, width: int, blocks: int, stride: int) -> nn.Sequential:
@@ -74,7 +73,7 @@ class WideResNet(StagedModel):
         nn.init.zeros_(self.fc.bias)
 
     def stages(self) -> tuple[Callable[[Tensor], Tensor], ...]:
-        pool = chain(self.bn1, F.relu, global_pool)
+        pool = chain(self.bn1, relu, global_pool)
         return (self.conv1, self.block1, self.block2, self.block3, pool, self.fc)
 
 
