@@ -47,7 +47,7 @@ SAMPLES = 50_000  # in the training set, for memories
 KINDS = {  # of operations, by name
     "convolutions": {"mkldnn_convolution", "cudnn_convolution", "convolution_backward"},
     "BatchNorm": {f"{kind}_batch_norm{end}" for kind in ("native", "cudnn") for end in ("", "_backward")},
-    "ReLU": {"clamp_min", "threshold_backward"},
+    "ReLU": {"clamp_min", "clamp_min_", "threshold_backward"},
     "additions": {"add", "add_"},
     "matrix products": {"mm", "addmm", "bmm"},
 }
