@@ -454,8 +454,8 @@ def test_a_killed_process_ends_the_others(runs: Path, tmp_path: Path) -> None:
     def training(name: str) -> subprocess.Popen[str]:
         return spotkd("spotkd", *options(runs, tmp_path / name, epochs=10_000), folder=tmp_path)
 
-    def until(done: Callable[[], object]) -> None:
-        end = time.monotonic() + 120
+    def until(done: Callable[[], object], seconds: float = 120.0) -> None:
+        end = time.monotonic() + seconds
         while True:
             try:
                 if done():
@@ -475,12 +475,14 @@ def test_a_killed_process_ends_the_others(runs: Path, tmp_path: Path) -> None:
     members = [members_of(command.pid) for command in (first, second, third)]
     os.kill(members[0][1], signal.SIGKILL)  # the second process
     os.kill(second.pid, signal.SIGKILL)  # the one that waits for both
+    began = time.monotonic()
     _, errors = first.communicate(timeout=60)
+    assert time.monotonic() - began < 10
     assert first.returncode == 2
     assert errors.strip() == (
         "spotkd: process 2 of 2 was killed by SIGKILL (is there memory enough?); the others were ended"
     )
-    until(lambda: all(map(gone, members[1])))
+    until(lambda: all(map(gone, members[1])), seconds=10)
     second.communicate(timeout=60)
     third.terminate()  # passed on to both
     _, errors = third.communicate(timeout=60)
