@@ -32,6 +32,7 @@ from torch import nn
 
 from ..config import RunConfig
 from ..errors import STOPPED, SpotkdError, Stopped
+from ..files import replacing
 from .device import make_fabric
 from .interrupt import Interrupt
 from .run import Run, Summary, read_summary
@@ -253,21 +254,22 @@ def _passing_on(members: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int
 def report(place: Path, rank: int, line: str = "", traceback: str = "", echo: bool = False) -> None:
     """A member leaves word of why it ends; an echo counts only where nobody knows better."""
     words = {"order": (echo, time.time()), "rank": rank, "line": line, "traceback": traceback}
-    with suppress(OSError):
-        (place / f"failed-{rank}").write_text(json.dumps(words), encoding="utf-8")
+    with suppress(OSError), replacing(place / f"failed-{rank}") as path:  # killed in between, it leaves no half a word
+        path.write_text(json.dumps(words), encoding="utf-8")
 
 
 def _explain(place: Path, ended: Sequence[int | None], received: Sequence[int]) -> None:
     """Raise what tells the user why the members ended: the first cause, not its echoes in the other processes."""
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in place.glob("failed-*")]
+    left_word = {report["rank"] for report in reports}  # which is how they ended, whatever came after
     for rank, code in enumerate(ended):
-        if code is not None and code < 0 and not received and not (place / f"failed-{rank}").exists():
+        if code is not None and code < 0 and not received and rank not in left_word:
             last = _last_line(place / f"stderr-{rank}")
             memory = " (is there memory enough?)" if code == -signal.SIGKILL else ""
             raise SpotkdError(
                 f"process {rank + 1} of {len(ended)} was killed by {signal.Signals(-code).name}{memory}; the others "
                 f"were ended{last and f'; its last words: {last}'}"
             )
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in place.glob("failed-*")]
     words = min(reports, key=lambda report: tuple(report["order"]), default=None)
     if ended[0] == STOPPED and words is not None:
         raise Stopped(words["line"])
