@@ -25,7 +25,7 @@ from ..config import (
 )
 from ..data import Dataset, Loader, load_data, preprocessing_of
 from ..errors import SpotkdError, one_line
-from ..folding import folded
+from ..folding import fold_batchnorm
 from ..method import Method, SpotKD, Supervised
 from ..models import build_model, create_model, save_weights
 from ..models.weights import find_weights, read_metadata
@@ -122,9 +122,9 @@ def _remember_teacher(method: SpotKD, data: Dataset, config: DistillConfig, fabr
     if data.train.labels is None:
         raise SpotkdError(f"cache_teacher: the images of {data.name} stream by and cannot be told apart; leave it out")
     itemsize = 2 if choose_precision(config.precision, fabric.device) == "bf16-mixed" else 4
-    method.remember_teacher(len(data.train), itemsize, config.cache_teacher)
-    if method.memory is not None and not config.quiet:
-        print(f"teacher {config.teacher.name}: its outputs take {method.memory.gib:.3g} GiB")  # noqa: T201
+    method.cache_teacher(len(data.train), itemsize, config.cache_teacher)
+    if method.teacher_cache is not None and not config.quiet:
+        print(f"teacher {config.teacher.name}: its outputs take {method.teacher_cache.gib:.3g} GiB")  # noqa: T201
 
 
 def _plain(name: str) -> str:
@@ -166,7 +166,7 @@ def _distillation(config: DistillConfig, data: Dataset, quiet: bool) -> SpotKD:
         )
     strategy = STRATEGIES[config.strategy]()
     if config.fold and not strategy.trains_teacher:
-        teacher, _, reason = folded(teacher, data.image_shape)
+        teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
         if reason is not None and not quiet:
             print(f"teacher {config.teacher.name}: BatchNorm is not folded, {reason}")  # noqa: T201  # for the person
     return SpotKD(

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..compiling import compiled
+from ..compiling import compile_method
 from ..config import RunConfig
 from ..data import Dataset, Loader
 from ..distributed import use_shard
@@ -79,7 +79,7 @@ def fit(
     progress = TrainingProgress(title, config.epochs, len(train), Console(), config.quiet, at.epochs, at.steps, tested)
     scores = None
     full = train.shard(1, 0)  # what this process has of a full batch
-    programs = compiled(method, full.stop - full.start, progress.note, config.cuda_graphs)
+    programs = compile_method(method, full.stop - full.start, progress.note, config.cuda_graphs)
 
     def state() -> dict[str, Any]:
         guard.settle()
