@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from spotkd.adapters import AcrossKinds, BatchNorm2d, ConvReg, TokenReg, as_map, connect, map_shape
+from spotkd.adapters import BatchNorm2d, ConvReg, CrossKindReg, TokenReg, as_map, make_adapter, map_shape
 
 Shape = tuple[int, ...]
 
@@ -30,7 +30,7 @@ KINDS: list[Shape] = [MAP, (3, 2, 2), TOKENS, (17, 7), VECTOR, (9,)]
 def test_convolution_fits_the_sizes(
     shape_in: tuple[int, int, int], shape_out: tuple[int, int, int], kernel: int, stride: int
 ) -> None:
-    adapter = connect(shape_in, shape_out)
+    adapter = make_adapter(shape_in, shape_out)
     assert isinstance(adapter, ConvReg)
     assert adapter.conv.kernel_size == (kernel, kernel)
     assert adapter.conv.stride == (stride, stride)
@@ -43,7 +43,7 @@ def test_convolution_fits_the_sizes(
 
 @pytest.mark.parametrize("size", [8, 2, 20])
 def test_a_map_is_resized_then_mixed_and_normalised(size: int) -> None:
-    adapter = connect(MAP, (6, size, size))
+    adapter = make_adapter(MAP, (6, size, size))
     assert isinstance(adapter, ConvReg)
     x = torch.randn(3, *MAP)
     resized = x if size == 8 else F.interpolate(x, (size, size), mode="bilinear")
@@ -67,14 +67,14 @@ def test_one_value_a_channel_is_normalised_with_the_running_statistics() -> None
 
 
 def test_vectors_take_a_linear_layer() -> None:
-    adapter = connect((4,), (7,))
+    adapter = make_adapter((4,), (7,))
     assert isinstance(adapter, nn.Linear)
     assert adapter.bias is not None
 
 
 @pytest.mark.parametrize("length", [65, 17, 100])
 def test_tokens_take_a_normalised_linear_layer(length: int) -> None:
-    adapter = connect(TOKENS, (length, 7))
+    adapter = make_adapter(TOKENS, (length, 7))
     assert isinstance(adapter, TokenReg)
     x = 100 * torch.randn(3, *TOKENS) + 50
     grid = x[:, 1:].reshape(3, 8, 8, -1)  # behind the class token
@@ -97,8 +97,8 @@ def test_tokens_take_a_normalised_linear_layer(length: int) -> None:
 @pytest.mark.parametrize(("shape_in", "shape_out"), list(itertools.product(KINDS, KINDS)), ids=str)
 def test_every_kind_reaches_every_other(shape_in: Shape, shape_out: Shape) -> None:
     torch.manual_seed(0)
-    adapter = connect(shape_in, shape_out)
-    assert isinstance(adapter, AcrossKinds) == (len(shape_in) != len(shape_out))
+    adapter = make_adapter(shape_in, shape_out)
+    assert isinstance(adapter, CrossKindReg) == (len(shape_in) != len(shape_out))
     x = torch.randn(6, *shape_in, requires_grad=True)
     out = adapter(x)
     assert out.shape == (6, *shape_out)
@@ -107,12 +107,12 @@ def test_every_kind_reaches_every_other(shape_in: Shape, shape_out: Shape) -> No
 
 
 def test_tokens_to_a_map_leave_the_class_token_out() -> None:
-    adapter = connect(TOKENS, MAP)
+    adapter = make_adapter(TOKENS, MAP)
     x = torch.randn(3, *TOKENS)
     grid = torch.zeros(3, 6, 8, 8)
     for position in range(64):  # row by row, behind the class token
         grid[:, :, position // 8, position % 8] = x[:, 1 + position]
-    assert isinstance(adapter, AcrossKinds)
+    assert isinstance(adapter, CrossKindReg)
     torch.testing.assert_close(adapter(x), adapter.regressor(grid))
     other = torch.cat([torch.randn(3, 1, 6), x[:, 1:]], dim=1)
     assert torch.equal(adapter(other), adapter(x))
@@ -120,9 +120,9 @@ def test_tokens_to_a_map_leave_the_class_token_out() -> None:
 
 @pytest.mark.parametrize(("length", "before"), [(64, 0), (65, 1), (68, 4)])
 def test_a_map_to_tokens_fills_what_stands_before_the_grid_with_its_mean(length: int, before: int) -> None:
-    adapter = connect(MAP, (length, 6))
+    adapter = make_adapter(MAP, (length, 6))
     x = torch.randn(3, *MAP)
-    assert isinstance(adapter, AcrossKinds)
+    assert isinstance(adapter, CrossKindReg)
     out, y = adapter(x), adapter.regressor(x)
     for position in range(64):
         assert torch.equal(out[:, before + position], y[:, :, position // 8, position % 8])
@@ -131,10 +131,10 @@ def test_a_map_to_tokens_fills_what_stands_before_the_grid_with_its_mean(length:
 
 
 def test_a_vector_is_a_map_of_one_position() -> None:
-    adapter = connect(VECTOR, MAP)
+    adapter = make_adapter(VECTOR, MAP)
     out = adapter(torch.randn(3, *VECTOR))
     torch.testing.assert_close(out, out[:, :, :1, :1].expand_as(out))
-    adapter = connect(MAP, VECTOR)
+    adapter = make_adapter(MAP, VECTOR)
     x = torch.randn(3, *MAP)
     shuffled = x.flatten(2)[..., torch.randperm(64)].view_as(x)
     torch.testing.assert_close(adapter(x), adapter(shuffled))  # pooled first

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from .stages import Shape
 
 
-def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """A map ``(B, C, H, W)`` averaged down or interpolated up to ``size``."""
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average a map ``(B, C, H, W)`` down or interpolate it up to ``size``."""
     if size[0] <= x.shape[-2]:
         return F.adaptive_avg_pool2d(x, size)
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
@@ -66,7 +66,7 @@ class ConvReg(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.resize_to is not None:
-            x = resized(x, self.resize_to)
+            x = resize(x, self.resize_to)
         out: Tensor = self.relu(self.norm(self.conv(x)))
         return out
 
@@ -91,12 +91,12 @@ class TokenReg(nn.Module):
         if self.resizes:
             side = isqrt(self.length)
             in_front = x[:, : x.shape[1] - isqrt(x.shape[1]) ** 2][:, : self.length - side**2]
-            x = _with_front(resized(as_map(x), (side, side)), in_front, self.length)
+            x = _prepend_tokens(resize(as_map(x), (side, side)), in_front, self.length)
         out: Tensor = self.linear(self.norm(x))
         return out
 
 
-class AcrossKinds(nn.Module):
+class CrossKindReg(nn.Module):
     """Joins a map, tokens or a vector to a feature of another kind, by way of maps and :class:`ConvReg`.
 
     Tokens become the map of their square grid, and a map becomes the tokens of its positions, with its mean for
@@ -114,10 +114,10 @@ class AcrossKinds(nn.Module):
             return y.flatten(1)
         if len(self.shape_out) == 3:
             return y
-        return _with_front(y, None, self.shape_out[0])
+        return _prepend_tokens(y, None, self.shape_out[0])
 
 
-def _with_front(grid: Tensor, in_front: Tensor | None, length: int) -> Tensor:
+def _prepend_tokens(grid: Tensor, in_front: Tensor | None, length: int) -> Tensor:
     """``length`` tokens: those in front, the mean of the grid for each that is missing, and the map ``grid``."""
     tokens = grid.flatten(2).transpose(1, 2)
     front = [] if in_front is None else [in_front]
@@ -150,14 +150,14 @@ def as_map(feature: Tensor) -> Tensor:
     return feature[:, :, None, None]
 
 
-def connect(shape_in: Shape, shape_out: Shape) -> nn.Module:
-    """The adapter from one feature space to another, for shapes without the batch dimension.
+def make_adapter(shape_in: Shape, shape_out: Shape) -> nn.Module:
+    """Make the adapter from one feature space to another, for shapes without the batch dimension.
 
-    Maps ``(C, H, W)`` are joined by :class:`ConvReg`, tokens ``(N, C)`` by :class:`TokenReg`, vectors ``(D,)`` by a
-    linear layer, and features of different kinds by :class:`AcrossKinds`.
+    Maps ``(C, H, W)`` take a :class:`ConvReg`, tokens ``(N, C)`` a :class:`TokenReg`, vectors ``(D,)`` a linear layer,
+    and features of different kinds a :class:`CrossKindReg`.
     """
     if len(shape_in) != len(shape_out):
-        return AcrossKinds(shape_in, shape_out)
+        return CrossKindReg(shape_in, shape_out)
     if len(shape_in) == 3:
         return ConvReg(shape_in, shape_out)
     if len(shape_in) == 2:

@@ -19,14 +19,14 @@ def full_precision(function: Loss) -> Loss:
     float32 and float64 stay as they are.
     """
 
-    def widen(value: Any) -> Any:
+    def to_float32(value: Any) -> Any:
         half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
         return value.float() if half else value
 
     @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         device = next(value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         with torch.autocast(device, enabled=False):
-            return function(*map(widen, args), **{key: widen(value) for key, value in kwargs.items()})
+            return function(*map(to_float32, args), **{key: to_float32(value) for key, value in kwargs.items()})
 
-    return cast(Loss, run)
+    return cast(Loss, wrapper)

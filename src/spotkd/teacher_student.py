@@ -1,4 +1,4 @@
-"""A teacher and a student on one batch: what both networks give, whoever computes it and wherever it is stored.
+"""A teacher and a student on one batch: what both networks give, computed or from a cache, in one process or several.
 
 Caching of the teacher's outputs, several processes that share a batch, and pre-activations for the distillers that
 compare them all end here, so that :mod:`spotkd.method` reads as the mathematics.

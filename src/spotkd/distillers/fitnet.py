@@ -28,7 +28,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..adapters import connect
+from ..adapters import make_adapter
 from ..precision import full_precision
 from ..stages import Batch, Shape
 from .base import DISTILLERS, MAP, TOKENS, Distiller, masked_mean, third_map
@@ -50,7 +50,7 @@ class FitNet(Distiller):
     def __init__(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape], **common: Any) -> None:
         super().__init__(student_shapes, teacher_shapes, **common)
         ((at_student, at_teacher),) = self.spots
-        self.regressor = connect(student_shapes[at_student], teacher_shapes[at_teacher])
+        self.regressor = make_adapter(student_shapes[at_student], teacher_shapes[at_teacher])
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
         return masked_mean(fitnet_loss(self.regressor(student[0]), teacher[0]), mask[:, 0])

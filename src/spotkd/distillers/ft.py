@@ -19,9 +19,9 @@ paraphraser on the squared error of its reconstruction, SGD 0.01 with momentum 0
 **Cost.** Paraphraser and translator, six and three 3x3 convolutions: with `C_t = C_s = 512` 12 million
 weights, of which the paraphraser's 8 are frozen after the preparation. The preparation runs only the teacher.
 
-**Paper and author code.** With nobody selected the code leaves the full-batch loss in place; here it is 0. The
+**Paper and author code.** With no sample selected the code leaves the full-batch loss in place; here it is 0. The
 translator has BatchNorm and runs on the whole batch before samples are selected. The paraphraser is constant after
-its preparation; the code's collects gradients that nobody uses. The code's preparation runs the student too, for
+its preparation; the code's collects gradients that are never used. The code's preparation runs the student too, for
 nothing.
 """
 

@@ -20,7 +20,7 @@ at the smaller one.
 **Cost.** `C_s * C_t + 2 * C_t^2` weights a spot: with wide teachers this is more than the student.
 
 **Paper and author code.** The loss may be negative, since `ln v` may be. `log_scale` is under the student's weight
-decay, as in the code. Where a spot selects nobody its regressor gets a gradient of zero, so decay and momentum still
+decay, as in the code. Where a spot selects no sample its regressor gets a gradient of zero, so decay and momentum still
 act (the code skips the step).
 """
 

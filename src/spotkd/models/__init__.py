@@ -27,7 +27,7 @@ __all__ = ["MODELS", "WEIGHT_FILES", "build_model", "create_model", "describe", 
 def build_model(
     name: str, num_classes: int, checkpoint: str | Path | None = None, image_shape: Shape = (3, 32, 32)
 ) -> nn.Module:
-    """Make the network ``name``, whole: for training on labels and for evaluation, where nobody asks for stages.
+    """Make the network ``name``, whole: for training on labels and for evaluation, where no stages are needed.
 
     Arguments and errors are those of :func:`create_model`.
     """

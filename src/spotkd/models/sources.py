@@ -49,7 +49,7 @@ def _library(name: str) -> Any:
 
 
 def _call(name: str, make: Callable[..., Any], *args: Any, **settings: Any) -> nn.Module:
-    """What ``make`` returns, if it is a network; whatever it raises is told on one line."""
+    """What ``make`` returns, if it is a network; an error of it becomes one line."""
     try:
         model = make(*args, **settings)
     except Exception as error:

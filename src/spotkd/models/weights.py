@@ -1,4 +1,4 @@
-"""Weights on disk: strict, without executing anything that stands in the file."""
+"""Weights on disk: strict, without executing anything in the file."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         metadata = json.loads(content)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise SpotkdError(f"{path}: not a readable safetensors file ({one_line(error)[:200]})") from error
-    return _checked(path, metadata, "metadata", _NOTED)
+    return _check_types(path, metadata, "metadata", _METADATA_TYPES)
 
 
-_NOTED: dict[str, Any] = {  # what spotkd notes, and its types; a dictionary is a section
+_METADATA_TYPES: dict[str, Any] = {  # the entries that spotkd writes, and their types; a dictionary is a section
     "model": str,
     "data": str,
     "data_options": {
@@ -65,23 +65,23 @@ _NOTED: dict[str, Any] = {  # what spotkd notes, and its types; a dictionary is 
 }
 
 
-def _checked(path: Path, noted: Any, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
-    """``noted`` if all that is known of it has its type: the file may come from anybody.
+def _check_types(path: Path, metadata: Any, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
+    """``metadata`` if every known entry has its type: the file may come from any source.
 
     Raises:
-        SpotkdError: which entry has not.
+        SpotkdError: names the entry that has not.
     """
-    if not isinstance(noted, dict):
-        raise SpotkdError(f"{path}: damaged, its {name} is a {type(noted).__name__}")
-    for key, value in noted.items():
+    if not isinstance(metadata, dict):
+        raise SpotkdError(f"{path}: damaged, its {name} is a {type(metadata).__name__}")
+    for key, value in metadata.items():
         kind = kinds.get(key, object)
         if isinstance(kind, dict):
-            _checked(path, value, key, kind)
+            _check_types(path, value, key, kind)
         elif not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
             raise SpotkdError(f"{path}: damaged, it notes a {type(value).__name__} as its {key}")
-    if not all(isinstance(name, str) for name in noted.get("classes", ())):
+    if not all(isinstance(name, str) for name in metadata.get("classes", ())):
         raise SpotkdError(f"{path}: damaged, not all of its classes are names")
-    return noted
+    return metadata
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..adapters import connect
+from ..adapters import make_adapter
 from ..stages import FrozenTwin, Shape, StagedModel
 
 
@@ -34,8 +34,8 @@ class RoutingNetwork(nn.Module):
         super().__init__()
         self.student_cuts = [*(s + 1 for s, _ in spots), len(student_shapes)]  # where each segment ends
         self.teacher_cuts = [*(t + 1 for _, t in spots), len(teacher_shapes)]
-        self.hints = nn.ModuleList(connect(student_shapes[s], teacher_shapes[t]) for s, t in spots)
-        self.antihints = nn.ModuleList(connect(teacher_shapes[t], student_shapes[s]) for s, t in spots)
+        self.hints = nn.ModuleList(make_adapter(student_shapes[s], teacher_shapes[t]) for s, t in spots)
+        self.antihints = nn.ModuleList(make_adapter(teacher_shapes[t], student_shapes[s]) for s, t in spots)
 
     def forward(
         self,
