@@ -27,11 +27,12 @@ import torch
 
 from spotkd import SpotkdError, create_model
 from spotkd.cli import main
-from spotkd.config import read_config, read_yaml
 from spotkd.data.download import unpack
 from spotkd.data.pictures import decode, quiet, size_of
 from spotkd.experiments.report import _cell, plain
 from spotkd.models import save_weights
+from spotkd.options import read_options
+from spotkd.untrusted.yaml_files import read_yaml
 
 from .data.formats import write_cifar10, write_folder, write_tiny_imagenet
 
@@ -503,9 +504,9 @@ def test_a_name_that_is_no_text(
 
 def test_a_run_folder_of_a_stranger(tmp_path: Path) -> None:
     """A run folder made by a stranger: its configuration goes the same way."""
-    from spotkd.config import TrainConfig
+    from spotkd.options import TrainOptions
 
     (tmp_path / "config.yaml").write_text("out: !!python/object/apply:os.mkdir [exploded]\n")
-    for read in (lambda path: read_config(TrainConfig, path), read_yaml):
+    for read in (lambda path: read_options(TrainOptions, path), read_yaml):
         with pytest.raises(SpotkdError, match=r"config\.yaml: the YAML tag"):
             read(tmp_path / "config.yaml")

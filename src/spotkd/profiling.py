@@ -35,8 +35,8 @@ from .folding import folded
 from .method import SpotKD
 from .models import build_model, create_model
 from .routing import STRATEGIES
+from .runtime.device import describe_machine, make_fabric
 from .stages import Batch, Shape
-from .training.device import describe_machine, make_fabric
 from .wording import cell
 
 SAMPLES = 50_000  # training images, for distillers that keep a memory of them, where no data set is named

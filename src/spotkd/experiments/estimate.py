@@ -21,8 +21,8 @@ from ..distillers import DISTILLERS
 from ..distillers.base import LogitDistiller, pair
 from ..models import create_model
 from ..routing import STRATEGIES
+from ..runtime.device import make_fabric
 from ..stages import feature_shapes
-from ..training.device import make_fabric
 
 # Training images, classes and edge of the sets that are known by name, so that they need not be there to be counted.
 SIZES = {

@@ -1,0 +1,1 @@
+from ..options import DataOptions as DataSpec  # noqa: F401

@@ -1,0 +1,1 @@
+from .method import Losses, Method, Supervised  # noqa: F401
