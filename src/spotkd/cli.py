@@ -190,11 +190,11 @@ def _data() -> None:
 
 
 def _distillers() -> None:
-    from .distillers import DISTILLERS, what_it_takes
+    from .distillers import DISTILLERS, accepted_features
 
     for name in DISTILLERS:
         entry: Any = DISTILLERS[name]
-        takes = what_it_takes(entry)
+        takes = accepted_features(entry)
         print(f"{name:<9} {_first_line(sys.modules[entry.__module__])} Takes {takes}.")
 
 

@@ -31,7 +31,7 @@ from .data import load_data
 from .distillers import DISTILLERS
 from .errors import SpotkdError
 from .files import replacing
-from .folding import folded
+from .folding import fold_batchnorm
 from .method import SpotKD
 from .models import build_model, create_model
 from .routing import STRATEGIES
@@ -288,7 +288,7 @@ class _Methods:
             )
         where = STRATEGIES[strategy]()
         if not where.trains_teacher:
-            teacher = folded(teacher, self.shape).model
+            teacher = fold_batchnorm(teacher, self.shape).model
         labels = torch.arange(self.samples) % self.classes
         method = SpotKD(teacher, student, distiller, where, image_shape=self.shape, labels=labels).train()
         method = method.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

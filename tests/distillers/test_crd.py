@@ -159,9 +159,9 @@ def test_mean_scores_are_computed_only_until_an_epoch_starts_with_normalisers(mo
     for one in (distiller, always):
         step(one, "all")
     known = {key: value.clone() for key, value in distiller.state_dict().items()}
-    assert not distiller.settled
+    assert not distiller.norms_ready
     distiller.start_epoch(2, 3)
-    assert distiller.settled
+    assert distiller.norms_ready
 
     exponentials: list[Tensor] = []
     exp = Tensor.exp
@@ -186,7 +186,7 @@ def test_mean_scores_are_computed_only_until_an_epoch_starts_with_normalisers(mo
     resumed = build("crd")
     resumed.load_state_dict(known)
     resumed.start_epoch(2, 3)
-    assert resumed.settled
+    assert resumed.norms_ready
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spotkd import DISTILLERS, Batch
 from spotkd.distillers import LogitDistiller
-from spotkd.distillers.base import standardised
+from spotkd.distillers.base import standardise_logits
 from spotkd.distillers.dist import dist_loss
 from spotkd.distillers.dkd import dkd_loss
 from spotkd.distillers.kd import kd_loss
@@ -322,8 +322,8 @@ def test_kdsvd_takes_the_candidate_nearest_to_the_teachers() -> None:
 
 def test_standardised_is_the_z_score() -> None:
     x = 3 * random(B, 7) + 5
-    torch.testing.assert_close(standardised(x), (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True))
-    assert torch.allclose(standardised(x).std(1), torch.ones(B, dtype=x.dtype))  # unbiased
+    torch.testing.assert_close(standardise_logits(x), (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True))
+    assert torch.allclose(standardise_logits(x).std(1), torch.ones(B, dtype=x.dtype))  # unbiased
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100, 200])
@@ -331,7 +331,7 @@ def test_standardised_is_the_z_score() -> None:
 def test_standardised_constants_are_zeros(value: float, classes: int) -> None:
     """Not the rounding errors of their mean, brought to deviation 1."""
     x = torch.full((B, classes), value, requires_grad=True)
-    y = standardised(x)
+    y = standardise_logits(x)
     assert not y.any()
     assert not torch.autograd.grad(y[:, 0].sum(), x)[0].any()
 
@@ -387,7 +387,7 @@ def test_temperature_divides_both(name: str) -> None:
 @pytest.mark.parametrize("name", DISTILLERS)
 def test_warm_up(name: str, epochs: int, ramps: dict[int, float]) -> None:
     distiller = build(name)
-    assert distiller.ramp == 1
+    assert distiller.warmup_factor == 1
     for epoch, ramp in ramps.items():
         distiller.start_epoch(epoch, epochs)
-        assert distiller.ramp == pytest.approx(ramp if name in ("dkd", "reviewkd") else 1)
+        assert distiller.warmup_factor == pytest.approx(ramp if name in ("dkd", "reviewkd") else 1)

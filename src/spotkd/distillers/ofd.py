@@ -34,10 +34,10 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import BatchNorm2d
-from ..parts import summed
+from ..distributed import all_reduce_sum
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, Distiller, all_maps, at_one_size, masked_mean, total
+from .base import DISTILLERS, Distiller, all_maps, masked_mean, match_sizes, total
 
 _FACTOR = 1 / 1000
 
@@ -65,8 +65,8 @@ class Margin(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         """The margins ``(C,)``, after a look at the map ``(B, C, H, W)`` in train mode."""
         if self.training:
-            self.sums += summed(feature.clamp(max=0).sum((0, 2, 3), dtype=self.sums.dtype))
-            self.counts += summed((feature < 0).sum((0, 2, 3)))
+            self.sums += all_reduce_sum(feature.clamp(max=0).sum((0, 2, 3), dtype=self.sums.dtype))
+            self.counts += all_reduce_sum((feature < 0).sum((0, 2, 3)))
         return self.sums / self.counts.clamp(min=1)
 
 
@@ -90,7 +90,7 @@ class OFD(Distiller):
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
         last, terms = len(student) - 1, []
         for i, (margin, connector) in enumerate(zip(self.margins, self.connectors, strict=True)):
-            s, t = at_one_size(connector(student[i]), teacher[i])
+            s, t = match_sizes(connector(student[i]), teacher[i])
             per_sample = ofd_loss(s, t, margin(teacher[i]))
             terms.append(_FACTOR * 2.0 ** (i - last) * masked_mean(per_sample, mask[:, i]))
         return total(terms)

@@ -18,7 +18,7 @@ import torch
 from ..config import DataConfig, DistillConfig, TrainConfig
 from ..data import load_data
 from ..distillers import DISTILLERS
-from ..distillers.base import LogitDistiller, pair
+from ..distillers.base import LogitDistiller, pair_spots
 from ..models import create_model
 from ..routing import STRATEGIES
 from ..runtime.device import make_fabric
@@ -102,5 +102,5 @@ def _prefixes(
         feature_shapes(create_model(model.name, classes, image_shape=(3, size, size)), (3, size, size))
         for model in (config.student, config.teacher)
     )
-    (s_stage, t_stage), *_ = pair(distiller.spot_rule, *shapes)
+    (s_stage, t_stage), *_ = pair_spots(distiller.spot_rule, *shapes)
     return sum(student[: s_stage + 1]), sum(teacher[: t_stage + 1])

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from ..compiling import compiled
+from ..compiling import compile_method
 from ..data import Dataset, Loader
 from ..errors import SpotkdError
 from ..losses import Method
@@ -213,7 +213,7 @@ def _hooks(
         hooks += _decision_log(options, method, images.dataset, device, loggers)
     hooks += [progress, PolicyNotes(progress.note)]
     if options.compile:
-        shard = train.part(1, 0)  # what this process has of a full batch
+        shard = train.shard(1, 0)  # what this process has of a full batch
         hooks.append(Compiled(method, shard.stop - shard.start, progress, options.cuda_graphs))
     return hooks
 
@@ -235,7 +235,7 @@ class Compiled(Hook):
     """The networks' passes as programs of ``torch.compile`` while the training lasts, see :mod:`spotkd.compiling`."""
 
     def __init__(self, method: Method, size: int, progress: Progress, cuda_graphs: bool) -> None:
-        self._programs = compiled(method, size, progress.note, cuda_graphs)
+        self._programs = compile_method(method, size, progress.note, cuda_graphs)
 
     def on_start(self, start: Start) -> None:
         self._programs.__enter__()

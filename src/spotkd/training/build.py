@@ -9,7 +9,7 @@ from typing import TypeVar
 from ..data import Dataset, Loader, load_data
 from ..data.spec import DataSpec
 from ..errors import SpotkdError
-from ..folding import folded
+from ..folding import fold_batchnorm
 from ..losses import Supervised
 from ..method import SpotKD
 from ..models import build_model, create_model
@@ -120,7 +120,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         )
     strategy, policy = STRATEGIES[options.strategy](), options.policy
     if options.fold and not strategy.trains_teacher:
-        teacher, _, reason = folded(teacher, data.image_shape)
+        teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
         if reason is not None and not quiet:
             print(f"teacher {options.teacher.name}: BatchNorm is not folded, {reason}")  # noqa: T201
     return SpotKD(
@@ -198,9 +198,9 @@ def cache_teacher(method: SpotKD, data: Dataset, options: DistillOptions, device
         )
     if data.train.labels is None:
         raise SpotkdError(f"cache_teacher: the images of {data.name} stream by and cannot be told apart; leave it out")
-    method.remember_teacher(len(data.train), 2 if device.precision == "bf16-mixed" else 4, options.cache_teacher)
-    if method.memory is not None and not options.quiet:
-        print(f"teacher {options.teacher.name}: its outputs take {method.memory.gib:.3g} GiB")  # noqa: T201
+    method.cache_teacher(len(data.train), 2 if device.precision == "bf16-mixed" else 4, options.cache_teacher)
+    if method.teacher_cache is not None and not options.quiet:
+        print(f"teacher {options.teacher.name}: its outputs take {method.teacher_cache.gib:.3g} GiB")  # noqa: T201
 
 
 def check_teacher_of(options: DistillOptions, method: SpotKD, data: Dataset, device: Device) -> None:

@@ -7,7 +7,7 @@ import time
 from torch import nn
 from torch.optim import Optimizer
 
-from ..parts import working_on
+from ..distributed import use_shard
 from ..runs.summary import Scores, Summary
 from ..runtime.collectives import average_gradients, average_statistics
 from ..runtime.device import describe_machine
@@ -47,15 +47,15 @@ def _train_epoch(forward: nn.Module, optimizer: Optimizer, session: Session, tra
         at.rates = [group["lr"] for group in optimizer.param_groups]
     for batch in loader.epoch(epoch, skip=at.steps):
         hooks.before_step()
-        with working_on(loader.part(epoch, at.steps)) as part:
+        with use_shard(loader.shard(epoch, at.steps)) as shard:
             losses = forward(batch)
             optimizer.zero_grad()
-            fabric.backward(losses.total * part.weight)
+            fabric.backward(losses.total * shard.loss_weight)
         average_gradients(session.method.parameters())
         if hooks.allows_step(Step(epoch, at.steps + 1, losses, batch)):
             optimizer.step()
-            average_statistics(session.method, part)
-            training.meter.add(losses, batch, part)
+            average_statistics(session.method, shard)
+            training.meter.add(losses, batch, shard)
         session.schedule.rates.step()
         at.steps, at.spent = at.steps + 1, time.perf_counter() - started
         hooks.on_step(training.meter.read)

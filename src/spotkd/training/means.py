@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from ..distributed import Shard
 from ..losses import Losses
-from ..parts import Part
 from ..runtime.collectives import all_reduce_sum
 from ..stages import Batch
 
@@ -22,13 +22,13 @@ class EpochMeans:
         self._sums = torch.zeros(len(self.names), device=device, dtype=precise)
         self._count = 0
 
-    def add(self, losses: Losses, batch: Batch, part: Part) -> None:
+    def add(self, losses: Losses, batch: Batch, shard: Shard) -> None:
         """Add a step; where several processes share the batch, all of it."""
         hits = 100 * (losses.logits.argmax(1) == batch.labels).float().mean()
         terms = torch.stack([*losses[: len(Losses.terms())], hits]).detach()
         means = torch.cat([terms, losses.mask.mean(0)]).to(self._sums.dtype)
-        self._sums += all_reduce_sum(means * part.counted)
-        self._count += part.total
+        self._sums += all_reduce_sum(means * shard.effective_size)
+        self._count += shard.total
 
     def reset(self) -> None:
         """Start over, for another epoch."""

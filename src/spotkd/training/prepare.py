@@ -14,9 +14,9 @@ from rich.console import Console
 from torch import nn
 
 from ..data import Loader
+from ..distributed import use_shard
 from ..errors import RunError, SpotkdError, one_line
 from ..method import SpotKD
-from ..parts import working_on
 from ..runs.checkpoint import read_checkpoint
 from ..runs.layout import PREPARATION_LOSSES, PREPARED
 from ..runs.writer import PREPARATION, RunWriter
@@ -99,15 +99,15 @@ class _Preparing:
     def _train_epoch(self, epoch: int, progress: TrainingProgress) -> None:
         fabric, started = self.device.fabric, time.perf_counter() - self.spent
         for batch in self.loader.epoch(epoch, skip=self.steps):
-            with working_on(self.loader.part(epoch, self.steps)) as part:
+            with use_shard(self.loader.shard(epoch, self.steps)) as shard:
                 with fabric.autocast():
                     loss = self.method.preparation_loss(batch)
                 self.optimizer.zero_grad()
-                fabric.backward(loss * part.weight)
+                fabric.backward(loss * shard.loss_weight)
             average_gradients(self.parameters)
             self.optimizer.step()
-            average_statistics(self.method, part)
-            self.summed += all_reduce_sum(loss.detach() * part.counted)
+            average_statistics(self.method, shard)
+            self.summed += all_reduce_sum(loss.detach() * shard.effective_size)
             progress.step(lambda loss=loss: {"loss_preparation": float(loss.detach())})  # type: ignore[misc]
             self.steps, self.spent = self.steps + 1, time.perf_counter() - started
             self.run.after_step(self._state_dict)
