@@ -21,11 +21,11 @@ from spotkd import DATASETS, DISTILLERS, MODELS, STRATEGIES, Dataset, create_mod
 from spotkd.cli import main
 from spotkd.config import DataConfig
 from spotkd.distillers import CRD
-from spotkd.files import load_tensors
 from spotkd.models import save_weights
 from spotkd.registry import Registry
 from spotkd.training import restore
 from spotkd.training.run import read_metrics
+from spotkd.untrusted.torch_files import load_tensors
 
 pytestmark = pytest.mark.usefixtures("untrained_teachers")
 

@@ -13,6 +13,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 from .errors import SpotkdError, one_line
+from .untrusted.yaml_files import check_yaml, read_yaml_text
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -492,74 +493,6 @@ def _check_text(key: str, value: Any) -> None:
 
 
 _MODE = "spotkd"  # the name under which the library knows our way to read YAML
-_ENTRIES = 10_000  # values in a YAML file, those that stand for others counted in full
-_DEPTH = 20  # lists and sections inside one another
-
-
-def check_yaml(text: str) -> None:
-    """Refuse YAML that unfolds to more than a configuration can be, before anything is made of it.
-
-    Raises:
-        SpotkdError: too many values, most of them by way of aliases, or too deep a nesting.
-        yaml.YAMLError: no YAML.
-    """
-    import yaml
-
-    open_nodes: list[list[Any]] = [[None, 0]]  # anchor and number of values so far, from the outside in
-    known: dict[str | None, int] = {}
-    plain = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map")} | {"!"}
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        count = 0
-        tag = getattr(event, "tag", None) or "!"
-        if tag not in plain:
-            raise SpotkdError(f"the YAML tag {tag[:60]} asks for more than plain values")
-        if isinstance(event, yaml.CollectionStartEvent):
-            open_nodes.append([event.anchor, 1])
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, count = open_nodes.pop()
-            known[anchor] = count
-        elif isinstance(event, yaml.AliasEvent):
-            if event.anchor not in known:
-                raise SpotkdError(f"the YAML alias *{str(event.anchor)[:40]} stands for nothing before it")
-            count = known[event.anchor]
-        elif isinstance(event, yaml.ScalarEvent):
-            known[event.anchor] = count = 1
-        open_nodes[-1][1] += count
-        if len(open_nodes) > _DEPTH + 1:
-            raise SpotkdError(f"more than {_DEPTH} lists or sections inside one another")
-        if open_nodes[-1][1] > _ENTRIES:
-            raise SpotkdError(f"more than {_ENTRIES} values")
-
-
-def check_file(path: str | Path) -> str:
-    """The text of a YAML file that :func:`check_yaml` lets pass.
-
-    Raises:
-        SpotkdError: it is no such file; the message names it.
-    """
-    import yaml
-
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        check_yaml(text)
-    except (SpotkdError, OSError, ValueError, yaml.YAMLError) as error:
-        raise SpotkdError(f"{path}: {one_line(error)[:300]}") from error
-    return text
-
-
-def read_yaml(path: str | Path) -> Any:
-    """What a YAML file holds: plain values, and no more of them than a configuration has.
-
-    Raises:
-        SpotkdError: it is no such file.
-    """
-    import yaml
-
-    text = check_file(path)
-    try:
-        return yaml.safe_load(text)
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise SpotkdError(f"{path}: {one_line(error)[:300]}") from error
 
 
 def make_parser(**options: Any) -> ArgumentParser:
@@ -603,7 +536,7 @@ def read_config(kind: type[C], path: str | Path) -> C:
     from argparse import ArgumentError
 
     if Path(path).is_file():
-        check_file(path)
+        read_yaml_text(path)
     parser = parser_for(cast(type, kind))
     try:
         options = parser.parse_path(path)

@@ -30,7 +30,7 @@ from .config import DataConfig, ProfileConfig
 from .data import load_data
 from .distillers import DISTILLERS
 from .errors import SpotkdError
-from .files import replacing
+from .files import atomic_write
 from .folding import folded
 from .method import SpotKD
 from .models import build_model, create_model
@@ -410,7 +410,7 @@ def write_csv(result: Profile, path: str) -> None:
 @contextmanager
 def _writing(path: str) -> Iterator[Path]:
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             yield temporary
     except OSError as error:
         raise SpotkdError(f"{path}: cannot be written ({error.strerror or error})") from error

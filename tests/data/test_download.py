@@ -7,7 +7,6 @@ import hashlib
 import io
 import re
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +26,8 @@ import pytest
 from spotkd import SpotkdError
 from spotkd.config import DataConfig
 from spotkd.data import ImageSet, cifar, download, load_dataset
-from spotkd.data.download import Archive, fetch, obtain, obtain_packed, unpack
+from spotkd.data.download import Archive, fetch, obtain, obtain_packed
+from spotkd.untrusted.archives import unpack_archive
 
 from .formats import write_cifar100
 
@@ -391,12 +391,12 @@ PACKERS: dict[str, Callable[..., Path]] = {"x.tar.gz": pack_tar, "x.tar": pack_t
 @pytest.mark.parametrize("name", PACKERS)
 def test_unpacking(tmp_path: Path, name: str) -> None:
     archive, folder = PACKERS[name](tmp_path / name, *GOOD, ("other", b"2")), tmp_path / "out" / "there"
-    unpack(archive, folder)
+    unpack_archive(archive, folder)
     assert (folder / "top/a").read_bytes() == b"1"
     assert (folder / "top/deep/b").read_bytes() == CONTENT
     assert (folder / "top/empty").is_dir()
     assert names_in(folder) == ["other", "top"]
-    fails(f"^{re.escape(str(folder / 'other'))}: is there already", lambda: unpack(archive, folder))
+    fails(f"^{re.escape(str(folder / 'other'))}: already exists", lambda: unpack_archive(archive, folder))
 
 
 UNSAFE_NAMES = [
@@ -446,7 +446,7 @@ def test_links_in_a_zip(tmp_path: Path) -> None:
 def refuses(archive: Path, pattern: str) -> None:
     """The archive is refused before anything is written."""
     folder = archive.parent / "out"
-    message = fails(pattern, lambda: unpack(archive, folder))
+    message = fails(pattern, lambda: unpack_archive(archive, folder))
     assert message.startswith(f"{archive}: refused, its member ")
     assert names_in(archive.parent) == [archive.name]
 
@@ -462,13 +462,13 @@ def test_damaged_archives(tmp_path: Path, name: str) -> None:
         damages.append(bytes(middle))
     for damage in damages:
         archive.write_bytes(damage)
-        fails(f"^{re.escape(str(archive))}: damaged or no archive", lambda: unpack(archive, folder))
+        fails(f"^{re.escape(str(archive))}: damaged or no archive", lambda: unpack_archive(archive, folder))
         assert not folder.exists() or list(folder.iterdir()) == []
 
 
 def test_a_missing_archive(tmp_path: Path) -> None:
     for name in PACKERS:
-        fails("cannot be unpacked", lambda name=name: unpack(tmp_path / name, tmp_path))  # type: ignore[misc]
+        fails("cannot be unpacked", lambda name=name: unpack_archive(tmp_path / name, tmp_path))  # type: ignore[misc]
 
 
 def test_a_disk_that_takes_no_more_while_unpacking(tmp_path: Path) -> None:
@@ -476,11 +476,11 @@ def test_a_disk_that_takes_no_more_while_unpacking(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
     try:
-        fails("x.tar.gz: cannot be unpacked into .*out", lambda: unpack(archive, folder))
+        fails("x.tar.gz: cannot be unpacked into .*out", lambda: unpack_archive(archive, folder))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(folder.iterdir()) == []
-    unpack(archive, folder)
+    unpack_archive(archive, folder)
     assert (folder / "top/deep/b").read_bytes() == CONTENT
 
 
@@ -489,16 +489,16 @@ def test_unpacking_that_is_broken_off_leaves_nothing_that_looks_whole(
 ) -> None:
     archive, folder, seen = pack_tar(tmp_path / "x.tar.gz", *GOOD), tmp_path / "out", []
 
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
         seen.append([str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()])
         if len(seen) == 2:
             raise KeyboardInterrupt
-        copy(*arguments)  # type: ignore[arg-type]
+        copy(*arguments, **options)  # type: ignore[arg-type]
 
-    copy = shutil.copyfileobj
-    monkeypatch.setattr(shutil, "copyfileobj", interrupted)
+    copy = tarfile.copyfileobj
+    monkeypatch.setattr(tarfile, "copyfileobj", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        unpack(archive, folder)
+        unpack_archive(archive, folder)
     assert len(seen[1]) == 2, "the second file had been begun"
     assert all(name.startswith(".x.tar.gz.") for name in seen[1])
     assert not (folder / "top").exists()

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 
 from spotkd import DATASETS, MODELS, Dataset, Loader, SpotkdError
 from spotkd.config import DistillConfig, ModelConfig, OptimConfig, PolicyConfig, RunConfig, TrainConfig, read_config
-from spotkd.files import replacing
+from spotkd.files import atomic_write
 from spotkd.training import distill, evaluate, restore, train
 from spotkd.training.checkpoint import write_sealed
 from spotkd.training.device import choose_precision
@@ -157,10 +157,10 @@ def test_an_unwritable_folder(tmp_path: Path) -> None:
 def test_replacing_keeps_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as temporary:
         temporary.write_text(str(1 / 0))
     assert path.read_text() == "old"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"

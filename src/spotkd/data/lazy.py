@@ -21,8 +21,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..config import DataConfig
 from ..errors import SpotkdError, one_line
+from ..untrusted.images import decode_image, ignore_warnings
 from .images import Dataset, ImageSet, Pass, RawBatch, Split, held_out
-from .pictures import Files, Pictures, common_size, cores, decode, decode_all, pixels, quiet
+from .pictures import Files, Pictures, common_size, cores, decode_all, pixels
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet; customary for photographs of any kind
 LARGE = 224  # edge of images that are not small
@@ -73,10 +74,10 @@ def transformed(picture: tuple[str, bytes], transform: Callable[[Tensor], Tensor
     Raises:
         SpotkdError: the picture is damaged.
     """
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with ignore_warnings(), torch.random.fork_rng(devices=[]):
         mixed = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
         torch.default_generator.manual_seed(int(mixed[0]))  # torch.manual_seed would reach for the GPU's, too
-        return transform(pixels(decode(*picture)))
+        return transform(pixels(decode_image(*picture)))
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class LazySet(Split):
         parts = [wanted.own(part) for part in torch.split(order, wanted.batch_size)[wanted.skip :]]
         transform = transform_to(self.edge, wanted.training and wanted.augment, wanted.flip)
         source = _Decoded(self.pictures, self.numbers, transform, generator.initial_seed())
-        with quiet():  # of more processes than cores, and of processes that fork while threads run
+        with ignore_warnings():  # of more processes than cores, and of processes that fork while threads run
             loader = DataLoader(
                 source,
                 batch_sampler=(part.tolist() for part in parts),

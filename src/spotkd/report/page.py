@@ -21,7 +21,7 @@ from ..analysis import Inspection, inspect, split_of
 from ..config import DistillConfig, InspectConfig, ReportConfig
 from ..data import Dataset, load_data
 from ..errors import SpotkdError
-from ..files import replacing
+from ..files import atomic_write
 from ..routing import STRATEGIES
 from .charts import HEIGHT, WIDTH, Drawing, HeatMap, LineChart, thinned
 from .compare import Comparison, compare, guesses
@@ -81,7 +81,7 @@ def report_runs(folders: Sequence[Path], options: ReportConfig) -> Iterator[str]
     )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as path:
+        with atomic_write(target) as path:
             path.write_text(html, encoding="utf-8")
     except OSError as error:
         raise SpotkdError(f"{target}: cannot be written ({error.strerror or error})") from error

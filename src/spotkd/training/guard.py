@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SpotkdError
-from ..files import replacing
+from ..files import atomic_write
 from ..method import Losses
 from ..stages import Batch
 from .averages import total
@@ -116,7 +116,7 @@ class Guard:
             "indices": samples,
             "labels": step.batch.labels.tolist(),
         }
-        with replacing(self.run.folder / NONFINITE) as path:
+        with atomic_write(self.run.folder / NONFINITE) as path:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         after = f" after {self.skip} skipped steps" if self.skip else ""
         raise SpotkdError(

@@ -21,7 +21,6 @@ from ..config import (
     RunConfig,
     TrainConfig,
     read_config,
-    read_yaml,
 )
 from ..data import Dataset, Loader, load_data, preprocessing_of
 from ..errors import SpotkdError, one_line
@@ -31,6 +30,7 @@ from ..models import build_model, create_model, save_weights
 from ..models.weights import find_weights, read_metadata
 from ..registry import PYTHON
 from ..routing import STRATEGIES, scaled_bias
+from ..untrusted.yaml_files import read_yaml
 from .averages import broadcast_state
 from .checkpoint import newest, seed_everything
 from .device import choose_precision, make_fabric

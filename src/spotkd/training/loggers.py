@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..config import RunConfig, flattened
 from ..errors import SpotkdError, Stopped, one_line
-from ..files import replacing
+from ..files import atomic_write
 from .run import FOREIGN, Run
 
 _NONE = "none"
@@ -116,7 +116,7 @@ class _Outside(Logger):
                 self.log_hyperparams(flattened(asdict(config)))
         except Exception as error:  # of whatever kind the package has
             raise SpotkdError(f"logger {self.name}: does not start ({one_line(error)[:300]})") from error
-        with replacing(noted) as path:
+        with atomic_write(noted) as path:
             path.write_text(json.dumps(known | {self.name: self._version}) + "\n", encoding="utf-8")
 
     def _start(self, folder: Path, known: str | None) -> str:

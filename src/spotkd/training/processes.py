@@ -32,7 +32,7 @@ from torch import nn
 
 from ..config import RunConfig
 from ..errors import STOPPED, SpotkdError, Stopped
-from ..files import replacing
+from ..files import atomic_write
 from .device import make_fabric
 from .interrupt import Interrupt
 from .run import Run, Summary, read_summary
@@ -254,7 +254,10 @@ def _passing_on(members: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int
 def report(place: Path, rank: int, line: str = "", traceback: str = "", echo: bool = False) -> None:
     """A member leaves word of why it ends; an echo counts only where nobody knows better."""
     words = {"order": (echo, time.time()), "rank": rank, "line": line, "traceback": traceback}
-    with suppress(OSError), replacing(place / f"failed-{rank}") as path:  # killed in between, it leaves no half a word
+    with (
+        suppress(OSError),
+        atomic_write(place / f"failed-{rank}") as path,
+    ):  # killed in between, it leaves no half a word
         path.write_text(json.dumps(words), encoding="utf-8")
 
 

@@ -37,7 +37,7 @@ from filelock import FileLock, Timeout
 from .. import __version__
 from ..config import RunConfig, different
 from ..errors import SpotkdError, Stopped, one_line
-from ..files import replacing
+from ..files import atomic_write
 from .checkpoint import DAMAGED, FORMAT, LAST, PREVIOUS, newest, random_state, read_sealed, write_sealed
 from .evaluate import Scores
 from .interrupt import Interrupt
@@ -194,11 +194,11 @@ class Run:
             if name not in kept:
                 (self.folder / name).unlink(missing_ok=True)
         for name, text in self._tables.items():  # a line that was torn, or that the state does not know yet, is gone
-            with replacing(self.folder / name) as path:
+            with atomic_write(self.folder / name) as path:
                 path.write_text(text, encoding="utf-8", newline="")
         for name in self.FOLDERS if self.state is None else ():
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        with replacing(self.folder / "config.yaml") as path:
+        with atomic_write(self.folder / "config.yaml") as path:
             # Consent to overwrite was given for this run, not for whoever repeats it from its configuration.
             content = dataclasses.asdict(self.config) | {"overwrite": False, "resume": None, "accept_changes": False}
             path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -303,7 +303,7 @@ class Run:
             "python": platform.python_version(),
         }
         del content["folder"]  # a run may be moved
-        with replacing(self.folder / "summary.json") as path:
+        with atomic_write(self.folder / "summary.json") as path:
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
