@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "spotkd"
 FLOORS = [  # from the ground up; rooms on one floor do not know each other
-    {"errors", "parts"},
+    {"errors", "distributed"},
     {"untrusted"},
     {"registry", "files", "precision", "stages", "config", "wording"},
     {"adapters", "memory", "staging", "folding"},

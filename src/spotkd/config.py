@@ -13,7 +13,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 from .errors import SpotkdError, one_line
-from .untrusted.yaml_files import check_yaml, read_yaml_text
+from .untrusted.yaml_files import check_yaml, check_yaml_file
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -536,7 +536,7 @@ def read_config(kind: type[C], path: str | Path) -> C:
     from argparse import ArgumentError
 
     if Path(path).is_file():
-        read_yaml_text(path)
+        check_yaml_file(path)
     parser = parser_for(cast(type, kind))
     try:
         options = parser.parse_path(path)

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .distillers import DISTILLERS, KD, Distiller, LogitDistiller, Preparation, Spots, check_options
+from .distributed import all_gather, all_reduce_mean, per_rank_generator, whole_batch
 from .errors import SpotkdError
 from .memory import Memory, Seen
-from .parts import averaged, gathered, gathering, own_noise
 from .precision import full_precision
 from .registry import unknown_name
 from .routing import STRATEGIES, PolicyNetwork, RoutingNetwork, Strategy
@@ -132,7 +132,7 @@ class Supervised(Method):
 
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
         batch = Batch(*batch)
-        with own_noise(batch.images.device):
+        with per_rank_generator(batch.images.device):
             logits = self.student(batch.images)
         task = cross_entropy(logits, batch.labels)
         zero = task.new_zeros(())
@@ -250,7 +250,7 @@ class SpotKD(Method):
 
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
         batch = Batch(*batch)
-        with own_noise(batch.images.device):
+        with per_rank_generator(batch.images.device):
             with nullcontext() if self.joint else torch.no_grad():
                 t, t_seen = self._observe_teacher(batch)
             s, s_seen = self._observe(self.student, batch.images)
@@ -270,7 +270,7 @@ class SpotKD(Method):
         route = balance = share = task.new_zeros(())
         if decisions.route is not None:
             routed = cross_entropy(self.route(batch.images, t, decisions.route), batch.labels)
-            routes = gathered(decisions.route) if self.gather else decisions.route
+            routes = all_gather(decisions.route) if self.gather else decisions.route
             share = self.share_terms(routes.mean(0))
             if self.joint:
                 route = weight * routed
@@ -303,10 +303,10 @@ class SpotKD(Method):
         if not (self.gather and distiller.relational):
             loss = distiller(student, teacher, mask, batch)
             return loss
-        student, teacher, mask = [gathered(f) for f in student], [gathered(f) for f in teacher], gathered(mask)
-        indices = None if batch.indices is None else gathered(batch.indices)
-        whole = Batch(batch.images, gathered(batch.labels), indices)  # relations are between features, not images
-        with gathering():
+        student, teacher, mask = [all_gather(f) for f in student], [all_gather(f) for f in teacher], all_gather(mask)
+        indices = None if batch.indices is None else all_gather(batch.indices)
+        whole = Batch(batch.images, all_gather(batch.labels), indices)  # relations are between features, not images
+        with whole_batch():
             loss = distiller(student, teacher, mask, whole)
             return loss
 
@@ -340,7 +340,7 @@ class SpotKD(Method):
     def class_weighted(self, routed: Tensor, student: Tensor) -> Tensor:
         """The gamma rule, decided once from the unscaled values (the author code tests the scaled value again)."""
         one, seen = torch.ones_like(routed), (routed.detach(), student)
-        high, low = averaged(torch.stack(seen)) if self.gather else seen
+        high, low = all_reduce_mean(torch.stack(seen)) if self.gather else seen
         factor = torch.where(high > low, self.gamma, torch.where(high < low, 1 / self.gamma, one))
         return factor * routed
 
@@ -407,7 +407,7 @@ class SpotKD(Method):
         batch = Batch(*batch)
         with torch.no_grad():
             _, t = self._observe(self.teacher, batch.images)
-        with own_noise(batch.images.device):
+        with per_rank_generator(batch.images.device):
             s = self._observe(self.student, batch.images)[1] if preparation.trains_student else None
         at_student = [] if s is None else [s[i] for i, _ in self.spots]
         return distiller.preparation_loss(at_student, [t[j] for _, j in self.spots])

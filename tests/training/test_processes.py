@@ -33,9 +33,9 @@ from spotkd.config import (
 )
 from spotkd.data import Dataset, ImageSet, Loader, Pass, load_data
 from spotkd.data.images import RawBatch
+from spotkd.distributed import Shard, per_rank_generator, uniform, use_shard
 from spotkd.errors import STOPPED
 from spotkd.models import save_weights
-from spotkd.parts import Part, own_noise, uniform, working_on
 from spotkd.routing import Decisions
 from spotkd.routing.strategies import Adaptive
 from spotkd.training import distill, evaluate_checkpoint
@@ -299,16 +299,16 @@ def test_gathered_two_processes_equal_one_on_the_whole_batch(runs: Path, name: s
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
 def test_parts_make_up_the_batch(processes: int) -> None:
     for total in range(2 * processes, 30):
-        parts = [Part.of(total, rank, processes) for rank in range(processes)]
+        parts = [Shard.of(total, rank, processes) for rank in range(processes)]
         assert [index for part in parts for index in range(part.start, part.stop)] == list(range(total))
         assert all(part.stop - part.start >= 2 for part in parts)
-        assert sum(part.counted for part in parts) == total
-        assert sum(part.weight for part in parts) == pytest.approx(processes)
+        assert sum(part.effective_size for part in parts) == total
+        assert sum(part.loss_weight for part in parts) == pytest.approx(processes)
     for total in range(1, 2 * processes):
-        parts = [Part.of(total, rank, processes) for rank in range(processes)]
-        assert all((part.start, part.stop, part.weight) == (0, total, 1) for part in parts)
-        assert sum(part.counted for part in parts) == pytest.approx(total)
-        shown = [Part.of(total, rank, processes, training=False) for rank in range(processes)]
+        parts = [Shard.of(total, rank, processes) for rank in range(processes)]
+        assert all((part.start, part.stop, part.loss_weight) == (0, total, 1) for part in parts)
+        assert sum(part.effective_size for part in parts) == pytest.approx(total)
+        shown = [Shard.of(total, rank, processes, training=False) for rank in range(processes)]
         assert [index for part in shown for index in range(part.start, part.stop)] == list(range(total))
 
 
@@ -332,10 +332,10 @@ def test_loaders_of_the_parts_give_the_batches_of_the_whole(tiny_data: Dataset, 
 def test_a_network_s_own_noise_leaves_the_common_stream_alone() -> None:
     def drawn(rank: int) -> tuple[Tensor, Tensor, Tensor]:
         torch.manual_seed(0)
-        with working_on(Part.of(5, rank, 2, noise=rank)) as part:
-            decisions = uniform(part.stop - part.start, 3, device=torch.device("cpu"))
-            with own_noise(torch.device("cpu")):
-                noise = torch.rand(part.stop - part.start)
+        with use_shard(Shard.of(5, rank, 2, seed=rank)) as shard:
+            decisions = uniform(shard.stop - shard.start, 3, device=torch.device("cpu"))
+            with per_rank_generator(torch.device("cpu")):
+                noise = torch.rand(shard.stop - shard.start)
         return decisions, noise[:2], torch.get_rng_state()
 
     torch.manual_seed(0)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import DataConfig
+from ..distributed import Shard
 from ..errors import SpotkdError
-from ..parts import Part
 from ..registry import Registry
 
 HELD_OUT_SEED = 0  # the same images are held out in every run, whatever its own seed
@@ -50,9 +50,9 @@ class Pass:
     rank: int = 0
     processes: int = 1
 
-    def part(self, total: int) -> Part:
+    def part(self, total: int) -> Shard:
         """What this process gets of a batch of ``total`` images."""
-        return Part.of(total, self.rank, self.processes, self.training)
+        return Shard.of(total, self.rank, self.processes, self.training)
 
     def own(self, whole: Tensor) -> Tensor:
         """This process's rows of those of a batch."""

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..distributed import Shard
 from ..errors import SpotkdError
-from ..parts import Part
 from ..stages import Batch
 from .images import Dataset, Pass, Split
 
@@ -80,13 +80,13 @@ class Loader:
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)
 
-    def part(self, number: int, place: int) -> Part:
+    def shard(self, number: int, place: int) -> Shard:
         """Which samples of batch ``place`` of epoch ``number`` are this process's, if several compute it together."""
         total = min(self.batch_size, len(self.split) - place * self.batch_size)
         if self.processes == 1:
-            return Part(0, total, total)
+            return Shard(0, total, total)
         noise = np.random.SeedSequence((self.seed, number, place, self.rank)).generate_state(1, np.uint64)
-        return Part.of(total, self.rank, self.processes, self.training, int(noise[0]))
+        return Shard.of(total, self.rank, self.processes, self.training, int(noise[0]))
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
         """The batches of epoch ``number``, without its first ``skip`` ones.
@@ -110,10 +110,10 @@ class Loader:
             processes=self.processes,
         )
         for place, (images, labels, indices) in enumerate(self.split.batches(wanted), skip):
-            part = self.part(number, place)
-            if len(labels) != part.stop - part.start:
+            shard = self.shard(number, place)
+            if len(labels) != shard.stop - shard.start:
                 raise SpotkdError(
-                    f"{type(self.split).__name__}.batches gives {len(labels)} images where {part.stop - part.start} "
+                    f"{type(self.split).__name__}.batches gives {len(labels)} images where {shard.stop - shard.start} "
                     "are this process's part: it must heed Pass.part, or be used with one device"
                 )
             if not len(labels):

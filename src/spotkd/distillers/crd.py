@@ -43,8 +43,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..distributed import all_gather, all_reduce_sum, uniform
 from ..errors import SpotkdError
-from ..parts import gathered, summed, uniform
 from ..precision import full_precision
 from ..stages import Batch, Shape
 from .base import DISTILLERS, VECTOR, Distiller, embedding, masked_mean, normalise
@@ -225,7 +225,7 @@ class CRD(Distiller):
         if self.settled:
             return self.norms.to(logarithms[0][0].dtype)
         scores = [((p.exp() + n.exp().sum(1)) * mask).sum() for p, n in logarithms]
-        count, *scores = summed(torch.stack([mask.sum(), *scores]))
+        count, *scores = all_reduce_sum(torch.stack([mask.sum(), *scores]))
         means = torch.stack(scores) / (count * (self.draw.count + 1)).clamp(min=1)
         fresh = torch.where(count > 0, means * len(self.memory_student), 1.0)
         norms = torch.where(self.norms_known, self.norms.to(fresh.dtype), fresh)
@@ -237,7 +237,7 @@ class CRD(Distiller):
     @torch.no_grad()
     def _remember(self, v_s: Tensor, v_t: Tensor, mask: Tensor, indices: Tensor) -> None:
         """Move the memory rows of the selected samples towards their present embeddings."""
-        v_s, v_t, mask, indices = gathered(v_s), gathered(v_t), gathered(mask), gathered(indices)
+        v_s, v_t, mask, indices = all_gather(v_s), all_gather(v_t), all_gather(mask), all_gather(indices)
         for memory, v in ((self.memory_student, v_s), (self.memory_teacher, v_t)):
             old = memory[indices]
             new = normalise(self.momentum * old + (1 - self.momentum) * v.to(old.dtype), dim=1)

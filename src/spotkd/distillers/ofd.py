@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import BatchNorm2d
-from ..parts import summed
+from ..distributed import all_reduce_sum
 from ..precision import full_precision
 from ..stages import Batch, Shape
 from .base import DISTILLERS, Distiller, all_maps, at_one_size, masked_mean, total
@@ -65,8 +65,8 @@ class Margin(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         """The margins ``(C,)``, after a look at the map ``(B, C, H, W)`` in train mode."""
         if self.training:
-            self.sums += summed(feature.clamp(max=0).sum((0, 2, 3), dtype=self.sums.dtype))
-            self.counts += summed((feature < 0).sum((0, 2, 3)))
+            self.sums += all_reduce_sum(feature.clamp(max=0).sum((0, 2, 3), dtype=self.sums.dtype))
+            self.counts += all_reduce_sum((feature < 0).sum((0, 2, 3)))
         return self.sums / self.counts.clamp(min=1)
 
 

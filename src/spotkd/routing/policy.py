@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..parts import uniform
+from ..distributed import uniform
 
 PAPER_BIAS = 10.0
 # The paper's policy: lr 0.025, momentum 0.9, weight decay 1e-3, 240 epochs of 782 steps. Weight decay shrinks a bias by

@@ -15,8 +15,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ..distributed import uniform
 from ..errors import SpotkdError
-from ..parts import uniform
 from ..registry import Registry
 from .policy import straight_through
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..parts import Part
+from ..distributed import Shard
 
 
 def total(x: Tensor) -> Tensor:
@@ -38,16 +38,16 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         _average([p.grad for p in parameters if p.grad is not None], 1 / dist.get_world_size())
 
 
-def average_statistics(method: nn.Module, part: Part) -> None:
+def average_statistics(method: nn.Module, shard: Shard) -> None:
     """Replace BatchNorm's running statistics by their mean over the samples of all processes, after a step.
 
     Each process normalised with the statistics of its own samples and moved the running ones by them. Afterwards these
     are the same everywhere, so the state of a run does not depend on how many processes there are.
     """
-    if part.processes > 1:
+    if shard.processes > 1:
         norms = [m for m in method.modules() if isinstance(m, _BatchNorm) and m.training]
         statistics = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
-        _average(statistics, part.counted / part.total)
+        _average(statistics, shard.effective_size / shard.total)
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..compiling import compiled
 from ..config import RunConfig
 from ..data import Dataset, Loader
+from ..distributed import use_shard
 from ..method import Method
-from ..parts import working_on
 from .averages import average_gradients, average_statistics
 from .course import Course
 from .device import choose_precision, describe_machine
@@ -78,7 +78,7 @@ def fit(
     tested = history.get(f"{name}_top1", [])
     progress = TrainingProgress(title, config.epochs, len(train), Console(), config.quiet, at.epochs, at.steps, tested)
     scores = None
-    full = train.part(1, 0)  # what this process has of a full batch
+    full = train.shard(1, 0)  # what this process has of a full batch
     programs = compiled(method, full.stop - full.start, progress.note, config.cuda_graphs)
 
     def state() -> dict[str, Any]:
@@ -95,15 +95,15 @@ def fit(
                 at.rates = [group["lr"] for group in optimizer.param_groups]
             for batch in train.epoch(epoch, skip=at.steps):
                 guard.begin()
-                with working_on(train.part(epoch, at.steps)) as part:
+                with use_shard(train.shard(epoch, at.steps)) as shard:
                     losses = wrapped(batch)
                     optimizer.zero_grad()
-                    fabric.backward(losses.total * part.weight)
+                    fabric.backward(losses.total * shard.loss_weight)
                 average_gradients(method.parameters())
                 if guard.passes(losses, batch, epoch, at.steps + 1):
                     optimizer.step()
-                    average_statistics(method, part)
-                    meter.add(losses, batch, part)
+                    average_statistics(method, shard)
+                    meter.add(losses, batch, shard)
                 schedule.step()
                 at.steps, at.spent = at.steps + 1, time.perf_counter() - started
                 progress.step(meter.read)

@@ -14,9 +14,9 @@ from torch import nn
 
 from ..config import DistillConfig, PreparationConfig
 from ..data import Dataset, Loader
+from ..distributed import use_shard
 from ..errors import SpotkdError, one_line
 from ..method import SpotKD
-from ..parts import working_on
 from .averages import average_gradients, average_statistics, total
 from .checkpoint import read_sealed, set_random_state
 from .progress import TrainingProgress
@@ -106,15 +106,15 @@ def prepare(method: SpotKD, data: Dataset, fabric: Fabric, config: DistillConfig
             for epoch in range(done + 1, epochs + 1):
                 started = time.perf_counter() - spent
                 for batch in loader.epoch(epoch, skip=steps):
-                    with working_on(loader.part(epoch, steps)) as part:
+                    with use_shard(loader.shard(epoch, steps)) as shard:
                         with fabric.autocast():
                             loss = method.preparation_loss(batch)
                         optimizer.zero_grad()
-                        fabric.backward(loss * part.weight)
+                        fabric.backward(loss * shard.loss_weight)
                     average_gradients(parameters)
                     optimizer.step()
-                    average_statistics(method, part)
-                    summed += total(loss.detach() * part.counted)
+                    average_statistics(method, shard)
+                    summed += total(loss.detach() * shard.effective_size)
                     progress.step(lambda loss=loss: {"loss_preparation": float(loss.detach())})  # type: ignore[misc]
                     steps, spent = steps + 1, time.perf_counter() - started
                     run.after_step(state)

@@ -252,12 +252,9 @@ def _passing_on(members: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int
 
 
 def report(place: Path, rank: int, line: str = "", traceback: str = "", echo: bool = False) -> None:
-    """A member leaves word of why it ends; an echo counts only where nobody knows better."""
+    """A member leaves word of why it ends; an echo counts only where nobody knows better. No half a word is left."""
     words = {"order": (echo, time.time()), "rank": rank, "line": line, "traceback": traceback}
-    with (
-        suppress(OSError),
-        atomic_write(place / f"failed-{rank}") as path,
-    ):  # killed in between, it leaves no half a word
+    with suppress(OSError), atomic_write(place / f"failed-{rank}") as path:
         path.write_text(json.dumps(words), encoding="utf-8")
 
 

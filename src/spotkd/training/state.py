@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..data import Dataset
+from ..distributed import Shard
 from ..errors import SpotkdError, one_line
 from ..method import Losses, Method
-from ..parts import Part
 from ..stages import Batch
 from .averages import total as summed_over_processes
 from .checkpoint import fingerprint, set_random_state
@@ -35,13 +35,13 @@ class Meter:
         self._sums = torch.zeros(len(self.names), device=device, dtype=precise)
         self._count = 0
 
-    def add(self, losses: Losses, batch: Batch, part: Part) -> None:
+    def add(self, losses: Losses, batch: Batch, shard: Shard) -> None:
         """Take note of a step; where several processes share the batch, of all of it."""
         hits = 100 * (losses.logits.argmax(1) == batch.labels).float().mean()
         terms = torch.stack([*losses[: len(Losses.terms())], hits]).detach()
         means = torch.cat([terms, losses.mask.mean(0)]).to(self._sums.dtype)
-        self._sums += summed_over_processes(means * part.counted)
-        self._count += part.total
+        self._sums += summed_over_processes(means * shard.effective_size)
+        self._count += shard.total
 
     def reset(self) -> None:
         """An epoch begins."""

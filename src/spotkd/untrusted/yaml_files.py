@@ -49,7 +49,7 @@ def check_yaml(text: str) -> None:
             raise SpotkdError(f"more than {MAX_VALUES} values")
 
 
-def read_yaml_text(path: str | Path) -> str:
+def check_yaml_file(path: str | Path) -> str:
     """The text of a YAML file that :func:`check_yaml` lets pass.
 
     Raises:
@@ -73,7 +73,7 @@ def read_yaml(path: str | Path) -> Any:
     """
     import yaml
 
-    text = read_yaml_text(path)
+    text = check_yaml_file(path)
     try:
         return yaml.safe_load(text)
     except (ValueError, TypeError, yaml.YAMLError) as error:
