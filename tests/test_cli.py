@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from spotkd import DATASETS, DISTILLERS, MODELS, STRATEGIES, Dataset, create_model, load_glyph94
 from spotkd.cli import main
-from spotkd.config import DataConfig
+from spotkd.data import DataSpec
 from spotkd.distillers import CRD
 from spotkd.models import save_weights
 from spotkd.registry import Registry
@@ -68,7 +68,7 @@ def few_faces() -> Iterator[None]:
         test=data.test.subset(torch.arange(94)),
     )
 
-    def glyph94(config: DataConfig) -> Dataset:
+    def glyph94(config: DataSpec) -> Dataset:
         """94 printable characters, of a few typefaces"""
         return small
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from spotkd import SpotkdError, create_model
 from spotkd.cli import _COMMANDS, _parser, read
-from spotkd.config import DataConfig, EvaluateConfig, TrainConfig, read_config
-from spotkd.data import load_data
+from spotkd.config import EvaluateConfig, TrainConfig, read_config
+from spotkd.data import DataSpec, load_data
 from spotkd.errors import one_line
 from spotkd.experiments.plan import Plan
 from spotkd.models.weights import read_metadata, read_state_dict, save_weights
@@ -199,7 +199,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(name: str, root: Path) -> float:
     """Read all of a data set."""
-    data = load_data(DataConfig(name, str(root)))
+    data = load_data(DataSpec(name, str(root)))
     total = 0.0
     for split in (data.train, data.test):
         assert split.labels is not None

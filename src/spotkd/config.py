@@ -18,6 +18,8 @@ from .untrusted.yaml_files import check_yaml, check_yaml_file
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+    from .data import DataSpec
+
 C = TypeVar("C")
 Precision = Literal["auto", "32", "bf16-mixed"]
 Select = Literal["auto", "last", "best_val", "best_test"]
@@ -452,6 +454,13 @@ class ReportConfig:
     split: SplitName = "train"
     batch_size: int = 256
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+def data_spec(config: DataConfig) -> DataSpec:
+    """The options of a data set as plain values, for :func:`spotkd.data.load_data`."""
+    from .data import DataSpec
+
+    return DataSpec(**asdict(config))
 
 
 def check_filled(kind: type, options: Mapping[str, Any], section: str = "") -> None:

@@ -24,8 +24,7 @@ import numpy as np
 import pytest
 
 from spotkd import SpotkdError
-from spotkd.config import DataConfig
-from spotkd.data import ImageSet, cifar, download, load_dataset
+from spotkd.data import DataSpec, ImageSet, cifar, download, load_dataset
 from spotkd.data.download import Archive, fetch, obtain, obtain_packed
 from spotkd.untrusted.archives import unpack_archive
 
@@ -278,7 +277,7 @@ def test_no_network(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatc
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_names)
-    config = DataConfig("cifar100", root=str(target.parent), download=True)
+    config = DataSpec("cifar100", root=str(target.parent), download=True)
     message = fails("cannot be fetched", lambda: obtain(cifar.CIFAR100.archive, config, "cifar-100-python"))
     assert message.startswith("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz: ")
     assert "Name or service not known" in message
@@ -493,9 +492,9 @@ def test_unpacking_that_is_broken_off_leaves_nothing_that_looks_whole(
         seen.append([str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()])
         if len(seen) == 2:
             raise KeyboardInterrupt
-        copy(*arguments, **options)  # type: ignore[arg-type]
+        copy(*arguments, **options)
 
-    copy = tarfile.copyfileobj
+    copy = tarfile.copyfileobj  # type: ignore[attr-defined]
     monkeypatch.setattr(tarfile, "copyfileobj", interrupted)
     with pytest.raises(KeyboardInterrupt):
         unpack_archive(archive, folder)
@@ -508,7 +507,7 @@ def test_unpacking_that_is_broken_off_leaves_nothing_that_looks_whole(
 
 
 @pytest.fixture
-def published(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[DataConfig, Archive]:
+def published(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[DataSpec, Archive]:
     """CIFAR-100 in small, on the server, and a configuration that fetches it."""
     write_cifar100(tmp_path / "made")
     with tarfile.open(tmp_path / "made.tar.gz", "w:gz") as tar:
@@ -516,19 +515,19 @@ def published(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     server.content = (tmp_path / "made.tar.gz").read_bytes()
     archive = replace(cifar.CIFAR100.archive, md5=hashlib.md5(server.content).hexdigest())
     monkeypatch.setattr(cifar, "CIFAR100", replace(cifar.CIFAR100, archive=archive))
-    return DataConfig("cifar100", str(tmp_path / "data"), True, f"{server.address}/mirror/"), archive
+    return DataSpec("cifar100", str(tmp_path / "data"), True, f"{server.address}/mirror/"), archive
 
 
-def load(config: DataConfig) -> ImageSet:
+def load(config: DataSpec) -> ImageSet:
     split = load_dataset("cifar100", root=config.root, download=config.download, mirror=config.mirror).train
     assert isinstance(split, ImageSet)
     return split
 
 
-def test_a_data_set_from_the_net(published: tuple[DataConfig, Archive], server: Server, tmp_path: Path) -> None:
+def test_a_data_set_from_the_net(published: tuple[DataSpec, Archive], server: Server, tmp_path: Path) -> None:
     config, _ = published
     found = load(config)
-    expected = load(DataConfig("cifar100", str(tmp_path / "made")))
+    expected = load(DataSpec("cifar100", str(tmp_path / "made")))
     assert np.array_equal(found.images, expected.images)
     assert server.asked == [("/mirror/cifar-100-python.tar.gz", None)]
     root = Path(config.root)
@@ -540,7 +539,7 @@ def test_a_data_set_from_the_net(published: tuple[DataConfig, Archive], server: 
 
 
 def test_an_archive_that_is_there_is_checked_and_unpacked(
-    published: tuple[DataConfig, Archive], server: Server, capsys: pytest.CaptureFixture[str]
+    published: tuple[DataSpec, Archive], server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, archive = published
     config = replace(config, download=False)
@@ -556,13 +555,13 @@ def test_an_archive_that_is_there_is_checked_and_unpacked(
     assert capsys.readouterr().err == f"unpacking {packed}\n"
 
 
-def test_an_archive_of_something_else(published: tuple[DataConfig, Archive]) -> None:
+def test_an_archive_of_something_else(published: tuple[DataSpec, Archive]) -> None:
     config, archive = published
     fails("holds no folder cifar-10", lambda: obtain(archive, config, "cifar-10"))
 
 
 def test_processes_side_by_side_take_turns(
-    published: tuple[DataConfig, Archive], server: Server, capsys: pytest.CaptureFixture[str]
+    published: tuple[DataSpec, Archive], server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, archive = published
     server.cuts, server.stall = [5000], threading.Event()
@@ -586,7 +585,7 @@ def test_processes_side_by_side_take_turns(
     assert capsys.readouterr().err.count("unpacking") == 1
 
 
-def test_an_archive_that_is_read_packed(published: tuple[DataConfig, Archive], server: Server) -> None:
+def test_an_archive_that_is_read_packed(published: tuple[DataSpec, Archive], server: Server) -> None:
     config, archive = published
     packed = Path(config.root) / archive.filename
     missing = fails(
@@ -602,7 +601,7 @@ def test_an_archive_that_is_read_packed(published: tuple[DataConfig, Archive], s
 
 def test_a_root_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    config = DataConfig("cifar100", str(tmp_path / "file"), download=True)
+    config = DataSpec("cifar100", str(tmp_path / "file"), download=True)
     fails("file: cannot be written", lambda: obtain_packed(cifar.CIFAR100.archive, config))
 
 

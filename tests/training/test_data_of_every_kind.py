@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spotkd import Loader, SpotkdError
-from spotkd.config import DataConfig, DistillConfig, EvaluateConfig, ModelConfig, TrainConfig
+from spotkd.config import DataConfig, DistillConfig, EvaluateConfig, ModelConfig, TrainConfig, data_spec
 from spotkd.data import load_data
 from spotkd.training import distill, evaluate_checkpoint, train
 
@@ -105,7 +105,7 @@ def test_negative_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_epoch_goes_on_in_the_middle(kind: Callable[[Path], DataConfig], tmp_path: Path) -> None:
     """What is left of an epoch is what it would have been, whatever is skipped."""
-    data = load_data(kind(tmp_path))
+    data = load_data(data_spec(kind(tmp_path)))
     loader = Loader(data, data.train, 4, training=True, seed=3, workers=0)
     whole = list(loader.epoch(2))
     for skip in (0, 1, len(whole) - 1, len(whole)):

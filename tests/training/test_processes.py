@@ -29,6 +29,7 @@ from spotkd.config import (
     OptimConfig,
     PolicyConfig,
     RunConfig,
+    data_spec,
     read_config,
 )
 from spotkd.data import Dataset, ImageSet, Loader, Pass, load_data
@@ -262,7 +263,7 @@ def by_halves(config: DistillConfig, data: Dataset) -> tuple[SpotKD, list[Tensor
 def test_two_processes_equal_one_that_computes_their_halves(runs: Path, name: str) -> None:
     folder = runs / "apart" / name
     config = read_config(DistillConfig, folder / "options.yaml")
-    method, decisions = by_halves(config, load_data(config.data))
+    method, decisions = by_halves(config, load_data(data_spec(config.data)))
     noted = masks_of(folder, 2)
     assert [len(mask) for mask in noted] == [12] * 5 + [5]
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(noted, decisions, strict=True))
@@ -273,7 +274,7 @@ def test_two_processes_equal_one_that_computes_their_halves(runs: Path, name: st
     assert_equal(state, expected)
     if name == "at":  # the comparison can fail
         config.seed += 1
-        other = by_halves(config, load_data(config.data))[0].state_dict()
+        other = by_halves(config, load_data(data_spec(config.data)))[0].state_dict()
         with pytest.raises(AssertionError):
             assert_equal(state, {key: other[key] for key in state})
 

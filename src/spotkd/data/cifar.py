@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..config import DataConfig
 from ..errors import SpotkdError
 from ..untrusted.pickles import Array, read_pickle
 from .download import Archive, obtain
 from .images import DATASETS, Dataset, ImageSet, check_options
+from .spec import DataSpec
 
 SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
@@ -62,20 +62,20 @@ CIFAR100 = _Layout(
 
 
 @DATASETS.register("cifar10")
-def _cifar10(config: DataConfig) -> Dataset:
+def _cifar10(spec: DataSpec) -> Dataset:
     """10 classes of photographs, 32x32, 50 000 / 10 000 images; --data.download true fetches them (170 MB)"""
-    return _load(config, CIFAR10)
+    return _load(spec, CIFAR10)
 
 
 @DATASETS.register("cifar100")
-def _cifar100(config: DataConfig) -> Dataset:
+def _cifar100(spec: DataSpec) -> Dataset:
     """100 classes of photographs, 32x32, 50 000 / 10 000 images; --data.download true fetches them (169 MB)"""
-    return _load(config, CIFAR100)
+    return _load(spec, CIFAR100)
 
 
-def _load(config: DataConfig, layout: _Layout) -> Dataset:
-    check_options(config, "download", "mirror")
-    folder = obtain(layout.archive, config, layout.folder)
+def _load(spec: DataSpec, layout: _Layout) -> Dataset:
+    check_options(spec, "download", "mirror")
+    folder = obtain(layout.archive, spec, layout.folder)
     train = _split(folder, layout.train, layout)
     test = _split(folder, (layout.test,), layout)
     names = _class_names(folder / layout.meta, layout)

@@ -22,9 +22,9 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from ..config import DataConfig
 from ..errors import SpotkdError, one_line
 from ..untrusted.archives import unpack_archive
+from .spec import DataSpec
 
 _ATTEMPTS = 5  # connections that may break off before the user has to start again
 _PAUSE = 1.0  # seconds before the second attempt; more before later ones
@@ -56,7 +56,7 @@ class Archive:
         return self.url if mirror is None else f"{mirror.rstrip('/')}/{self.filename}"
 
 
-def obtain(archive: Archive, config: DataConfig, holds: str) -> Path:
+def obtain(archive: Archive, spec: DataSpec, holds: str) -> Path:
     """The folder ``holds`` that the archive unpacks to: in the root, or the root itself if that is its name.
 
     A folder that is there is taken as it is. Failing that, the archive in the root is checked and unpacked, fetched
@@ -65,16 +65,16 @@ def obtain(archive: Archive, config: DataConfig, holds: str) -> Path:
     Raises:
         SpotkdError: neither is there and nothing was to be fetched; or as :func:`fetch` and :func:`unpack_archive`.
     """
-    root = Path(config.root)
+    root = Path(spec.root)
     wanted, packed = root / holds, root / archive.filename
     for folder in (wanted, root):
         if folder.name == holds and folder.is_dir():
             return folder
     if not packed.is_file():
-        _must_be_allowed(archive, config, holds)
+        _must_be_allowed(archive, spec, holds)
     with _alone_in(root):
         if not wanted.is_dir():
-            fetch(archive.address(config.mirror), packed, archive.md5)
+            fetch(archive.address(spec.mirror), packed, archive.md5)
             _say(f"unpacking {packed}")
             unpack_archive(packed, root)
     if not wanted.is_dir():
@@ -82,7 +82,7 @@ def obtain(archive: Archive, config: DataConfig, holds: str) -> Path:
     return wanted
 
 
-def obtain_packed(archive: Archive, config: DataConfig) -> Path:
+def obtain_packed(archive: Archive, spec: DataSpec) -> Path:
     """The archive itself, in the root, for data that are read without unpacking; fetched if the user has asked for it.
 
     The checksum is computed once, when the file is fetched. A file that is there is taken as it is, like a folder: the
@@ -91,19 +91,19 @@ def obtain_packed(archive: Archive, config: DataConfig) -> Path:
     Raises:
         SpotkdError: it is not there and nothing was to be fetched; or as :func:`fetch`.
     """
-    packed = Path(config.root) / archive.filename
+    packed = Path(spec.root) / archive.filename
     if not packed.is_file():
-        _must_be_allowed(archive, config, archive.filename)
+        _must_be_allowed(archive, spec, archive.filename)
         with _alone_in(packed.parent):
-            fetch(archive.address(config.mirror), packed, archive.md5)
+            fetch(archive.address(spec.mirror), packed, archive.md5)
     return packed
 
 
-def _must_be_allowed(archive: Archive, config: DataConfig, missing: str) -> None:
-    if not config.download:
+def _must_be_allowed(archive: Archive, spec: DataSpec, missing: str) -> None:
+    if not spec.download:
         raise SpotkdError(
-            f"{archive.name}: no {Path(config.root) / missing}: let '--data.download true' fetch it, or put "
-            f"{archive.address(config.mirror)} (md5 {archive.md5}) into {config.root}"
+            f"{archive.name}: no {Path(spec.root) / missing}: let '--data.download true' fetch it, or put "
+            f"{archive.address(spec.mirror)} (md5 {archive.md5}) into {spec.root}"
         )
 
 

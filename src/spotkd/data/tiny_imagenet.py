@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..config import DataConfig
 from ..errors import SpotkdError, one_line
 from ..files import atomic_write
 from ..untrusted.archives import ZipReader
@@ -31,6 +30,7 @@ from .download import Archive, obtain_packed
 from .folders import synset_names
 from .images import DATASETS, Dataset, ImageSet, check_options
 from .pictures import decode_all, is_picture
+from .spec import DataSpec
 
 ARCHIVE = Archive(
     "tiny-imagenet", "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
@@ -42,12 +42,12 @@ _FORMAT = "1"  # of the array file; another number makes older files be written 
 
 
 @DATASETS.register("tiny-imagenet")
-def _tiny_imagenet(config: DataConfig) -> Dataset:
+def _tiny_imagenet(spec: DataSpec) -> Dataset:
     """200 classes of photographs, 64x64, 100 000 / 10 000 images; --data.download true fetches them (248 MB)"""
-    check_options(config, "download", "mirror")
-    root = Path(config.root)
+    check_options(spec, "download", "mirror")
+    root = Path(spec.root)
     folder = next((place for place in (root / FOLDER, root) if place.name == FOLDER and place.is_dir()), None)
-    source = _Zip(obtain_packed(ARCHIVE, config)) if folder is None else _Folder(folder)
+    source = _Zip(obtain_packed(ARCHIVE, spec)) if folder is None else _Folder(folder)
     kept = source.place.with_name(f"{FOLDER}.safetensors")
     fingerprint = f"{_FORMAT} {source.fingerprint()}"
     tensors = _kept(kept, fingerprint)

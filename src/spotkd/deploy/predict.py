@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import DataConfig, PredictConfig
-from ..data import Preprocessing
+from ..config import PredictConfig
+from ..data import DataSpec, Preprocessing
 from ..data.pictures import is_picture
 from ..errors import SpotkdError, one_line
 from ..files import atomic_write
@@ -30,9 +30,7 @@ class Prediction(NamedTuple):
     classes: tuple[tuple[str, float], ...]
 
 
-def open_student(
-    path: str, model: str | None = None, data: DataConfig | None = None, trust: bool = False
-) -> Classifier:
+def open_student(path: str, model: str | None = None, data: DataSpec | None = None, trust: bool = False) -> Classifier:
     """The student in a run folder, a weights file, an .onnx or a .pt2 file.
 
     Args:

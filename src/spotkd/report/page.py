@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from .. import __version__
 from ..analysis import Inspection, inspect, split_of
-from ..config import DistillConfig, InspectConfig, ReportConfig
+from ..config import DistillConfig, InspectConfig, ReportConfig, data_spec
 from ..data import Dataset, load_data
 from ..errors import SpotkdError
 from ..files import atomic_write
@@ -151,7 +151,7 @@ class Desk:
     def data(self, run: RunFacts) -> Dataset:
         key = str(run.config.data)
         if key not in self._data:
-            self._data[key] = load_data(run.config.data)
+            self._data[key] = load_data(data_spec(run.config.data))
         return self._data[key]
 
     def _costs_of(self, run: RunFacts) -> dict[str, Cost]:

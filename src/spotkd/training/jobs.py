@@ -20,6 +20,7 @@ from ..config import (
     PolicyConfig,
     RunConfig,
     TrainConfig,
+    data_spec,
     read_config,
 )
 from ..data import Dataset, Loader, load_data, preprocessing_of
@@ -139,7 +140,7 @@ def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
         SpotkdError: the folder holds no distillation, or its files are damaged.
     """
     config = read_config(DistillConfig, Path(folder) / "config.yaml")
-    data = load_data(config.data)
+    data = load_data(data_spec(config.data))
     method = _distillation(config, data, quiet=True)
     state, _ = newest(Path(folder), set_aside=False)
     if state is None or state.get("phase") != TRAINING:
@@ -222,7 +223,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Scores:
         described.root = config.root
     elif own.is_file():
         described.root = str(_noted_root(own) or described.root)
-    data = load_data(described)
+    data = load_data(data_spec(described))
     _check_class_count(config.checkpoint, data)
     fabric = make_fabric(config.accelerator, config.precision)
     model = build_model(str(names["model"]), len(data.classes), config.checkpoint, data.image_shape)
@@ -247,7 +248,7 @@ def _begin(config: RunConfig) -> tuple[Dataset, Fabric]:
     fabric = join(config)
     if config.cuda_graphs and not (config.compile and fabric.device.type == "cuda"):
         raise SpotkdError("cuda_graphs records what compile makes, on CUDA: set compile to true there, or leave it out")
-    data = load_data(config.data)
+    data = load_data(data_spec(config.data))
     chosen(config.select, data)  # before anything is written
     seed_everything(config.seed)
     return data, fabric
