@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 
 from spotkd import DATASETS, DISTILLERS, MODELS, STRATEGIES, Dataset, create_model, load_glyph94
 from spotkd.cli import main
+from spotkd.data import DataSpec
 from spotkd.distillers import CRD
-from spotkd.files import load_tensors
 from spotkd.models import save_weights
-from spotkd.options import DataOptions
 from spotkd.registry import Registry
 from spotkd.runs.folder import RunFolder
 from spotkd.training import restore
+from spotkd.untrusted.torch_files import load_tensors
 
 pytestmark = pytest.mark.usefixtures("untrained_teachers")
 
@@ -68,7 +68,7 @@ def few_faces() -> Iterator[None]:
         test=data.test.subset(torch.arange(94)),
     )
 
-    def glyph94(config: DataOptions) -> Dataset:
+    def glyph94(config: DataSpec) -> Dataset:
         """94 printable characters, of a few typefaces"""
         return small
 

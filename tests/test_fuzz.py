@@ -21,13 +21,13 @@ from torch import Tensor
 
 from spotkd import SpotkdError, create_model
 from spotkd.cli import _COMMANDS, _parser, read
-from spotkd.data import load_data
-from spotkd.data.pictures import decode, quiet, size_of
+from spotkd.data import DataSpec, load_data
 from spotkd.errors import one_line
 from spotkd.experiments.plan import Plan
-from spotkd.files import load_tensors
 from spotkd.models.weights import read_metadata, read_state_dict, save_weights
-from spotkd.options import DataOptions, EvaluateOptions, TrainOptions, read_options
+from spotkd.options import EvaluateOptions, TrainOptions, read_options
+from spotkd.untrusted.images import decode_image, ignore_warnings, read_image_size
+from spotkd.untrusted.torch_files import load_tensors
 
 from .data.formats import random_picture, write_cifar10, write_cifar100, write_folder, write_tiny_imagenet
 
@@ -199,7 +199,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(name: str, root: Path) -> float:
     """Read all of a data set."""
-    data = load_data(DataOptions(name, str(root)))
+    data = load_data(DataSpec(name, str(root)))
     total = 0.0
     for split in (data.train, data.test):
         assert split.labels is not None
@@ -270,10 +270,10 @@ def test_pictures(kind: str) -> None:
     @cases(60)
     @given(damage=DAMAGE)
     def check(damage: Damage) -> None:
-        with quiet():
+        with ignore_warnings():
             content = damage(original)
-            clean(lambda: size_of("x", content))
-            picture = clean(lambda: decode("x", content))
+            clean(lambda: read_image_size("x", content))
+            picture = clean(lambda: decode_image("x", content))
             assert picture is None or picture.mode == "RGB"  # type: ignore[attr-defined]
 
     check()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spotkd import DISTILLERS, STRATEGIES, Batch, SpotKD, SpotkdError
-from spotkd.data import DATASETS, Dataset, Loader, load_data
+from spotkd.data import DATASETS, Dataset, DataSpec, Loader, load_data
 from spotkd.models import MODELS
 from spotkd.options import DataOptions, DistillOptions, ModelOptions, TrainOptions, with_values
 from spotkd.stages import StagedModel
@@ -142,7 +142,7 @@ def test_where_it_would_be_wrong_it_is_refused(tiny: Path) -> None:
 
 def test_without_augmentation_every_epoch_has_the_same_images(tiny: Path, tiny_data: Dataset) -> None:
     for augment in (False, True):
-        loader = Loader(load_data(DataOptions("tiny", augment=augment)), tiny_data.train, 40, training=True)
+        loader = Loader(load_data(DataSpec("tiny", augment=augment)), tiny_data.train, 40, training=True)
         epochs = []
         for number in (1, 2):
             batch = next(loader.epoch(number))

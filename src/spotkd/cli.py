@@ -34,11 +34,11 @@ from .config import (
     ProfileConfig,
     ReportConfig,
     TrainConfig,
-    check_file,
     check_filled,
     make_parser,
 )
 from .errors import STOPPED, SpotkdError, Stopped, one_line
+from .untrusted.yaml_files import check_yaml_file
 
 # Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
 _NAMED = ("model", "teacher", "student", "data")
@@ -345,7 +345,7 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     for place, name in enumerate(arguments):
         file = "".join(arguments[place + 1 : place + 2]) if name == "--config" else name.removeprefix("--config=")
         if name.startswith("--config") and Path(file).is_file():
-            check_file(file)
+            check_yaml_file(file)
     named = [name for name in _NAMED if f"{name}.name" in defaults]
     switches = [name for name, value in defaults.items() if isinstance(value, bool)]
     spelled = _spelled_out(arguments, named, switches)

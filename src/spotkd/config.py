@@ -66,3 +66,9 @@ from .options import (
 )
 from .untrusted.yaml_files import check_yaml, read_yaml
 from .untrusted.yaml_files import check_yaml_file as check_file
+
+
+def data_spec(config):
+    from .training.build import data_spec as made
+
+    return made(config)

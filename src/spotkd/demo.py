@@ -22,7 +22,7 @@ from .config import (
 from .data import Loader
 from .data.glyph94 import FACE, FACES
 from .errors import SpotkdError
-from .files import replacing
+from .files import atomic_write
 from .runs.tables import read_metrics
 from .training import Summary, distill, restore, train
 
@@ -107,7 +107,7 @@ def _report(rows: list[tuple[str, Summary]], config: DemoConfig, out: Path, cons
     )
     console.print(notes, highlight=False)
     markdown = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *lines)]
-    with replacing(out / "table.md") as path:
+    with atomic_write(out / "table.md") as path:
         path.write_text("\n".join([f"{title}:", "", *markdown, "", notes, ""]), encoding="utf-8")
     pictures = ", ".join(str(out / name) for name in ("accuracy.png", "shares.png", "decisions.png"))
     console.print(f"Pictures: {pictures}\nTable: {out / 'table.md'}", highlight=False, soft_wrap=True)

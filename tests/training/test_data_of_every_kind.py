@@ -12,6 +12,7 @@ from spotkd import Loader, SpotkdError
 from spotkd.data import load_data
 from spotkd.options import DataOptions, DistillOptions, EvaluateOptions, ModelOptions, TrainOptions, with_values
 from spotkd.training import distill, evaluate_checkpoint, train
+from spotkd.training.build import data_spec
 
 from ..data.formats import write_cifar10, write_cifar100, write_folder, write_hub, write_imagenet, write_tiny_imagenet
 from ..vision import torchvision
@@ -105,7 +106,7 @@ def test_negative_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_epoch_goes_on_in_the_middle(kind: Callable[[Path], DataOptions], tmp_path: Path) -> None:
     """What is left of an epoch is what it would have been, whatever is skipped."""
-    data = load_data(kind(tmp_path))
+    data = load_data(data_spec(kind(tmp_path)))
     loader = Loader(data, data.train, 4, training=True, seed=3, workers=0)
     whole = list(loader.epoch(2))
     for skip in (0, 1, len(whole) - 1, len(whole)):

@@ -34,6 +34,7 @@ from spotkd.options import (
     OptimOptions,
     PolicyOptions,
     RunOptions,
+    data_spec,
     milestones,
     read_options,
     with_values,
@@ -272,7 +273,7 @@ def by_halves(config: DistillOptions, data: Dataset) -> tuple[SpotKD, list[Tenso
 def test_two_processes_equal_one_that_computes_their_halves(runs: Path, name: str) -> None:
     folder = runs / "apart" / name
     config = read_options(DistillOptions, folder / "options.yaml")
-    method, decisions = by_halves(config, load_data(config.data))
+    method, decisions = by_halves(config, load_data(data_spec(config.data)))
     noted = masks_of(folder, 2)
     assert [len(mask) for mask in noted] == [12] * 5 + [5]
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(noted, decisions, strict=True))
@@ -283,7 +284,7 @@ def test_two_processes_equal_one_that_computes_their_halves(runs: Path, name: st
     assert_equal(state, expected)
     if name == "at":  # the comparison can fail
         config.seed += 1
-        other = by_halves(config, load_data(config.data))[0].state_dict()
+        other = by_halves(config, load_data(data_spec(config.data)))[0].state_dict()
         with pytest.raises(AssertionError):
             assert_equal(state, {key: other[key] for key in state})
 

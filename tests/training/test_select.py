@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from safetensors import safe_open
 
 from spotkd import DATASETS, MODELS, Dataset, Loader, SpotkdError, create_model
+from spotkd.data import DataSpec
 from spotkd.options import ModelOptions, OptimOptions, Select, TrainOptions, with_values
 from spotkd.runs.summary import Summary
 from spotkd.training import evaluate, train
@@ -48,7 +49,7 @@ def first_best(rows: list[dict[str, float]], column: str) -> int:
 def saved_top1(out: Path, split: str) -> float:
     """The accuracy of the weights file on a split, measured afresh."""
     config = yaml.safe_load((out / "config.yaml").read_text())
-    data = DATASETS["tiny"](TrainOptions().data).holding_out(config["data"]["val_share"])
+    data = DATASETS["tiny"](DataSpec("tiny")).holding_out(config["data"]["val_share"])
     model = create_model("tinynet4", 5, out / "model.safetensors")
     images = getattr(data, split)
     return evaluate(model, Loader(data, images, 40, training=False), Fabric(accelerator="cpu", devices=1), 5).top1

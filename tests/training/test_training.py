@@ -15,7 +15,7 @@ import yaml
 from lightning_fabric import Fabric
 
 from spotkd import DATASETS, MODELS, Dataset, Loader, SpotkdError
-from spotkd.files import replacing
+from spotkd.files import atomic_write
 from spotkd.options import (
     DistillOptions,
     ModelOptions,
@@ -167,10 +167,10 @@ def test_an_unwritable_folder(tmp_path: Path) -> None:
 def test_replacing_keeps_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as temporary:
         temporary.write_text(str(1 / 0))
     assert path.read_text() == "old"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from ..config import BenchConfig, DistillConfig, TrainConfig, read_config
 from ..errors import SpotkdError, Stopped
-from ..files import replacing
+from ..files import atomic_write
 from ..runs.layout import REQUEST as OPTIONS
 from ..runtime.signals import StopRequest
 from .essence import differences
@@ -231,7 +231,7 @@ class Bench:
         (folder / ERROR).unlink(missing_ok=True)
         config = self.grid.options(cell)
         command = "distill" if isinstance(config, DistillConfig) else "train"
-        with replacing(folder / OPTIONS) as path:
+        with atomic_write(folder / OPTIONS) as path:
             path.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
         slot = min(set(range(self.jobs)) - {one.slot for one in self.running})
         with (folder / LOG).open("wb") as log:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..errors import SpotkdError, one_line
-from ..files import load_tensors, replacing
+from ..files import atomic_write
+from ..untrusted.torch_files import load_tensors
 from .layout import DAMAGED, LAST, PREVIOUS
 
 FORMAT = 1  # of the state; raised when an older one can no longer be resumed
@@ -40,7 +41,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], keep: Path | None = N
             raise SpotkdError(
                 f"{path}: cannot be written, it takes {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free"
             )
-        with replacing(path, keep) as temporary:
+        with atomic_write(path, keep) as temporary:
             torch.save(dict(state), temporary)
             with temporary.open("rb+") as file:
                 digest = _digest(file)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import RunError, SpotkdError, one_line
-from ..files import replacing
+from ..files import atomic_write
 from ..options import DistillOptions, TrainOptions, read_options
 from ..untrusted.yaml_files import check_yaml_file, read_yaml
 from . import layout
@@ -178,7 +178,7 @@ class RunFolder:
         """Write the options with which a worker is to train this run, and forget why an earlier one failed."""
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / layout.ERROR).unlink(missing_ok=True)
-        with replacing(self.path / layout.REQUEST) as path:
+        with atomic_write(self.path / layout.REQUEST) as path:
             path.write_text(text, encoding="utf-8")
 
     @property

@@ -18,7 +18,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ..errors import RunError, SpotkdError, Stopped
-from ..files import replacing
+from ..files import atomic_write
 from ..runtime.random_state import get_random_state
 from ..runtime.signals import StopRequest
 from . import layout
@@ -156,7 +156,7 @@ class RunWriter:
 
     def write_text(self, name: str, text: str) -> None:
         """Write one of the run's text files, whole or not at all."""
-        with replacing(self.folder / name) as path:
+        with atomic_write(self.folder / name) as path:
             path.write_text(text, encoding="utf-8", newline="")
 
     def checkpoint(self, state: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ import yaml
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
 from ..errors import STOPPED, SpotkdError, Stopped
-from ..files import replacing
+from ..files import atomic_write
 from ..options import RunOptions
 from ..runs.folder import RunFolder
 from ..runs.summary import Summary
@@ -72,7 +72,10 @@ def _start(supervisor: Supervisor, command: str, place: Path, environment: dict[
 def report(place: Path, rank: int, line: str = "", traceback: str = "", echo: bool = False) -> None:
     """A worker leaves word of why it ends; an echo counts only where no other worker knows better."""
     words = {"order": (echo, time.time()), "rank": rank, "line": line, "traceback": traceback}
-    with suppress(OSError), replacing(place / f"failed-{rank}") as path:  # killed in between, it leaves no half a word
+    with (
+        suppress(OSError),
+        atomic_write(place / f"failed-{rank}") as path,
+    ):  # killed in between, it leaves no half a word
         path.write_text(json.dumps(words), encoding="utf-8")
 
 

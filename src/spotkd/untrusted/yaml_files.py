@@ -1,4 +1,7 @@
-"""YAML from outside: plain values, and no more of them than options have."""
+"""YAML: plain values only, and no more of them than a configuration has.
+
+yaml is imported when it is used: ``spotkd --help`` must answer at once.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from typing import Any
 
 from ..errors import SpotkdError, one_line
 
-_ENTRIES = 10_000  # values in a YAML file, those that stand for others counted in full
-_DEPTH = 20  # lists and sections inside one another
+MAX_VALUES = 10_000  # in a file, those that aliases stand for counted in full
+MAX_DEPTH = 20  # lists and sections inside one another
 
 
 def check_yaml(text: str) -> None:
@@ -40,10 +43,10 @@ def check_yaml(text: str) -> None:
         elif isinstance(event, yaml.ScalarEvent):
             known[event.anchor] = count = 1
         open_nodes[-1][1] += count
-        if len(open_nodes) > _DEPTH + 1:
-            raise SpotkdError(f"more than {_DEPTH} lists or sections inside one another")
-        if open_nodes[-1][1] > _ENTRIES:
-            raise SpotkdError(f"more than {_ENTRIES} values")
+        if len(open_nodes) > MAX_DEPTH + 1:
+            raise SpotkdError(f"more than {MAX_DEPTH} lists or sections inside one another")
+        if open_nodes[-1][1] > MAX_VALUES:
+            raise SpotkdError(f"more than {MAX_VALUES} values")
 
 
 def check_yaml_file(path: str | Path) -> str:
