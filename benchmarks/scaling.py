@@ -34,8 +34,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common import SHAPE, Step, a_batch, in_turn
 from spotkd import Batch, SpotKD, create_model, fold_batchnorm
+from spotkd.runtime.device import choose_precision
 from spotkd.stages import StagedModel
-from spotkd.training.device import choose_precision
 from step import SAMPLES, SHIPPED, shipped
 
 HERE = Path(__file__).parent

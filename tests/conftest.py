@@ -100,4 +100,4 @@ def in_memory(split: Split) -> ImageSet:
 @pytest.fixture
 def untrained_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Teachers need not know anything: for tests of what does not depend on it."""
-    monkeypatch.setattr("spotkd.training.jobs.check_teacher", lambda *_: None)
+    monkeypatch.setattr("spotkd.training.build.check_teacher", lambda *_, **__: None)

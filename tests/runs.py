@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spotkd.config import DataConfig, DistillConfig, ModelConfig, PolicyConfig, TrainConfig
+from spotkd.options import DataOptions, DistillOptions, ModelOptions, PolicyOptions, TrainOptions
 from spotkd.training import distill, train
 
 CLASSES = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "=1+1", "{{ 7 * 7 }}", "a & b")
@@ -29,24 +29,24 @@ def make():
 
 
 @contextmanager
-def hostile_data(folder: Path) -> Iterator[DataConfig]:
+def hostile_data(folder: Path) -> Iterator[DataOptions]:
     """The data set's module can be imported as long as this lasts."""
     (folder / "hostile_images.py").write_text(DATA)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        yield DataConfig("python:hostile_images.make")
+        yield DataOptions("python:hostile_images.make")
 
 
-def make_runs(folder: Path, data: DataConfig) -> dict[str, Path]:
+def make_runs(folder: Path, data: DataOptions) -> dict[str, Path]:
     """A teacher, a student by plain KD, and one by SAKD."""
     common: dict[str, Any] = {"data": data, "epochs": 3, "batch_size": 16, "quiet": True, "precision": "32"}
     out = {name: folder / name for name in ("teacher", "kd", "sakd")}
-    train(TrainConfig(**common, out=str(out["teacher"]), model=ModelConfig("resnet8")))
+    train(TrainOptions(**common, out=str(out["teacher"]), model=ModelOptions("resnet8")))
     students: dict[str, Any] = {
-        "teacher": ModelConfig("resnet8", str(out["teacher"])),
-        "student": ModelConfig("resnet8"),
+        "teacher": ModelOptions("resnet8", str(out["teacher"])),
+        "student": ModelOptions("resnet8"),
     }
-    distill(DistillConfig(**common, **students, out=str(out["kd"]), distiller="kd", strategy="always"))
-    policy = PolicyConfig(bias="scaled", target_share=0.5)
-    distill(DistillConfig(**common, **students, out=str(out["sakd"]), distiller="at", policy=policy))
+    distill(DistillOptions(**common, **students, out=str(out["kd"]), distiller="kd", strategy="always"))
+    policy = PolicyOptions(bias="scaled", target_share=0.5)
+    distill(DistillOptions(**common, **students, out=str(out["sakd"]), distiller="at", policy=policy))
     return out

@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 
 from spotkd import DATASETS, DISTILLERS, MODELS, STRATEGIES, Dataset, create_model, load_glyph94
 from spotkd.cli import main
-from spotkd.config import DataConfig
+from spotkd.data import DataSpec
 from spotkd.distillers import CRD
-from spotkd.files import load_tensors
 from spotkd.models import save_weights
 from spotkd.registry import Registry
+from spotkd.runs.folder import RunFolder
 from spotkd.training import restore
-from spotkd.training.run import read_metrics
+from spotkd.untrusted.torch_files import load_tensors
 
 pytestmark = pytest.mark.usefixtures("untrained_teachers")
 
@@ -68,7 +68,7 @@ def few_faces() -> Iterator[None]:
         test=data.test.subset(torch.arange(94)),
     )
 
-    def glyph94(config: DataConfig) -> Dataset:
+    def glyph94(config: DataSpec) -> Dataset:
         """94 printable characters, of a few typefaces"""
         return small
 
@@ -87,7 +87,7 @@ def test_every_distiller_with_every_strategy(
     chosen = ["--distiller", distiller, "--strategy", strategy, "--batch-size", "64"]
     assert run("distill", *options, *chosen, "--epochs", "1", "--quiet", "true") == 0, capsys.readouterr().err
     assert "test top-1" in capsys.readouterr().out
-    assert all(math.isfinite(values[-1]) for values in read_metrics(tmp_path / "run").values())
+    assert all(math.isfinite(values[-1]) for values in RunFolder(tmp_path / "run").metrics.values())
     assert run("evaluate", str(tmp_path / "run")) == 0
     method, _ = restore(tmp_path / "run")  # everything that was learnt is in the checkpoint
     saved = load_file(tmp_path / "run" / "student.safetensors")
@@ -120,7 +120,7 @@ def test_options_of_a_distiller(weights: str, few_faces: None, tmp_path: Path) -
     method, _ = restore(tmp_path / "run")
     assert isinstance(method.distiller, CRD)
     assert (method.distiller.draw.count, method.distiller.draw.relaxed) == (32, True)
-    assert read_metrics(tmp_path / "run")["loss_distill"][0] > 0
+    assert RunFolder(tmp_path / "run").metrics["loss_distill"][0] > 0
 
 
 def test_spots_by_name(weights: str, few_faces: None, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_code_of_ones_own(
     teacher = ["--teacher", "python:things_of_mine.build", "--teacher.at", "0,1,2,4", "--teacher.checkpoint", "teacher"]
     own = ["--distiller", "python:things_of_mine.Half", "--strategy", "python:things_of_mine.First"]
     assert run("distill", *teacher, *student, *own, *small, "--out", "mine") == 0, capsys.readouterr().err
-    assert read_metrics("mine")["share_2"] == pytest.approx([9 / 188])
+    assert RunFolder("mine").metrics["share_2"] == pytest.approx([9 / 188])
     assert run("evaluate", "mine") == 2  # a file does not get to name code to be run
     assert "say --model python:things_of_mine.build" in capsys.readouterr().err
     assert run("evaluate", "mine", "--model", "python:things_of_mine.build") == 0

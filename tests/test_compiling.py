@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spotkd import Batch, SpotKD, SpotkdError, Supervised
 from spotkd.compiling import compile_method
-from spotkd.config import TrainConfig
+from spotkd.options import TrainOptions
 from spotkd.training.jobs import train
 
 from .conftest import IMAGE_SHAPE, TinyNet
@@ -174,7 +174,7 @@ def test_what_is_compiled(distiller: str, pair: tuple[TinyNet, TinyNet]) -> None
 
 def test_cuda_graphs_need_what_they_record() -> None:
     for compile_too in (False, True):
-        config = TrainConfig(compile=compile_too, cuda_graphs=True, accelerator="cpu")
+        config = TrainOptions(compile=compile_too, cuda_graphs=True, accelerator="cpu")
         with pytest.raises(SpotkdError, match="cuda_graphs records what compile makes"):
             train(config)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spotkd import DISTILLERS, Batch, SpotKD, fold_batchnorm
 from spotkd.compiling import compile_method
-from spotkd.training.state import learnt, load_learnt
+from spotkd.training.state import learned_state, load_learned_state
 
 from .conftest import IMAGE_SHAPE, OPTIONS, TRAINING_LABELS, TinyNet, for_distiller
 
@@ -110,7 +110,7 @@ def test_twenty_steps_in_bfloat16(distiller: str, pair: tuple[TinyNet, TinyNet])
     fast, plain = Run(pair, distiller, fast=True, bf16=True), Run(pair, distiller, fast=False)
     differences = []
     for number in range(STEPS):
-        load_learnt(fast.method, learnt(plain.method))
+        load_learned_state(fast.method, learned_state(plain.method))
         a, b = fast.step(number), plain.step(number)
         assert a.total.dtype == torch.float32
         if torch.equal(a.mask, b.mask):

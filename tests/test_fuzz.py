@@ -21,13 +21,13 @@ from torch import Tensor
 
 from spotkd import SpotkdError, create_model
 from spotkd.cli import _COMMANDS, _parser, read
-from spotkd.config import DataConfig, EvaluateConfig, TrainConfig, read_config
-from spotkd.data import load_data
-from spotkd.data.pictures import decode, quiet, size_of
+from spotkd.data import DataSpec, load_data
 from spotkd.errors import one_line
 from spotkd.experiments.plan import Plan
-from spotkd.files import load_tensors
 from spotkd.models.weights import read_metadata, read_state_dict, save_weights
+from spotkd.options import EvaluateOptions, TrainOptions, read_options
+from spotkd.untrusted.images import decode_image, ignore_warnings, read_image_size
+from spotkd.untrusted.torch_files import load_tensors
 
 from .data.formats import random_picture, write_cifar10, write_cifar100, write_folder, write_tiny_imagenet
 
@@ -102,13 +102,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @cases(450)
-@given(content=DOCUMENTS, kind=st.sampled_from([TrainConfig, Plan, EvaluateConfig]))
-@example(content=b'out: "\\0"\n', kind=TrainConfig)
-@example(content=b"\xff\xfe\x00", kind=TrainConfig)
-@example(content=b"epochs: " + b"9" * 5000, kind=TrainConfig)
+@given(content=DOCUMENTS, kind=st.sampled_from([TrainOptions, Plan, EvaluateOptions]))
+@example(content=b'out: "\\0"\n', kind=TrainOptions)
+@example(content=b"\xff\xfe\x00", kind=TrainOptions)
+@example(content=b"epochs: " + b"9" * 5000, kind=TrainOptions)
 def test_files_of_options(file: Path, content: bytes, kind: type) -> None:
     file.write_bytes(content)
-    config = clean(lambda: read_config(kind, file))
+    config = clean(lambda: read_options(kind, file))
     assert config is None or type(config) is kind
 
 
@@ -199,7 +199,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(name: str, root: Path) -> float:
     """Read all of a data set."""
-    data = load_data(DataConfig(name, str(root)))
+    data = load_data(DataSpec(name, str(root)))
     total = 0.0
     for split in (data.train, data.test):
         assert split.labels is not None
@@ -270,10 +270,10 @@ def test_pictures(kind: str) -> None:
     @cases(60)
     @given(damage=DAMAGE)
     def check(damage: Damage) -> None:
-        with quiet():
+        with ignore_warnings():
             content = damage(original)
-            clean(lambda: size_of("x", content))
-            picture = clean(lambda: decode("x", content))
+            clean(lambda: read_image_size("x", content))
+            picture = clean(lambda: decode_image("x", content))
             assert picture is None or picture.mode == "RGB"  # type: ignore[attr-defined]
 
     check()

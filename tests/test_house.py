@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "spotkd"
 FLOORS = [  # from the ground up; rooms on one floor do not know each other
     {"errors", "deprecation", "distributed"},
-    {"registry", "files", "precision", "stages", "config", "wording"},
+    {"untrusted"},
+    {"registry", "files", "precision", "stages", "wording", "options"},
     {"adapters", "teacher_cache", "staging", "folding", "losses"},
-    {"models", "data", "distillers"},
-    {"routing"},
+    {"models", "data", "distillers", "runtime"},
+    {"routing", "runs"},
     {"spots", "teacher_student"},
     {"preparation"},
     {"method", "recipes"},
@@ -58,3 +60,25 @@ def test_mathematics_knows_no_files_and_no_devices(path: Path) -> None:
     if room in MATHEMATICS:
         text = path.read_text(encoding="utf-8")
         assert not [word for word in ("cuda", "open(", "pathlib", "..config", "print(") if word in text]
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "data").glob("*.py")), ids=lambda path: path.name)
+def test_data_know_no_options(path: Path) -> None:
+    assert not rooms_used_by(path) & {"config", "options"}
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "untrusted").glob("*.py")), ids=lambda path: path.name)
+def test_the_room_of_untrusted_bytes_knows_no_other(path: Path) -> None:
+    assert rooms_used_by(path) <= {"errors", "untrusted"}
+
+
+READERS = re.compile(r"""
+    \bpickle\.(load|Unpickler|_Unpickler)|torch\.load\(|zipfile\.|tarfile\.|mmap\.|safe_open\(|load_file\(|
+    Image\.open\(|\bfcntl\b
+""", re.VERBOSE)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_only_one_room_opens_formats_that_strangers_can_abuse(path: Path) -> None:
+    if path.parent.name != "untrusted":
+        assert READERS.search(path.read_text(encoding="utf-8")) is None

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spotkd import DISTILLERS, Batch, SpotKD
-from spotkd.config import OptimConfig
+from spotkd.options import OptimOptions, milestones
 from spotkd.training.optim import make_optimizer
 
 from .conftest import TinyNet
@@ -99,8 +99,10 @@ def test_gamma_multiplies_every_cross_entropy(pair: Pair, batch: Batch) -> None:
     assert two.kl.item() == one.kl.item()
 
 
-def rates(method: SpotKD, config: OptimConfig, epochs: int, wanted: list[int]) -> dict[int, tuple[float, ...]]:
-    optimizer, schedule = make_optimizer(method, config, epochs, steps_per_epoch=2)
+def rates(method: SpotKD, config: OptimOptions, epochs: int, wanted: list[int]) -> dict[int, tuple[float, ...]]:
+    optimizer, schedule = make_optimizer(
+        method, epochs=epochs, steps_per_epoch=2, lr=config.lr, milestones=milestones(config, epochs)
+    )
     found = {}
     for epoch in range(1, epochs + 1):
         if epoch in wanted:
@@ -114,11 +116,11 @@ def rates(method: SpotKD, config: OptimConfig, epochs: int, wanted: list[int]) -
 def test_the_intended_warm_up_of_the_policys_rate(pair: Pair) -> None:
     """A hundredth in epochs 1 to 29 of 240, the whole from 30 to 150; the published code errs until 150."""
     epochs = {1: 0.01, 29: 0.01, 30: 1, 150: 1, 151: 0.1, 181: 0.01, 211: 0.001}
-    found = rates(build(pair, "at", "joint"), OptimConfig(), 240, list(epochs))
+    found = rates(build(pair, "at", "joint"), OptimOptions(), 240, list(epochs))
     for epoch, factor in epochs.items():
         assert found[epoch][1] == pytest.approx(0.025 * factor)
     assert found[1][0] == pytest.approx(0.05)
-    assert rates(build(pair, "at", "joint"), OptimConfig(), 8, [1, 2])[2][1] == pytest.approx(0.025)
+    assert rates(build(pair, "at", "joint"), OptimOptions(), 8, [1, 2])[2][1] == pytest.approx(0.025)
 
 
 def test_targets_keep_their_gradient_only_here(pair: Pair, batch: Batch) -> None:

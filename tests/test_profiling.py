@@ -12,7 +12,7 @@ from torch import nn
 
 from spotkd import create_model
 from spotkd.cli import main
-from spotkd.config import ProfileConfig
+from spotkd.options import ProfileOptions
 from spotkd.profiling import Spread, activations, in_turn, operations, profile, spread
 
 SMALL = ["--batch-size", "4", "--rounds", "2", "--image-shape", "[3,8,8]", "--classes", "5"]
@@ -45,7 +45,7 @@ def test_spread_and_turns() -> None:
 
 
 def test_several_students_and_what_does_not_fit() -> None:
-    config = ProfileConfig(
+    config = ProfileOptions(
         "resnet14",
         ["resnet8", "resnet8x4"],
         image_shape=[3, 8, 8],

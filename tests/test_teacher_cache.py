@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from spotkd import DISTILLERS, STRATEGIES, Batch, SpotKD, SpotkdError
-from spotkd.config import DataConfig, DistillConfig, ModelConfig, TrainConfig
-from spotkd.data import DATASETS, Dataset, Loader, load_data
+from spotkd.data import DATASETS, Dataset, DataSpec, Loader, load_data
 from spotkd.models import MODELS
+from spotkd.options import DataOptions, DistillOptions, ModelOptions, TrainOptions, with_values
 from spotkd.stages import StagedModel
 from spotkd.training import distill, train
 
@@ -29,16 +29,16 @@ def tiny(tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setitem(DATASETS._entries, "tiny", lambda config: tiny_data)
     monkeypatch.setitem(MODELS._entries, "tinynet6", lambda classes: TinyNet(6, classes))
     monkeypatch.setitem(MODELS._entries, "tinynet4", lambda classes: TinyNet(4, classes))
-    config = TrainConfig(model=ModelConfig("tinynet6"), epochs=1, batch_size=12, quiet=True)
-    config.data, config.out = DataConfig("tiny"), str(tmp_path / "teacher")
+    config = TrainOptions(model=ModelOptions("tinynet6"), epochs=1, batch_size=12, quiet=True)
+    config = with_values(config, {"data": DataOptions("tiny"), "out": str(tmp_path / "teacher")})
     train(config)
     return tmp_path
 
 
 def distilled(folder: Path, out: str, **options: object) -> list[dict[str, str]]:
     """The rows of a run's metrics, but for its time."""
-    config = DistillConfig(teacher=ModelConfig("tinynet6", str(folder / "teacher")), student=ModelConfig("tinynet4"))
-    config.data = DataConfig("tiny", augment=False)
+    config = DistillOptions(teacher=ModelOptions("tinynet6", str(folder / "teacher")), student=ModelOptions("tinynet4"))
+    config = with_values(config, {"data": DataOptions("tiny", augment=False)})
     config = dataclasses.replace(config, epochs=3, batch_size=12, quiet=True, out=str(folder / out), **options)  # type: ignore[arg-type]
     distill(config)
     with (folder / out / "metrics.csv").open(newline="") as file:
@@ -120,15 +120,15 @@ def test_a_cache_that_lacks_a_sample_computes(pair: tuple[TinyNet, TinyNet], bat
 
 def test_where_it_would_be_wrong_it_is_refused(tiny: Path) -> None:
     for options, message in (
-        ({"data": DataConfig("tiny")}, r"other images in every epoch; set data.augment to false"),
+        ({"data": DataOptions("tiny")}, r"other images in every epoch; set data.augment to false"),
         ({"strategy": "joint"}, r"this strategy trains the teacher"),
         ({"cache_teacher": 1e-6}, r"cache_teacher is 1e-06 GiB, and the teacher's outputs for 40 images take .*e-05"),
         ({"cache_teacher": -1.0}, r"cache_teacher is -1.0: it must be at least 0"),
     ):
-        config = DistillConfig(
-            teacher=ModelConfig("tinynet6", str(tiny / "teacher")),
-            student=ModelConfig("tinynet4"),
-            data=DataConfig("tiny", augment=False),
+        config = DistillOptions(
+            teacher=ModelOptions("tinynet6", str(tiny / "teacher")),
+            student=ModelOptions("tinynet4"),
+            data=DataOptions("tiny", augment=False),
             cache_teacher=1.0,
             precision="bf16-mixed",  # two bytes a number on every machine
             quiet=True,
@@ -142,7 +142,7 @@ def test_where_it_would_be_wrong_it_is_refused(tiny: Path) -> None:
 
 def test_without_augmentation_every_epoch_has_the_same_images(tiny: Path, tiny_data: Dataset) -> None:
     for augment in (False, True):
-        loader = Loader(load_data(DataConfig("tiny", augment=augment)), tiny_data.train, 40, training=True)
+        loader = Loader(load_data(DataSpec("tiny", augment=augment)), tiny_data.train, 40, training=True)
         epochs = []
         for number in (1, 2):
             batch = next(loader.epoch(number))

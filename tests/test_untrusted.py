@@ -27,11 +27,12 @@ import torch
 
 from spotkd import SpotkdError, create_model
 from spotkd.cli import main
-from spotkd.config import read_config, read_yaml
-from spotkd.data.download import unpack
-from spotkd.data.pictures import decode, quiet, size_of
 from spotkd.experiments.report import _cell, plain
 from spotkd.models import save_weights
+from spotkd.options import read_options
+from spotkd.untrusted.archives import unpack_archive
+from spotkd.untrusted.images import decode_image, ignore_warnings, read_image_size
+from spotkd.untrusted.yaml_files import read_yaml
 
 from .data.formats import write_cifar10, write_folder, write_tiny_imagenet
 
@@ -346,8 +347,8 @@ def test_pictures(kind: str, little_memory: None, tmp_path: Path, capsys: pytest
     assert message in said
     assert not (tmp_path / "run").exists()
     if "bomb" in kind:
-        for look in (decode, size_of):
-            with quiet(), pytest.raises(SpotkdError, match="more than 100 million pixels"):
+        for look in (decode_image, read_image_size):
+            with ignore_warnings(), pytest.raises(SpotkdError, match="more than 100 million pixels"):
                 look("x", content)
 
 
@@ -418,7 +419,7 @@ def test_archives_that_unfold_without_end(name: str, tmp_path: Path) -> None:
             info.size = size
             tar.addfile(info, io.BytesIO(bytes(size)))
     with pytest.raises(SpotkdError, match=rf"{name}: refused, it would unfold to more than 64 MB"):
-        unpack(tmp_path / name, tmp_path / "out")
+        unpack_archive(tmp_path / name, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -427,7 +428,7 @@ def test_a_claim_of_a_terabyte_in_a_tar(tmp_path: Path) -> None:
     info.size = TERA
     (tmp_path / "x.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
     with pytest.raises(SpotkdError, match="would unfold to more than"):
-        unpack(tmp_path / "x.tar", tmp_path / "out")
+        unpack_archive(tmp_path / "x.tar", tmp_path / "out")
 
 
 # Names
@@ -503,9 +504,9 @@ def test_a_name_that_is_no_text(
 
 def test_a_run_folder_of_a_stranger(tmp_path: Path) -> None:
     """A run folder made by a stranger: its configuration goes the same way."""
-    from spotkd.config import TrainConfig
+    from spotkd.options import TrainOptions
 
     (tmp_path / "config.yaml").write_text("out: !!python/object/apply:os.mkdir [exploded]\n")
-    for read in (lambda path: read_config(TrainConfig, path), read_yaml):
+    for read in (lambda path: read_options(TrainOptions, path), read_yaml):
         with pytest.raises(SpotkdError, match=r"config\.yaml: the YAML tag"):
             read(tmp_path / "config.yaml")

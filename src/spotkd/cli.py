@@ -10,6 +10,7 @@ import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
@@ -33,11 +34,11 @@ from .config import (
     ProfileConfig,
     ReportConfig,
     TrainConfig,
-    check_file,
     check_filled,
     make_parser,
 )
 from .errors import STOPPED, SpotkdError, Stopped, one_line
+from .untrusted.yaml_files import check_yaml_file
 
 # Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
 _NAMED = ("model", "teacher", "student", "data")
@@ -59,7 +60,8 @@ def _distill(config: DistillConfig) -> None:
             raise SpotkdError(f"recipe {config.recipe}: under torchrun name the --teacher.checkpoint")
         from .experiments import teach, teacher_for
 
-        config.teacher.checkpoint = str(teach(teacher_for(config), print))
+        teacher = str(teach(teacher_for(config), print))
+        config = replace(config, teacher=replace(config.teacher, checkpoint=teacher))
     summary = distill(config)
     print(f"{summary}; distilled in the last epoch: {describe_shares(summary.shares)}; run in {summary.folder}")
 
@@ -343,7 +345,7 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     for place, name in enumerate(arguments):
         file = "".join(arguments[place + 1 : place + 2]) if name == "--config" else name.removeprefix("--config=")
         if name.startswith("--config") and Path(file).is_file():
-            check_file(file)
+            check_yaml_file(file)
     named = [name for name in _NAMED if f"{name}.name" in defaults]
     switches = [name for name, value in defaults.items() if isinstance(value, bool)]
     spelled = _spelled_out(arguments, named, switches)
@@ -374,10 +376,13 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
 
 
 def _check_kind(command: str, folder: str) -> None:
-    """A run is gone on with by the command that began it."""
-    from .training.jobs import kind_of
+    """A run is resumed by the command that began it."""
+    from .runs.folder import RunFolder
 
-    right = "distill" if kind_of(folder) is DistillConfig else "train"
+    run = RunFolder(folder)
+    if not run.exists:
+        raise SpotkdError(f"{folder}: holds no run to resume (no config.yaml)")
+    right = run.kind
     if command != right:
         raise SpotkdError(f"{folder}: is a run of 'spotkd {right}': spotkd {right} --resume {folder}")
 

@@ -22,9 +22,9 @@ from .config import (
 from .data import Loader
 from .data.glyph94 import FACE, FACES
 from .errors import SpotkdError
-from .files import replacing
+from .files import atomic_write
+from .runs.tables import read_metrics
 from .training import Summary, distill, restore, train
-from .training.run import read_metrics
 
 TEACHER, STUDENT = "resnet20", "resnet8"
 # The paper's objective lets the share of the teacher's path grow to 100 % within a thousand steps, because a trained
@@ -54,10 +54,9 @@ def run_demo(config: DemoConfig, console: Console) -> None:
 
     def teach(name: str, title: str, distiller: str, strategy: str, policy: PolicyConfig) -> tuple[str, Summary]:
         console.rule(title, align="left")
-        run = DistillConfig(**common, out=str(out / name), epochs=config.epochs, student=ModelConfig(STUDENT))
-        run.teacher = ModelConfig(TEACHER, str(out / "teacher"))
-        run.distiller, run.strategy, run.policy = distiller, strategy, policy
-        return title, distill(run)
+        networks = {"teacher": ModelConfig(TEACHER, str(out / "teacher")), "student": ModelConfig(STUDENT)}
+        method = {"distiller": distiller, "strategy": strategy, "policy": policy}
+        return title, distill(DistillConfig(**common, **networks, **method, out=str(out / name), epochs=config.epochs))
 
     console.print(
         f"{TEACHER} teaches {STUDENT} to read {FACE * config.faces} images of the 94 printable characters "
@@ -70,10 +69,10 @@ def run_demo(config: DemoConfig, console: Console) -> None:
         teach("at", f"{STUDENT} by AT, every spot", "at", "always", PolicyConfig()),
         teach("sakd", f"{STUDENT} by SAKD-AT", "at", "adaptive", POLICY),
     ]
-    students = {title: read_metrics(summary.folder) for title, summary in rows[1:]}
+    students = {title: read_metrics(summary.folder / "metrics.csv") for title, summary in rows[1:]}
     plot_accuracy({title: metrics["test_top1"] for title, metrics in students.items()}, out / "accuracy.png")
     _, sakd = rows[-1]
-    metrics = read_metrics(sakd.folder)
+    metrics = read_metrics(sakd.folder / "metrics.csv")
     plot_shares({spot: metrics[f"share_{spot}"] for spot in sakd.shares}, out / "shares.png")
     method, data = restore(sakd.folder)
     probability = teacher_probability(method, Loader(data, data.test, 256, training=False))
@@ -108,7 +107,7 @@ def _report(rows: list[tuple[str, Summary]], config: DemoConfig, out: Path, cons
     )
     console.print(notes, highlight=False)
     markdown = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *lines)]
-    with replacing(out / "table.md") as path:
+    with atomic_write(out / "table.md") as path:
         path.write_text("\n".join([f"{title}:", "", *markdown, "", notes, ""]), encoding="utf-8")
     pictures = ", ".join(str(out / name) for name in ("accuracy.png", "shares.png", "decisions.png"))
     console.print(f"Pictures: {pictures}\nTable: {out / 'table.md'}", highlight=False, soft_wrap=True)

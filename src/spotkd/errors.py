@@ -1,4 +1,4 @@
-"""Mistakes that the user can mend: one exception, one line."""
+"""Mistakes that the user can fix: one exception, one line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ class SpotkdError(ValueError):
     """
 
 
-class Stopped(Exception):  # noqa: N818  # nobody made an error
-    """A run was asked to stop (SIGTERM, SIGINT) and has saved its state; the message says how to go on.
+class RunError(SpotkdError):
+    """A folder that holds no run, or a run with a damaged file."""
+
+
+class Stopped(Exception):  # noqa: N818  # it is no error
+    """A run was asked to stop (SIGTERM, SIGINT) and has saved its state; the message says how to resume it.
 
     The command line prints it and exits with status :data:`STOPPED`.
     """

@@ -26,17 +26,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from .config import DataConfig, ProfileConfig
-from .data import load_data
+from .config import ProfileConfig
+from .data import DataSpec, load_data
 from .distillers import DISTILLERS
 from .errors import SpotkdError
-from .files import replacing
+from .files import atomic_write
 from .folding import fold_batchnorm
 from .method import SpotKD
 from .models import build_model, create_model
 from .routing import STRATEGIES
+from .runtime.device import describe_machine, make_fabric
 from .stages import Batch, Shape
-from .training.device import describe_machine, make_fabric
 from .wording import cell
 
 SAMPLES = 50_000  # training images, for distillers that keep a memory of them, where no data set is named
@@ -135,7 +135,7 @@ def profile(config: ProfileConfig, progress: Callable[[str], None] = lambda _: N
     shape: Shape = tuple(config.image_shape)
     classes, samples = config.classes, SAMPLES
     if config.data is not None:
-        data = load_data(DataConfig(config.data))
+        data = load_data(DataSpec(config.data))
         shape, classes, samples = data.image_shape, len(data.classes), len(data.train)
     if len(shape) != 3 or min(shape) < 1:
         raise SpotkdError(f"image_shape is {list(shape)}: give channels, height and width, as [3,32,32]")
@@ -410,7 +410,7 @@ def write_csv(result: Profile, path: str) -> None:
 @contextmanager
 def _writing(path: str) -> Iterator[Path]:
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             yield temporary
     except OSError as error:
         raise SpotkdError(f"{path}: cannot be written ({error.strerror or error})") from error

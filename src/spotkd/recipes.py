@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from argparse import ArgumentError
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .config import DistillConfig, TrainConfig, check_filled, parser_for
@@ -201,7 +201,7 @@ def resolved(name: str, overrides: Mapping[str, Any]) -> TrainConfig | DistillCo
         config = kind(**vars(parser.instantiate(parser.parse_object(_options(recipe, given)))))
     except (ArgumentError, TypeError, KeyError) as error:
         raise SpotkdError(f"recipe {name}: {one_line(error)}") from error
-    config.data.name = canonical(config.data.name)
+    config = replace(config, data=replace(config.data, name=canonical(config.data.name)))
     _must_still_be(recipe, config)
     if beside is not None and parse(beside).name != recipe.name:
         raise SpotkdError(f"recipe {beside} is given beside recipe {recipe.name}: give one of them")

@@ -16,7 +16,8 @@ import torch
 
 from spotkd import Dataset, Loader, SpotkdError
 from spotkd.data import ImageSet, load_dataset
-from spotkd.data.cifar import CIFAR100, read_pickle
+from spotkd.data.cifar import CIFAR100
+from spotkd.untrusted.pickles import read_pickle
 
 from .formats import Dump, Written, python2_pickle, python3_pickle, write_cifar10, write_cifar100
 

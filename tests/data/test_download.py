@@ -7,7 +7,6 @@ import hashlib
 import io
 import re
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -25,9 +24,9 @@ import numpy as np
 import pytest
 
 from spotkd import SpotkdError
-from spotkd.config import DataConfig
-from spotkd.data import ImageSet, cifar, download, load_dataset
-from spotkd.data.download import Archive, fetch, obtain, obtain_packed, unpack
+from spotkd.data import DataSpec, ImageSet, cifar, download, load_dataset
+from spotkd.data.download import Archive, fetch, obtain, obtain_packed
+from spotkd.untrusted.archives import unpack_archive
 
 from .formats import write_cifar100
 
@@ -278,7 +277,7 @@ def test_no_network(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatc
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_names)
-    config = DataConfig("cifar100", root=str(target.parent), download=True)
+    config = DataSpec("cifar100", root=str(target.parent), download=True)
     message = fails("cannot be fetched", lambda: obtain(cifar.CIFAR100.archive, config, "cifar-100-python"))
     assert message.startswith("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz: ")
     assert "Name or service not known" in message
@@ -391,12 +390,12 @@ PACKERS: dict[str, Callable[..., Path]] = {"x.tar.gz": pack_tar, "x.tar": pack_t
 @pytest.mark.parametrize("name", PACKERS)
 def test_unpacking(tmp_path: Path, name: str) -> None:
     archive, folder = PACKERS[name](tmp_path / name, *GOOD, ("other", b"2")), tmp_path / "out" / "there"
-    unpack(archive, folder)
+    unpack_archive(archive, folder)
     assert (folder / "top/a").read_bytes() == b"1"
     assert (folder / "top/deep/b").read_bytes() == CONTENT
     assert (folder / "top/empty").is_dir()
     assert names_in(folder) == ["other", "top"]
-    fails(f"^{re.escape(str(folder / 'other'))}: is there already", lambda: unpack(archive, folder))
+    fails(f"^{re.escape(str(folder / 'other'))}: already exists", lambda: unpack_archive(archive, folder))
 
 
 UNSAFE_NAMES = [
@@ -446,7 +445,7 @@ def test_links_in_a_zip(tmp_path: Path) -> None:
 def refuses(archive: Path, pattern: str) -> None:
     """The archive is refused before anything is written."""
     folder = archive.parent / "out"
-    message = fails(pattern, lambda: unpack(archive, folder))
+    message = fails(pattern, lambda: unpack_archive(archive, folder))
     assert message.startswith(f"{archive}: refused, its member ")
     assert names_in(archive.parent) == [archive.name]
 
@@ -462,13 +461,13 @@ def test_damaged_archives(tmp_path: Path, name: str) -> None:
         damages.append(bytes(middle))
     for damage in damages:
         archive.write_bytes(damage)
-        fails(f"^{re.escape(str(archive))}: damaged or no archive", lambda: unpack(archive, folder))
+        fails(f"^{re.escape(str(archive))}: damaged or no archive", lambda: unpack_archive(archive, folder))
         assert not folder.exists() or list(folder.iterdir()) == []
 
 
 def test_a_missing_archive(tmp_path: Path) -> None:
     for name in PACKERS:
-        fails("cannot be unpacked", lambda name=name: unpack(tmp_path / name, tmp_path))  # type: ignore[misc]
+        fails("cannot be unpacked", lambda name=name: unpack_archive(tmp_path / name, tmp_path))  # type: ignore[misc]
 
 
 def test_a_disk_that_takes_no_more_while_unpacking(tmp_path: Path) -> None:
@@ -476,11 +475,11 @@ def test_a_disk_that_takes_no_more_while_unpacking(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
     try:
-        fails("x.tar.gz: cannot be unpacked into .*out", lambda: unpack(archive, folder))
+        fails("x.tar.gz: cannot be unpacked into .*out", lambda: unpack_archive(archive, folder))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(folder.iterdir()) == []
-    unpack(archive, folder)
+    unpack_archive(archive, folder)
     assert (folder / "top/deep/b").read_bytes() == CONTENT
 
 
@@ -489,16 +488,16 @@ def test_unpacking_that_is_broken_off_leaves_nothing_that_looks_whole(
 ) -> None:
     archive, folder, seen = pack_tar(tmp_path / "x.tar.gz", *GOOD), tmp_path / "out", []
 
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
         seen.append([str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()])
         if len(seen) == 2:
             raise KeyboardInterrupt
-        copy(*arguments)  # type: ignore[arg-type]
+        copy(*arguments, **options)
 
-    copy = shutil.copyfileobj
-    monkeypatch.setattr(shutil, "copyfileobj", interrupted)
+    copy = tarfile.copyfileobj  # type: ignore[attr-defined]
+    monkeypatch.setattr(tarfile, "copyfileobj", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        unpack(archive, folder)
+        unpack_archive(archive, folder)
     assert len(seen[1]) == 2, "the second file had been begun"
     assert all(name.startswith(".x.tar.gz.") for name in seen[1])
     assert not (folder / "top").exists()
@@ -508,7 +507,7 @@ def test_unpacking_that_is_broken_off_leaves_nothing_that_looks_whole(
 
 
 @pytest.fixture
-def published(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[DataConfig, Archive]:
+def published(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[DataSpec, Archive]:
     """CIFAR-100 in small, on the server, and a configuration that fetches it."""
     write_cifar100(tmp_path / "made")
     with tarfile.open(tmp_path / "made.tar.gz", "w:gz") as tar:
@@ -516,19 +515,19 @@ def published(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     server.content = (tmp_path / "made.tar.gz").read_bytes()
     archive = replace(cifar.CIFAR100.archive, md5=hashlib.md5(server.content).hexdigest())
     monkeypatch.setattr(cifar, "CIFAR100", replace(cifar.CIFAR100, archive=archive))
-    return DataConfig("cifar100", str(tmp_path / "data"), True, f"{server.address}/mirror/"), archive
+    return DataSpec("cifar100", str(tmp_path / "data"), True, f"{server.address}/mirror/"), archive
 
 
-def load(config: DataConfig) -> ImageSet:
+def load(config: DataSpec) -> ImageSet:
     split = load_dataset("cifar100", root=config.root, download=config.download, mirror=config.mirror).train
     assert isinstance(split, ImageSet)
     return split
 
 
-def test_a_data_set_from_the_net(published: tuple[DataConfig, Archive], server: Server, tmp_path: Path) -> None:
+def test_a_data_set_from_the_net(published: tuple[DataSpec, Archive], server: Server, tmp_path: Path) -> None:
     config, _ = published
     found = load(config)
-    expected = load(DataConfig("cifar100", str(tmp_path / "made")))
+    expected = load(DataSpec("cifar100", str(tmp_path / "made")))
     assert np.array_equal(found.images, expected.images)
     assert server.asked == [("/mirror/cifar-100-python.tar.gz", None)]
     root = Path(config.root)
@@ -540,7 +539,7 @@ def test_a_data_set_from_the_net(published: tuple[DataConfig, Archive], server: 
 
 
 def test_an_archive_that_is_there_is_checked_and_unpacked(
-    published: tuple[DataConfig, Archive], server: Server, capsys: pytest.CaptureFixture[str]
+    published: tuple[DataSpec, Archive], server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, archive = published
     config = replace(config, download=False)
@@ -556,13 +555,13 @@ def test_an_archive_that_is_there_is_checked_and_unpacked(
     assert capsys.readouterr().err == f"unpacking {packed}\n"
 
 
-def test_an_archive_of_something_else(published: tuple[DataConfig, Archive]) -> None:
+def test_an_archive_of_something_else(published: tuple[DataSpec, Archive]) -> None:
     config, archive = published
     fails("holds no folder cifar-10", lambda: obtain(archive, config, "cifar-10"))
 
 
 def test_processes_side_by_side_take_turns(
-    published: tuple[DataConfig, Archive], server: Server, capsys: pytest.CaptureFixture[str]
+    published: tuple[DataSpec, Archive], server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, archive = published
     server.cuts, server.stall = [5000], threading.Event()
@@ -586,7 +585,7 @@ def test_processes_side_by_side_take_turns(
     assert capsys.readouterr().err.count("unpacking") == 1
 
 
-def test_an_archive_that_is_read_packed(published: tuple[DataConfig, Archive], server: Server) -> None:
+def test_an_archive_that_is_read_packed(published: tuple[DataSpec, Archive], server: Server) -> None:
     config, archive = published
     packed = Path(config.root) / archive.filename
     missing = fails(
@@ -602,7 +601,7 @@ def test_an_archive_that_is_read_packed(published: tuple[DataConfig, Archive], s
 
 def test_a_root_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    config = DataConfig("cifar100", str(tmp_path / "file"), download=True)
+    config = DataSpec("cifar100", str(tmp_path / "file"), download=True)
     fails("file: cannot be written", lambda: obtain_packed(cifar.CIFAR100.archive, config))
 
 

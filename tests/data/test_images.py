@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from spotkd import Dataset, SpotkdError, load_dataset
-from spotkd.config import DataConfig
-from spotkd.data import ImageSet, Pass
+from spotkd.data import DataSpec, ImageSet, Pass
 from spotkd.data.images import check_options
 
 
@@ -87,7 +86,7 @@ def test_options_without_use() -> None:
     ):
         with pytest.raises(SpotkdError, match=rf"data\.{key} has no effect on glyph94: leave it out"):
             load_dataset("glyph94", **options)
-    check_options(DataConfig("x", image_size=3, root="r", limit=1, val_share=0.5, workers=2), "image_size")
+    check_options(DataSpec("x", image_size=3, root="r", limit=1, val_share=0.5, workers=2), "image_size")
 
 
 def test_names() -> None:

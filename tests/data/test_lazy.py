@@ -19,7 +19,8 @@ from torch import Tensor
 from spotkd import Dataset, Loader, SpotkdError
 from spotkd.data import ImageSet, LazySet, Pass
 from spotkd.data.lazy import MEAN, STD
-from spotkd.data.pictures import decode, decode_all, pixels, quiet, size_of
+from spotkd.data.pictures import decode_all, pixels
+from spotkd.untrusted.images import decode_image, ignore_warnings, read_image_size
 
 from ..vision import torchvision
 from .formats import Array, pixels_of, random_picture
@@ -277,8 +278,8 @@ def colours() -> Image.Image:
 
 
 def decoded(content: bytes) -> Array:
-    with quiet():
-        return pixels(decode("picture", content)).numpy()
+    with ignore_warnings():
+        return pixels(decode_image("picture", content)).numpy()
 
 
 def test_every_kind_of_picture_becomes_rgb() -> None:
@@ -317,7 +318,7 @@ def test_pictures_are_turned_upright() -> None:
         notes[0x0112] = orientation
         content = saved(picture, "png", exif=notes)
         assert np.array_equal(decoded(content), expected), orientation
-        assert size_of("picture", content) == expected.shape[1:]
+        assert read_image_size("picture", content) == expected.shape[1:]
 
 
 @pytest.mark.parametrize(
@@ -332,7 +333,7 @@ def test_pictures_are_turned_upright() -> None:
 )
 def test_damaged_pictures(content: bytes, message: str) -> None:
     with pytest.raises(SpotkdError, match=rf"^a/b\.jpg: {message}.*; replace or remove it$") as caught:
-        decode("a/b.jpg", content)
+        decode_image("a/b.jpg", content)
     assert "0x" not in str(caught.value)
 
 
@@ -341,7 +342,7 @@ def test_what_pillow_warns_of_does_not_matter() -> None:
     notes = saved(picture, "png", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01")
     palette = saved(picture.quantize(200), "png", transparency=bytes(range(16)))
     with pytest.raises(SpotkdError, match="Transparency"):  # it does warn, which is an error in these tests
-        decode("palette", palette)
+        decode_image("palette", palette)
     split = lazy([("notes", notes), ("palette", palette)])
     assert seen(split)[0].shape == (2, 3, 32, 32)
     assert seen(split, workers=1)[0].shape == (2, 3, 32, 32)

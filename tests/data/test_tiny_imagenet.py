@@ -169,7 +169,7 @@ def test_folder_and_zip_do_not_take_each_other_s_arrays(tmp_path: Path, decoding
 
 @pytest.mark.parametrize(
     ("call", "error"),
-    [("save_file", OSError(28, "No space left on device")), ("replacing", PermissionError(13, "Permission denied"))],
+    [("save_file", OSError(28, "No space left on device")), ("atomic_write", PermissionError(13, "Permission denied"))],
 )
 def test_arrays_that_cannot_be_written(
     tmp_path: Path,

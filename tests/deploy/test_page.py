@@ -13,7 +13,7 @@ from PIL import Image
 
 from spotkd import DATASETS, Dataset, load_glyph94
 from spotkd.cli import main
-from spotkd.config import DataConfig
+from spotkd.data import DataSpec
 from spotkd.deploy import hub
 from spotkd.deploy.hub import Page
 
@@ -37,7 +37,7 @@ def test_the_page_from_top_to_bottom(
     data = load_glyph94()
     small = dataclasses.replace(data, test=data.test.subset(torch.arange(94)))
 
-    def glyph94(config: DataConfig) -> Dataset:
+    def glyph94(config: DataSpec) -> Dataset:
         """glyph94 with few test images."""
         return small
 

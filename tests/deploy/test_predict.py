@@ -15,9 +15,10 @@ from PIL import Image
 from spotkd import Dataset, Loader, SpotkdError, create_model, load_dataset, load_glyph94
 from spotkd.cli import main
 from spotkd.data import LazySet, preprocessing_of
-from spotkd.data.pictures import Files, decode
+from spotkd.data.pictures import Files
 from spotkd.deploy import load_student, open_student
 from spotkd.models import save_weights
+from spotkd.untrusted.images import decode_image
 
 from .. import vision  # noqa: F401
 from ..conftest import in_memory, randomise_statistics
@@ -98,7 +99,7 @@ def test_pictures_are_prepared_as_in_evaluation(size: int | None, tmp_path: Path
     assert preprocessing.resize == ("margin" if isinstance(data.test, LazySet) else "cover")
     files = sorted((tmp_path / "set" / "test").rglob("*.png"), key=lambda path: (path.parent.name, path.name))
     pictures = Files("", np.array([bytes(path) for path in files]))
-    mine = torch.stack([preprocessing.pixels(decode(*pictures[number])) for number in range(8)])
+    mine = torch.stack([preprocessing.pixels(decode_image(*pictures[number])) for number in range(8)])
     assert torch.equal(preprocessing.normalised(mine), batch.images)
 
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from spotkd import DISTILLERS, SpotkdError
-from spotkd.config import TrainConfig
 from spotkd.experiments.plan import Cell, Plan, cells
 from spotkd.experiments.report import method_name, paired, reach, read_results, spread, tex, write_report
-from spotkd.training.evaluate import Scores
-from spotkd.training.run import Run, Summary
+from spotkd.options import TrainOptions
+from spotkd.runs.summary import Scores, Summary
+from spotkd.training.assemble import open_writer
 
 T = {2: 12.706, 3: 4.303, 5: 2.776}  # two-sided 95 % points of Student's t by number of values, from a printed table
 COMMAND = "spotkd bench mine.yaml"
@@ -46,7 +46,7 @@ def finish(folder: Path, cell: Cell, top1: float, protocol: str = LAST, seconds:
         model="", scores=last._replace(top1=top1), protocol=protocol, epoch=2, last=last, epochs=3, seconds=seconds,
         shares={}, folder=folder, device="cpu, 32-true", machine="a processor",
     )  # fmt: skip
-    with Run(folder / cell.folder, TrainConfig(overwrite=True)) as run:
+    with open_writer(folder / cell.folder, TrainOptions(overwrite=True)) as run:
         run.finish(summary)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from spotkd.cli import main
-from spotkd.config import DistillConfig, TrainConfig
 from spotkd.experiments import find_teacher, teach, teacher_for
 from spotkd.experiments.essence import differences, essence
+from spotkd.options import DistillOptions, TrainOptions
 from spotkd.recipes import resolved
 
 from .conftest import DATA
@@ -21,9 +21,9 @@ RECIPE = f"{DATA}/at/resnet14-resnet8"
 SMALL = ["--epochs", "1", "--batch_size", "16", "--quiet", "--policy.bias", "0"]
 
 
-def wanted(**options: object) -> TrainConfig:
+def wanted(**options: object) -> TrainOptions:
     config = resolved(f"{DATA}/single/resnet8", {"epochs": 1, "quiet": True, **options})
-    assert isinstance(config, TrainConfig)
+    assert isinstance(config, TrainOptions)
     return config
 
 
@@ -47,7 +47,7 @@ def test_what_decides_what_is_learnt() -> None:
 
 def test_the_teachers_own_run() -> None:
     config = resolved("cifar100/at/resnet56-resnet20", {"seed": 7, "epochs": 60, "data": {"root": "/d", "limit": 500}})
-    assert isinstance(config, DistillConfig)
+    assert isinstance(config, DistillOptions)
     teacher = teacher_for(config)
     assert (teacher.recipe, teacher.model.name) == ("cifar100/single/resnet56", "resnet56")
     assert (teacher.epochs, teacher.optim.milestones, teacher.seed) == (60, [38, 45, 52], 1029)

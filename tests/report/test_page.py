@@ -15,14 +15,14 @@ from matplotlib.image import imread
 
 from spotkd import SpotkdError
 from spotkd.cli import main, read
-from spotkd.config import ReportConfig
 from spotkd.data import load_glyph94
 from spotkd.models import create_model
+from spotkd.options import ReportOptions
 from spotkd.report import report_runs, runs_below
 from spotkd.report.charts import Drawing, LineChart, thinned
 from spotkd.report.compare import compare
 from spotkd.report.facts import cost, read_run
-from spotkd.training.run import read_metrics
+from spotkd.runs.folder import RunFolder
 
 from ..runs import CLASSES, hostile_data, make_runs
 
@@ -77,7 +77,7 @@ class Reader(HTMLParser):
 def test_shares_are_those_of_the_metrics(runs: dict[str, Path], page: str) -> None:
     head, *rows = Reader(page).tables["sakd-shares"]
     assert head == ["epoch", *SPOTS]
-    metrics = read_metrics(runs["sakd"])
+    metrics = RunFolder(runs["sakd"]).metrics
     assert [[float(cell) for cell in row] for row in rows] == [
         [epoch, *(metrics[f"share_{spot}"][i] for spot in SPOTS)] for i, epoch in enumerate(metrics["epoch"])
     ]
@@ -128,7 +128,7 @@ def test_every_figure_is_drawn_for_papers(runs: dict[str, Path], page: str) -> N
 
 
 def test_a_page_is_the_same_every_time(runs: dict[str, Path], page: str, tmp_path: Path) -> None:
-    options = ReportConfig([str(runs["sakd"].parent)], out=str(tmp_path / "again.html"))
+    options = ReportOptions([str(runs["sakd"].parent)], out=str(tmp_path / "again.html"))
     list(report_runs(runs_below(options.what), options))
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
 

@@ -27,11 +27,12 @@ import torch
 from torch import Tensor
 
 from spotkd import DATASETS, MODELS, Dataset
-from spotkd.config import DistillConfig, ModelConfig, TrainConfig
 from spotkd.data import ImageSet
-from spotkd.training import checkpoint, distill, train
-from spotkd.training.checkpoint import read_sealed
-from spotkd.training.run import Run
+from spotkd.options import DistillOptions, ModelOptions, TrainOptions, with_values
+from spotkd.runs import checkpoint
+from spotkd.runs.checkpoint import read_checkpoint
+from spotkd.runs.writer import RunWriter
+from spotkd.training import distill, train
 
 from ..conftest import TinyNet
 
@@ -57,18 +58,18 @@ def prepare_names() -> None:
     MODELS._entries["tinynet4"] = lambda classes: TinyNet(4, classes)
 
 
-def configured(folder: Path, out: Path, distiller: str, **options: object) -> DistillConfig:
+def configured(folder: Path, out: Path, distiller: str, **options: object) -> DistillOptions:
     """A short distillation, saved after every second step."""
-    config = DistillConfig(
-        teacher=ModelConfig("tinynet6", str(folder / "teacher")),
-        student=ModelConfig("tinynet4"),
+    config = DistillOptions(
+        teacher=ModelOptions("tinynet6", str(folder / "teacher")),
+        student=ModelOptions("tinynet4"),
         distiller=distiller,
         options=OPTIONS.get(distiller, {}),
     )
-    config.out, config.epochs, config.batch_size, config.quiet = str(out), EPOCHS, 8, True
-    config.data.name, config.checkpoint_every, config.resume, config.min_teacher_top1 = "tiny", 2, "auto", 0
+    config = with_values(config, {"out": str(out), "epochs": EPOCHS, "batch_size": 8, "quiet": True})
+    config = with_values(config, {"data.name": "tiny", "checkpoint_every": 2, "resume": "auto", "min_teacher_top1": 0})
     for key, value in options.items():
-        setattr(config, key, value)
+        config = with_values(config, {key: value})
     return config
 
 
@@ -107,7 +108,7 @@ def arm(point: str, count: int) -> None:
 
     if point == "step":
         half = dice.random() < 0.5
-        (before if half else after)(Run, "after_step", lambda *_: passes())
+        (before if half else after)(RunWriter, "after_step", lambda *_: passes())
     elif point == "write":
 
         def torn(state: Any, path: Path) -> None:
@@ -129,9 +130,9 @@ def arm(point: str, count: int) -> None:
 
         after(Path, "replace", of_checkpoint)
     elif point == "line":
-        plain = Run.log
+        plain = RunWriter.log
 
-        def log(self: Run, row: Any, name: str = "metrics.csv") -> None:
+        def log(self: RunWriter, row: Any, name: str = "metrics.csv") -> None:
             plain(self, row, name)
             left[0] -= 1
             if left[0] < 0:
@@ -139,10 +140,10 @@ def arm(point: str, count: int) -> None:
                 path.write_bytes(path.read_bytes()[:-20])
                 die()
 
-        Run.log = log  # type: ignore[method-assign]
+        RunWriter.log = log  # type: ignore[method-assign]
 
 
-def one_life(config: DistillConfig, point: str | None, count: int, seconds: float | None) -> bool:
+def one_life(config: DistillOptions, point: str | None, count: int, seconds: float | None) -> bool:
     """Whether the run came to its end in this life."""
     child = os.fork()
     if child == 0:
@@ -187,7 +188,7 @@ def differences(one: object, two: object, at: str = "") -> list[str]:
 
 def what_is_left(folder: Path) -> dict[str, Any]:
     """All that must not depend on whether the run was interrupted: without times and places."""
-    state = read_sealed(folder / "last.ckpt")
+    state = read_checkpoint(folder / "last.ckpt")
     for key in ("config", "tables"):
         del state[key]
     for key in ("spent", "seconds"):
@@ -202,11 +203,10 @@ def main(distiller: str, kills: int, folder: Path, seed: int = 0, timed: bool = 
     """Differences between the undisturbed run and those that were killed ``kills`` times in all."""
     prepare_names()
     dice.seed(seed)
-    teacher = TrainConfig(
-        model=ModelConfig("tinynet6"), epochs=1, batch_size=8, quiet=True, out=str(folder / "teacher")
+    teacher = TrainOptions(
+        model=ModelOptions("tinynet6"), epochs=1, batch_size=8, quiet=True, out=str(folder / "teacher")
     )
-    teacher.data.name, teacher.overwrite = "tiny", True
-    train(teacher)
+    train(with_values(teacher, {"data.name": "tiny", "overwrite": True}))
     one_life(configured(folder, folder / "whole", distiller), None, 0, None)
     whole = what_is_left(folder / "whole")
     found, done, number = [], 0, 0

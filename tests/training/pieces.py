@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from spotkd import adapters
-from spotkd.config import DistillConfig, read_config
 from spotkd.data import Dataset, ImageSet
 from spotkd.distillers import ofd
+from spotkd.options import DistillOptions, read_options
 from spotkd.routing import Decisions
 from spotkd.routing.strategies import Adaptive, Random
 from spotkd.training import distill
@@ -96,7 +96,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for name, port in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
         os.environ["MASTER_PORT"] = port  # a group of its own for each
-        config = read_config(DistillConfig, name)
+        config = read_options(DistillOptions, name)
         if config.student.name.endswith("plain"):
             without_batchnorm()
         os.environ["NOTES"] = str(Path(name).parent)

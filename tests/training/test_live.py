@@ -29,13 +29,15 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from spotkd import DATASETS, MODELS, Loader, SpotkdError
-from spotkd.config import DistillConfig, ModelConfig, PolicyConfig, TrainConfig
 from spotkd.errors import STOPPED, Stopped
-from spotkd.training import course, distill, progress, restore, resume, train
-from spotkd.training.course import ask
-from spotkd.training.loggers import chosen_loggers
+from spotkd.options import DistillOptions, ModelOptions, PolicyOptions, TrainOptions, with_values
+from spotkd.options.grammar import parse_loggers
+from spotkd.runs.folder import RunFolder
+from spotkd.runs.writer import RunWriter
+from spotkd.training import decision_log, distill, progress, restore, resume, train
+from spotkd.training.decision_log import predict_teacher_probability
+from spotkd.training.hooks import Epoch, Hooks, Start
 from spotkd.training.progress import TrainingProgress
-from spotkd.training.run import Run, read_metrics
 
 from ..conftest import TinyNet
 from .killing import tiny_data
@@ -310,24 +312,24 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS._entries, "tinynet4", lambda classes: TinyNet(4, classes))
 
 
-def options(out: Path, logger: list[str] | str = "tensorboard", epochs: int = 3) -> TrainConfig:
-    config = TrainConfig(model=ModelConfig("tinynet4"), epochs=epochs, batch_size=8, quiet=True, out=str(out))
-    config.data.name, config.logger, config.checkpoint_every = "tiny", logger, 2
+def options(out: Path, logger: list[str] | str = "tensorboard", epochs: int = 3) -> TrainOptions:
+    config = TrainOptions(model=ModelOptions("tinynet4"), epochs=epochs, batch_size=8, quiet=True, out=str(out))
+    config = with_values(config, {"data.name": "tiny", "logger": logger, "checkpoint_every": 2})
     return config
 
 
-def interrupted(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+def interrupted(config: TrainOptions, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Stopped after so many steps, five an epoch."""
-    plain, left = Run.after_step, [steps]
+    plain, left = RunWriter.after_step, [steps]
 
-    def after_step(self: Run, state: Callable[[], Any]) -> None:
+    def after_step(self: RunWriter, state: Callable[[], Any]) -> None:
         left[0] -= 1
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGTERM)
         plain(self, state)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):  # noqa: PT012
-        patch.setattr(Run, "after_step", after_step)
+        patch.setattr(RunWriter, "after_step", after_step)
         train(config)
 
 
@@ -343,7 +345,7 @@ def test_tensorboard_and_csv_hold_what_metrics_csv_does_after_an_interruption(
 ) -> None:
     interrupted(options(tmp_path / "run", ["tensorboard", "csv"]), monkeypatch, 13)
     resume(tmp_path / "run")
-    metrics = read_metrics(tmp_path / "run")
+    metrics = RunFolder(tmp_path / "run").metrics
     assert metrics["epoch"] == [1, 2, 3]
     found = events(tmp_path / "run")
     assert set(found.Tags()["scalars"]) == set(metrics)
@@ -361,17 +363,17 @@ def test_tensorboard_and_csv_hold_what_metrics_csv_does_after_an_interruption(
 @pytest.mark.usefixtures("names")
 def test_routed_images_are_those_of_the_surest_decisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(options(tmp_path / "teacher"))
-    config = DistillConfig(
-        teacher=ModelConfig("tinynet4", str(tmp_path / "teacher")), student=ModelConfig("tinynet4"), distiller="at",
-        policy=PolicyConfig(lr=0.3), inspect_every=2, min_teacher_top1=0, epochs=4, batch_size=8, quiet=True,
+    config = DistillOptions(
+        teacher=ModelOptions("tinynet4", str(tmp_path / "teacher")), student=ModelOptions("tinynet4"), distiller="at",
+        policy=PolicyOptions(lr=0.3), inspect_every=2, min_teacher_top1=0, epochs=4, batch_size=8, quiet=True,
     )  # fmt: skip
-    config.data.name, config.out = "tiny", str(tmp_path / "run")
-    monkeypatch.setattr(course, "_FLAT", 0.0)
+    config = with_values(config, {"data.name": "tiny", "out": str(tmp_path / "run")})
+    monkeypatch.setattr(decision_log, "_FLAT", 0.0)
     distill(config)
     found, (method, data) = events(tmp_path / "run"), restore(tmp_path / "run")
     spots = method.spot_names
     assert set(found.Tags()["images"]) == {f"to_{side}/{spot}" for side in ("teacher", "student") for spot in spots}
-    probability, _ = ask(method, Loader(data, data.train, 256, training=False))
+    probability, _ = predict_teacher_probability(method, Loader(data, data.train, 256, training=False))
     pixels = data.train.images  # type: ignore[attr-defined]
     for spot, column in zip(spots, probability.T, strict=True):
         order = column.argsort(stable=True)
@@ -382,8 +384,8 @@ def test_routed_images_are_those_of_the_surest_decisions(tmp_path: Path, monkeyp
             assert grid.shape == (16, 64, 3)
             tiles = torch.from_numpy(grid.copy())[..., 0].unfold(0, 8, 8).unfold(1, 8, 8).reshape(16, 8, 8)
             assert torch.equal(tiles, pixels[chosen, 0])
-    monkeypatch.setattr(course, "_FLAT", 1.1)
-    config.out = str(tmp_path / "flat")
+    monkeypatch.setattr(decision_log, "_FLAT", 1.1)
+    config = with_values(config, {"out": str(tmp_path / "flat")})
     distill(config)
     assert events(tmp_path / "flat").Tags()["images"] == []
 
@@ -434,7 +436,7 @@ def test_services_go_on_with_the_same_run(
     monkeypatch.setitem(sys.modules, name, service)
     interrupted(options(tmp_path / "run", name), monkeypatch, 7)
     resume(tmp_path / "run")
-    calls, metrics = service.calls, read_metrics(tmp_path / "run")
+    calls, metrics = service.calls, RunFolder(tmp_path / "run").metrics
     assert [call[:3] for call in calls if call[0] != "params" and call[0] != "row"] == [
         ("begin", None, "run"), ("end", ends[0]), ("begin", "number-1", "run" if name == "wandb" else None),
         ("end", ends[1]),
@@ -443,8 +445,7 @@ def test_services_go_on_with_the_same_run(
     rows = [call for call in calls if call[0] == "row"]
     assert [row[1] for row in rows] == [1, 2, 3]
     assert [row[2]["train_top1"] for row in rows] == pytest.approx(metrics["train_top1"], rel=1e-4)
-    again = options(tmp_path / "run", name)
-    again.overwrite = True
+    again = with_values(options(tmp_path / "run", name), {"overwrite": True})
     train(again)
     assert [call[1] for call in calls if call[0] == "begin"] == [None, "number-1", None]  # another run
 
@@ -454,9 +455,9 @@ def test_names_that_mlflow_does_not_take(tmp_path: Path, monkeypatch: pytest.Mon
 
     service = Service("mlflow")
     monkeypatch.setitem(sys.modules, "mlflow", service)
-    run = SimpleNamespace(folder=tmp_path, state=None)
-    with Loggers(run, TrainConfig(logger="mlflow"), 0, {}, True) as loggers:  # type: ignore[arg-type]
-        loggers.log({"share_a:b[0]": 1}, 1)
+    run = RunWriter(tmp_path, {}, "train")
+    with Hooks([Loggers(["mlflow"], run, {})]).running(Start(0, 0, 0, {})) as hooks:
+        hooks.on_epoch(Epoch(1, {"share_a:b[0]": 1}, {}, "test", 0.0, []))
     assert service.calls[2] == ("row", 1, {"share_a_b_0_": 1.0})
 
 
@@ -465,7 +466,7 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(SpotkdError, match=r"^logger is board: it must be tensorboard, csv, wandb, mlflow or none$"):
         train(options(tmp_path / "run", "tensorboard,board"))
     with pytest.raises(SpotkdError, match=r"^logger is none,csv: none stands alone$"):
-        chosen_loggers(["none", "csv"])
+        parse_loggers(["none", "csv"])
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     with pytest.raises(SpotkdError, match=r"^logger is wandb: pip install wandb"):
         train(options(tmp_path / "run", "wandb"))
@@ -480,8 +481,8 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         train(options(tmp_path / "run", "wandb"))
     (tmp_path / "run" / "loggers.json").write_text("[1]")
     config = options(tmp_path / "run", "wandb")
-    monkeypatch.setattr("spotkd.training.run.Run._prepare_files", lambda self: None)
-    config.overwrite = True
+    monkeypatch.setattr("spotkd.runs.writer.RunWriter._prepare_files", lambda self: None)
+    config = with_values(config, {"overwrite": True})
     with pytest.raises(SpotkdError, match=r"loggers\.json: cannot be read"):
         train(config)
 
@@ -492,7 +493,7 @@ def test_another_logger_may_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     stored = tmp_path / "run" / "config.yaml"
     assert yaml.safe_load(stored.read_text())["logger"] == "tensorboard"
     config = options(tmp_path / "run", "csv")
-    config.resume = "auto"
+    config = with_values(config, {"resume": "auto"})
     train(config)
     with (tmp_path / "run" / "csv" / "metrics.csv").open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1.0", "2", "3"]

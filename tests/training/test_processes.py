@@ -21,29 +21,32 @@ from lightning_fabric.plugins.environments.lightning import find_free_network_po
 from torch import Tensor
 
 from spotkd import DISTILLERS, Batch, SpotKD, SpotkdError, create_model
-from spotkd.config import (
-    DataConfig,
-    DistillConfig,
-    EvaluateConfig,
-    ModelConfig,
-    OptimConfig,
-    PolicyConfig,
-    RunConfig,
-    read_config,
-)
 from spotkd.data import Dataset, ImageSet, Loader, Pass, load_data
 from spotkd.data.images import RawBatch
 from spotkd.distributed import Shard, per_rank_generator, uniform, use_shard
 from spotkd.errors import STOPPED
 from spotkd.models import save_weights
+from spotkd.options import (
+    DataOptions,
+    DistillOptions,
+    EvaluateOptions,
+    ModelOptions,
+    OptimOptions,
+    PolicyOptions,
+    RunOptions,
+    data_spec,
+    milestones,
+    read_options,
+    with_values,
+)
 from spotkd.routing import Decisions
 from spotkd.routing.strategies import Adaptive
+from spotkd.runs.checkpoint import read_checkpoint
+from spotkd.runs.folder import RunFolder
 from spotkd.training import distill, evaluate_checkpoint
-from spotkd.training.checkpoint import read_sealed
-from spotkd.training.jobs import _distillation
+from spotkd.training.build import build_distillation, check_devices
+from spotkd.training.launch import _explain, launch, report
 from spotkd.training.optim import make_optimizer
-from spotkd.training.processes import _explain, check_devices, launch, report
-from spotkd.training.run import read_checkpoint, read_metrics
 
 from ..conftest import TRAINING_LABELS, TinyNet, for_distiller, in_memory, randomise_statistics
 from . import pieces
@@ -55,12 +58,12 @@ Case = dict[str, Any]
 
 # What each device computes of its own samples, with BatchNorm; and what is to equal the whole batch in one process.
 APART: dict[str, Case] = {
-    "at": {"distiller": "at", "policy": PolicyConfig(gamma=2.0, share_cost=0.1, target_share=0.4)},
+    "at": {"distiller": "at", "policy": PolicyOptions(gamma=2.0, share_cost=0.1, target_share=0.4)},
     "sp": {"distiller": "sp"},
     "crd": {"distiller": "crd", "options": {"negatives": 8}},
     "ft": {"distiller": "ft"},
 }
-SHAPED = PolicyConfig(gamma=2.0, share_cost=0.1, target_share=0.4, lr=0.5)
+SHAPED = PolicyOptions(gamma=2.0, share_cost=0.1, target_share=0.4, lr=0.5)
 WHOLE: dict[str, Case] = {
     "at": {"distiller": "at", "policy": SHAPED},
     "sp": {"distiller": "sp", "beta": 30.0, "policy": SHAPED},
@@ -75,16 +78,16 @@ WHOLE: dict[str, Case] = {
 }
 
 
-def configured(folder: Path, case: Case, networks: tuple[str, str], devices: int) -> DistillConfig:
+def configured(folder: Path, case: Case, networks: tuple[str, str], devices: int) -> DistillOptions:
     strategy = HERE + case.get("strategy", "NotedAdaptive")
-    config = DistillConfig(
-        teacher=ModelConfig(HERE + networks[0], str(folder.parents[1] / f"{networks[0]}.safetensors")),
-        student=ModelConfig(HERE + networks[1]),
+    config = DistillOptions(
+        teacher=ModelOptions(HERE + networks[0], str(folder.parents[1] / f"{networks[0]}.safetensors")),
+        student=ModelOptions(HERE + networks[1]),
         out=str(folder / "run"),
-        data=DataConfig(HERE + "data"),
+        data=DataOptions(HERE + "data"),
         epochs=1,
         batch_size=12,
-        optim=OptimConfig(lr=0.01),
+        optim=OptimOptions(lr=0.01),
         accelerator="cpu",
         precision="32",
         quiet=True,
@@ -92,11 +95,11 @@ def configured(folder: Path, case: Case, networks: tuple[str, str], devices: int
         channels_last=False,
         **case | {"strategy": strategy},
     )
-    config.devices, config.gather, config.min_teacher_top1 = devices, True, 0.0
+    config = with_values(config, {"devices": devices, "gather": True, "min_teacher_top1": 0.0})
     return config
 
 
-def write(config: RunConfig, folder: Path) -> Path:
+def write(config: RunOptions, folder: Path) -> Path:
     folder.mkdir(parents=True)
     path = folder / "options.yaml"
     path.write_text(yaml.safe_dump(asdict(config)), encoding="utf-8")
@@ -141,7 +144,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, case in APART.items():
         folder = place / "apart" / name
         config = configured(folder, case, ("wide", "narrow"), 2)
-        config.gather = False
+        config = with_values(config, {"gather": False})
         several.append(write(config, folder))
     for name, case in WHOLE.items():
         for files, devices in ((several, 2), (alone, 1)):
@@ -213,15 +216,23 @@ def stepped(method: SpotKD, batch: Batch, optimizer: torch.optim.Optimizer, loss
     optimizer.step()
 
 
-def by_halves(config: DistillConfig, data: Dataset) -> tuple[SpotKD, list[Tensor]]:
+def by_halves(config: DistillOptions, data: Dataset) -> tuple[SpotKD, list[Tensor]]:
     """The method after its preparation and one epoch, and the decisions of every batch."""
     config = copy.deepcopy(config)
-    config.strategy = "adaptive"
+    config = with_values(config, {"strategy": "adaptive"})
     torch.manual_seed(config.seed)
-    method = _distillation(config, data, quiet=True).train()
+    method = build_distillation(config, data, quiet=True).train()
     given = Given()
     method.strategy = given
-    optimizer, schedule = make_optimizer(method, config.optim, 1, 6, config.policy.lr, config.policy.weight_decay)
+    optimizer, schedule = make_optimizer(
+        method,
+        epochs=1,
+        steps_per_epoch=6,
+        lr=config.optim.lr,
+        milestones=milestones(config.optim, 1),
+        policy_lr=config.policy.lr,
+        policy_weight_decay=config.policy.weight_decay,
+    )
     loader = Loader(data, data.train, config.batch_size, training=True, seed=config.seed)
     if method.preparation is not None:
         with method.preparing() as parameters:
@@ -261,8 +272,8 @@ def by_halves(config: DistillConfig, data: Dataset) -> tuple[SpotKD, list[Tensor
 @pytest.mark.parametrize("name", APART)
 def test_two_processes_equal_one_that_computes_their_halves(runs: Path, name: str) -> None:
     folder = runs / "apart" / name
-    config = read_config(DistillConfig, folder / "options.yaml")
-    method, decisions = by_halves(config, load_data(config.data))
+    config = read_options(DistillOptions, folder / "options.yaml")
+    method, decisions = by_halves(config, load_data(data_spec(config.data)))
     noted = masks_of(folder, 2)
     assert [len(mask) for mask in noted] == [12] * 5 + [5]
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(noted, decisions, strict=True))
@@ -273,7 +284,7 @@ def test_two_processes_equal_one_that_computes_their_halves(runs: Path, name: st
     assert_equal(state, expected)
     if name == "at":  # the comparison can fail
         config.seed += 1
-        other = by_halves(config, load_data(config.data))[0].state_dict()
+        other = by_halves(config, load_data(data_spec(config.data)))[0].state_dict()
         with pytest.raises(AssertionError):
             assert_equal(state, {key: other[key] for key in state})
 
@@ -288,7 +299,7 @@ def test_gathered_two_processes_equal_one_on_the_whole_batch(runs: Path, name: s
     states = [read_checkpoint(folder / "run" / "last.ckpt") for folder in (two, one)]
     assert_equal(states[0]["method"], states[1]["method"])
     assert torch.equal(states[0]["random"]["cpu"], states[1]["random"]["cpu"])
-    mine, theirs = (read_metrics(folder / "run") for folder in (two, one))
+    mine, theirs = (RunFolder(folder / "run").metrics for folder in (two, one))
     for column in set(theirs) - {"seconds"}:
         assert mine[column] == pytest.approx(theirs[column], rel=2e-4, abs=1e-5), column
 
@@ -398,10 +409,10 @@ def spotkd(*arguments: str, folder: Path) -> subprocess.Popen[str]:
 
 def options(runs: Path, folder: Path, **changes: object) -> list[str]:
     config = configured(runs / "apart" / "at", {"distiller": "at"}, ("wide", "narrow"), 2)
-    config.out, config.quiet, config.strategy = str(folder), False, "adaptive"
+    config = with_values(config, {"out": str(folder), "quiet": False, "strategy": "adaptive"})
     for key, value in changes.items():
         assert hasattr(config, key)
-        setattr(config, key, value)
+        config = with_values(config, {key: value})
     path = folder.with_name(f"{folder.name}.yaml")
     path.write_text(yaml.safe_dump(asdict(config)), encoding="utf-8")
     return ["distill", "--config", str(path)]
@@ -410,8 +421,8 @@ def options(runs: Path, folder: Path, **changes: object) -> list[str]:
 @pytest.mark.slow
 def test_the_command_on_two_devices(runs: Path, tmp_path: Path) -> None:
     save_weights(create_model("resnet8", 94), tmp_path / "t.safetensors", {"model": "resnet8"})
-    networks = {"teacher": ModelConfig("resnet8", str(tmp_path / "t.safetensors")), "student": ModelConfig("resnet8")}
-    changes = {"data": DataConfig("glyph94", limit=188), "batch_size": 64, "eval_batch_size": 999, **networks}
+    networks = {"teacher": ModelOptions("resnet8", str(tmp_path / "t.safetensors")), "student": ModelOptions("resnet8")}
+    changes = {"data": DataOptions("glyph94", limit=188), "batch_size": 64, "eval_batch_size": 999, **networks}
     command = spotkd("spotkd", *options(runs, tmp_path / "run", **changes), folder=tmp_path)
     output, errors = command.communicate(timeout=300)
     assert (command.returncode, errors) == (0, "")
@@ -420,8 +431,8 @@ def test_the_command_on_two_devices(runs: Path, tmp_path: Path) -> None:
         ".lock", "config.yaml", "decisions.csv", "last.ckpt", "metrics.csv", "student.safetensors", "summary.json",
         "tensorboard",
     ]  # fmt: skip
-    metrics = read_metrics(tmp_path / "run")
-    scores = evaluate_checkpoint(EvaluateConfig(str(tmp_path / "run"), accelerator="cpu", precision="32"))
+    metrics = RunFolder(tmp_path / "run").metrics
+    scores = evaluate_checkpoint(EvaluateOptions(str(tmp_path / "run"), accelerator="cpu", precision="32"))
     assert scores.images == 9964
     found = [metrics[f"test_{key}"][-1] for key in ("top1", "top5", "loss")]
     assert found == pytest.approx([scores.top1, scores.top5, scores.loss], rel=1e-5)
@@ -429,8 +440,8 @@ def test_the_command_on_two_devices(runs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_torchrun_does_the_same(runs: Path, tmp_path: Path) -> None:
-    config = read_config(DistillConfig, runs / "apart" / "at" / "options.yaml")
-    config.devices, config.out, config.quiet = 1, str(tmp_path / "run"), False
+    config = read_options(DistillOptions, runs / "apart" / "at" / "options.yaml")
+    config = with_values(config, {"devices": 1, "out": str(tmp_path / "run"), "quiet": False})
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "spotkd", "distill"]
     command = spotkd(*torchrun, "--config", str(write(config, tmp_path / "here")), folder=tmp_path)
     output, errors = command.communicate(timeout=300)
@@ -471,7 +482,7 @@ def test_a_killed_process_ends_the_others(runs: Path, tmp_path: Path) -> None:
 
     first, second, third = training("first"), training("second"), training("third")
     for name in ("first", "second", "third"):
-        until(lambda name=name: len(read_metrics(tmp_path / name)["epoch"]) > 0)  # type: ignore[misc]
+        until(lambda name=name: len(RunFolder(tmp_path / name).metrics["epoch"]) > 0)  # type: ignore[misc]
     members = [members_of(command.pid) for command in (first, second, third)]
     os.kill(members[0][1], signal.SIGKILL)  # the second process
     os.kill(second.pid, signal.SIGKILL)  # the one that waits for both
@@ -488,7 +499,7 @@ def test_a_killed_process_ends_the_others(runs: Path, tmp_path: Path) -> None:
     _, errors = third.communicate(timeout=60)
     assert third.returncode == STOPPED
     (line,) = errors.strip().splitlines()
-    assert "stopped by SIGTERM; the state is saved, go on with: spotkd distill --resume" in line
+    assert "stopped by SIGTERM; the state is saved, resume with: spotkd distill --resume" in line
     assert all(map(gone, members[0] + members[2]))
 
 
@@ -506,7 +517,7 @@ def test_stopped_and_gone_on_with_the_same_and_another_number(runs: Path, tmp_pa
     stopped.communicate(timeout=60)
     whole.communicate(timeout=120)
     assert (stopped.returncode, whole.returncode) == (STOPPED, 0)
-    assert 0 < read_sealed(tmp_path / "stopped" / "last.ckpt")["epoch"] < 40
+    assert 0 < read_checkpoint(tmp_path / "stopped" / "last.ckpt")["epoch"] < 40
     shutil.copytree(tmp_path / "stopped", tmp_path / "alone")
     for name, devices in (("stopped", "2"), ("alone", "1")):
         resumed = spotkd("spotkd", "distill", "--resume", name, "--devices", devices, folder=tmp_path)
@@ -523,30 +534,30 @@ def test_mistakes_are_one_line_once(runs: Path, tmp_path: Path, capfd: pytest.Ca
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "summary.json").write_text("{}")
     config = configured(runs / "apart" / "at", {"distiller": "at"}, ("wide", "narrow"), 2)
-    config.out = str(tmp_path / "there")
-    with pytest.raises(SpotkdError, match=r"there: holds a run already \(summary.json\)"):
+    config = with_values(config, {"out": str(tmp_path / "there")})
+    with pytest.raises(SpotkdError, match=r"there: already holds a run \(summary.json\)"):
         launch("distill", config)
     assert capfd.readouterr() == ("", "")
 
 
 def test_who_left_word_was_not_killed(tmp_path: Path) -> None:
     """gloo's threads can end a process with SIGABRT after it has said why it ends."""
-    report(tmp_path, 0, line="there: holds a run already")
+    report(tmp_path, 0, line="there: already holds a run")
     with pytest.raises(SpotkdError, match=r"process 2 of 2 was killed by SIGABRT; the others were ended$"):
         _explain(tmp_path, [2, -signal.SIGABRT], [])
     report(tmp_path, 1, line="another process of this run has gone", echo=True)
-    with pytest.raises(SpotkdError, match=r"^there: holds a run already$"):
+    with pytest.raises(SpotkdError, match=r"^there: already holds a run$"):
         _explain(tmp_path, [2, -signal.SIGABRT], [])
 
 
 def test_options_that_do_not_fit() -> None:
-    config = DistillConfig()
-    config.devices, config.batch_size = 3, 5
+    config = DistillOptions()
+    config = with_values(config, {"devices": 3, "batch_size": 5})
     with pytest.raises(SpotkdError, match=r"batch_size is 5: 3 devices share a batch, and need at least 6 images"):
         launch("distill", config)
-    config.batch_size, config.accelerator, config.sync_batchnorm = 6, "cpu", True
+    config = with_values(config, {"batch_size": 6, "accelerator": "cpu", "sync_batchnorm": True})
     with pytest.raises(SpotkdError, match="sync_batchnorm is true: torch has it for CUDA devices only"):
         check_devices(config)
-    config.devices, config.sync_batchnorm = 0, False
+    config = with_values(config, {"devices": 0, "sync_batchnorm": False})
     with pytest.raises(SpotkdError, match="devices is 0: it must be at least 1"):
         distill(config)

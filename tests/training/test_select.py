@@ -14,9 +14,10 @@ from lightning_fabric import Fabric
 from safetensors import safe_open
 
 from spotkd import DATASETS, MODELS, Dataset, Loader, SpotkdError, create_model
-from spotkd.config import ModelConfig, OptimConfig, Select, TrainConfig
+from spotkd.data import DataSpec
+from spotkd.options import ModelOptions, OptimOptions, Select, TrainOptions, with_values
+from spotkd.runs.summary import Summary
 from spotkd.training import evaluate, train
-from spotkd.training.run import Summary
 
 from ..conftest import TinyNet
 
@@ -33,9 +34,9 @@ def noisy(monkeypatch: pytest.MonkeyPatch, tiny_data: Dataset) -> None:
 
 
 def trained(out: Path, select: Select, val_share: float = 0.0, seed: int = 0) -> tuple[Summary, list[dict[str, float]]]:
-    config = TrainConfig(model=ModelConfig("tinynet4"), optim=OptimConfig(lr=0.3))
-    config.out, config.epochs, config.batch_size, config.quiet, config.seed = str(out), 8, 8, True, seed
-    config.data.name, config.data.val_share, config.select = "tiny", val_share, select
+    config = TrainOptions(model=ModelOptions("tinynet4"), optim=OptimOptions(lr=0.3))
+    config = with_values(config, {"out": str(out), "epochs": 8, "batch_size": 8, "quiet": True, "seed": seed})
+    config = with_values(config, {"data.name": "tiny", "data.val_share": val_share, "select": select})
     summary = train(config)
     with (out / "metrics.csv").open(newline="") as file:
         return summary, [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
@@ -48,7 +49,7 @@ def first_best(rows: list[dict[str, float]], column: str) -> int:
 def saved_top1(out: Path, split: str) -> float:
     """The accuracy of the weights file on a split, measured afresh."""
     config = yaml.safe_load((out / "config.yaml").read_text())
-    data = DATASETS["tiny"](TrainConfig().data).holding_out(config["data"]["val_share"])
+    data = DATASETS["tiny"](DataSpec("tiny")).holding_out(config["data"]["val_share"])
     model = create_model("tinynet4", 5, out / "model.safetensors")
     images = getattr(data, split)
     return evaluate(model, Loader(data, images, 40, training=False), Fabric(accelerator="cpu", devices=1), 5).top1

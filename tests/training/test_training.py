@@ -15,16 +15,26 @@ import yaml
 from lightning_fabric import Fabric
 
 from spotkd import DATASETS, MODELS, Dataset, Loader, SpotkdError
-from spotkd.config import DistillConfig, ModelConfig, OptimConfig, PolicyConfig, RunConfig, TrainConfig, read_config
-from spotkd.files import replacing
+from spotkd.files import atomic_write
+from spotkd.options import (
+    DistillOptions,
+    ModelOptions,
+    OptimOptions,
+    PolicyOptions,
+    RunOptions,
+    TrainOptions,
+    read_options,
+    with_values,
+)
+from spotkd.runs.checkpoint import FORMAT, read_checkpoint, write_checkpoint
+from spotkd.runs.folder import RunFolder
+from spotkd.runtime.device import choose_precision
 from spotkd.training import distill, evaluate, restore, train
-from spotkd.training.checkpoint import write_sealed
-from spotkd.training.device import choose_precision
-from spotkd.training.run import Run, read_checkpoint, read_metrics
+from spotkd.training.assemble import open_writer
 
 from ..conftest import TinyNet
 
-C = TypeVar("C", bound=RunConfig)
+C = TypeVar("C", bound=RunOptions)
 
 
 @pytest.fixture
@@ -33,20 +43,20 @@ def tiny(tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setitem(DATASETS._entries, "tiny", lambda config: tiny_data)
     monkeypatch.setitem(MODELS._entries, "tinynet6", lambda classes: TinyNet(6, classes))
     monkeypatch.setitem(MODELS._entries, "tinynet4", lambda classes: TinyNet(4, classes))
-    train(configured(TrainConfig(model=ModelConfig("tinynet6")), tmp_path / "teacher"))
+    train(configured(TrainOptions(model=ModelOptions("tinynet6")), tmp_path / "teacher"))
     return tmp_path
 
 
 def configured(config: C, out: Path) -> C:
-    config.out, config.epochs, config.batch_size, config.data.name, config.quiet = str(out), 2, 12, "tiny", True
+    config = with_values(config, {"out": str(out), "epochs": 2, "batch_size": 12, "data.name": "tiny", "quiet": True})
     return config
 
 
 def distilled(folder: Path, **options: object) -> Path:
-    config = DistillConfig(teacher=ModelConfig("tinynet6", str(folder / "teacher")), student=ModelConfig("tinynet4"))
+    config = DistillOptions(teacher=ModelOptions("tinynet6", str(folder / "teacher")), student=ModelOptions("tinynet4"))
     for key, value in options.items():
         assert hasattr(config, key)
-        setattr(config, key, value)
+        config = with_values(config, {key: value})
     out = folder / f"run{len(list(folder.iterdir()))}"
     distill(configured(config, out))
     return out
@@ -63,17 +73,17 @@ def test_the_same_run_twice(tiny: Path) -> None:
     one, two = (read_checkpoint(run / "last.ckpt")["method"] for run in (first, second))
     assert all(torch.equal(one[key], two[key]) for key in one)
     other = distilled(tiny, seed=1)
-    assert read_metrics(other)["test_loss"] != read_metrics(first)["test_loss"]
+    assert RunFolder(other).metrics["test_loss"] != RunFolder(first).metrics["test_loss"]
 
 
 def test_what_a_run_leaves(tiny: Path) -> None:
-    run = distilled(tiny, strategy="adaptive", policy=PolicyConfig(bias="scaled"))
+    run = distilled(tiny, strategy="adaptive", policy=PolicyOptions(bias="scaled"))
     names = {path.name for path in run.iterdir()}
     assert names == {
         "config.yaml", "metrics.csv", "decisions.csv", "last.ckpt", "previous.ckpt", "summary.json",
         "student.safetensors", "tensorboard", ".lock",
     }  # fmt: skip
-    metrics = read_metrics(run)
+    metrics = RunFolder(run).metrics
     spots = ["layer1", "layer2", "layer3", "logits"]
     assert [name for name in metrics if name.startswith("share_")] == [f"share_{spot}" for spot in spots]
     assert all(0 <= share <= 1 for spot in spots for share in metrics[f"share_{spot}"])
@@ -84,7 +94,7 @@ def test_what_a_run_leaves(tiny: Path) -> None:
     assert state["epoch"] == 2
     assert not any(key.startswith("teacher.") for key in state["method"])
     assert {"policy.linear.weight", "routing.hints.0.conv.weight"} <= set(state["method"])
-    config = read_config(DistillConfig, run / "config.yaml")
+    config = read_options(DistillOptions, run / "config.yaml")
     assert dataclasses.asdict(config) == yaml.safe_load((run / "config.yaml").read_text())
     assert list((run / "tensorboard").iterdir())
 
@@ -94,8 +104,8 @@ def test_restore_gives_the_trained_method(tiny: Path) -> None:
     method, data = restore(run)
     fabric = Fabric(accelerator="cpu", devices=1)
     scores = evaluate(method.student, Loader(data, data.test, 7, training=False), fabric, 5)
-    assert scores.top1 == pytest.approx(read_metrics(run)["test_top1"][-1], abs=1e-3)
-    teacher = read_metrics(tiny / "teacher")
+    assert scores.top1 == pytest.approx(RunFolder(run).metrics["test_top1"][-1], abs=1e-3)
+    teacher = RunFolder(tiny / "teacher").metrics
     scores = evaluate(method.teacher, Loader(data, data.test, 7, training=False), fabric, 5)
     assert scores.loss == pytest.approx(teacher["test_loss"][-1], rel=1e-4)
 
@@ -120,29 +130,29 @@ def test_a_broken_loss_stops_the_run(tiny: Path) -> None:
         r"epoch 1, step [23] of 4: not finite: .*; its samples are in .*nonfinite\.json; no epoch was completed; lower"
     )
     with pytest.raises(SpotkdError, match=told):
-        distilled(tiny, optim=OptimConfig(lr=1e30))
+        distilled(tiny, optim=OptimOptions(lr=1e30))
 
 
 def test_a_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
-    config = RunConfig()
-    with Run(tmp_path / "r", config) as run:
+    config = RunOptions()
+    with open_writer(tmp_path / "r", config) as run:
         run.log({"epoch": 1, "loss": 0.5})
     (tmp_path / "r" / "notes.txt").write_text("mine")
-    with pytest.raises(SpotkdError, match="holds a run already"):
-        Run(tmp_path / "r", config)
-    assert read_metrics(tmp_path / "r") == {"epoch": [1.0], "loss": [0.5]}
+    with pytest.raises(SpotkdError, match="already holds a run"):
+        open_writer(tmp_path / "r", config)
+    assert RunFolder(tmp_path / "r").metrics == {"epoch": [1.0], "loss": [0.5]}
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "model.safetensors").write_text("from elsewhere")
-    with pytest.raises(SpotkdError, match=r"holds a run already \(model\.safetensors\)"):
-        Run(tmp_path / "foreign", config)
+    with pytest.raises(SpotkdError, match=r"already holds a run \(model\.safetensors\)"):
+        open_writer(tmp_path / "foreign", config)
     assert (tmp_path / "foreign" / "model.safetensors").read_text() == "from elsewhere"
-    with Run(tmp_path / "r", RunConfig(overwrite=True)):
+    with open_writer(tmp_path / "r", RunOptions(overwrite=True)):
         assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [".lock", "config.yaml", "notes.txt"]
 
 
 def test_a_run_does_not_bury_its_own_teacher(tiny: Path) -> None:
-    config = DistillConfig(teacher=ModelConfig("tinynet6", str(tiny / "teacher")), student=ModelConfig("tinynet4"))
-    config.overwrite = True
+    config = DistillOptions(teacher=ModelOptions("tinynet6", str(tiny / "teacher")), student=ModelOptions("tinynet4"))
+    config = with_values(config, {"overwrite": True})
     with pytest.raises(SpotkdError, match="which this run starts from, lies there"):
         distill(configured(config, tiny / "teacher"))
     assert (tiny / "teacher" / "model.safetensors").exists()
@@ -151,16 +161,16 @@ def test_a_run_does_not_bury_its_own_teacher(tiny: Path) -> None:
 def test_an_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SpotkdError, match="cannot write a run there"):
-        Run(tmp_path / "file" / "run", RunConfig())
+        open_writer(tmp_path / "file" / "run", RunOptions())
 
 
 def test_replacing_keeps_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as temporary:
         temporary.write_text(str(1 / 0))
     assert path.read_text() == "old"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -177,9 +187,9 @@ def test_damaged_checkpoints(tmp_path: Path) -> None:
     torch.save({"other": 1}, path)
     with pytest.raises(SpotkdError, match="not a checkpoint of spotkd, or cut short"):
         read_checkpoint(path)
-    write_sealed(path, {"other": 1})
+    write_checkpoint(path, {"other": 1, "format": FORMAT})
     with pytest.raises(SpotkdError, match="not a checkpoint of a training"):
-        read_checkpoint(path)
+        RunFolder(tmp_path).state()
 
 
 def test_precision() -> None:
@@ -193,4 +203,4 @@ def test_precision() -> None:
 @pytest.mark.parametrize("strategy", ["adaptive", "random", "never"])
 def test_bfloat16_trains_too(tiny: Path, strategy: str) -> None:
     run = distilled(tiny, precision="bf16-mixed", strategy=strategy)
-    assert all(torch.isfinite(torch.tensor(values)).all() for values in read_metrics(run).values())
+    assert all(torch.isfinite(torch.tensor(values)).all() for values in RunFolder(run).metrics.values())

@@ -16,9 +16,9 @@ from ..config import DistillConfig, InspectConfig, read_config
 from ..data import Dataset, Loader, Split
 from ..errors import SpotkdError
 from ..method import SpotKD
+from ..runs.checkpoint import read_checkpoint
 from ..training import make_fabric, restore
-from ..training.course import ask
-from ..training.run import read_checkpoint
+from ..training.decision_log import predict_teacher_probability as ask
 
 Array = npt.NDArray[np.float32]
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from ..errors import SpotkdError
-from ..files import replacing
+from ..files import atomic_write
 from ..wording import cell, shown
 from .decisions import Inspection
 
@@ -89,7 +89,7 @@ def write_tables(inspection: Inspection, folder: Path) -> Iterator[str]:
         except ImportError:
             yield "no Parquet file, since pyarrow is not installed: pip install 'spotkd[parquet]'"
             return
-        with replacing(folder / f"{name}.parquet") as temporary:
+        with atomic_write(folder / f"{name}.parquet") as temporary:
             parquet.write_table(pyarrow.table(table), temporary)
         yield f"{folder / name}.parquet: the images once more"
     except OSError as error:
@@ -97,7 +97,7 @@ def write_tables(inspection: Inspection, folder: Path) -> Iterator[str]:
 
 
 def _write_csv(table: Mapping[str, Any], path: Path) -> str:
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(map(cell, table))
         writer.writerows(zip(*map(_as_text, table.values()), strict=True))

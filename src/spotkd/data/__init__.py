@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import DataConfig
 from ..errors import SpotkdError
 from ..registry import PYTHON, import_name
 from . import cifar, folders, glyph94, hub, tiny_imagenet  # noqa: F401  # fills the registries
@@ -13,10 +12,12 @@ from .images import DATASETS, SOURCES, Dataset, ImageSet, Pass, Split, augment, 
 from .lazy import LazySet
 from .loader import Loader, prepare
 from .preprocessing import Preprocessing, preprocessing_of, read_preprocessing
+from .spec import DataSpec
 
 __all__ = [
     "DATASETS",
     "SOURCES",
+    "DataSpec",
     "Dataset",
     "ImageSet",
     "LazySet",
@@ -44,23 +45,23 @@ def canonical(name: str) -> str:
     return _ALIASES.get(low, low if low in DATASETS else name)
 
 
-def load_data(config: DataConfig) -> Dataset:
-    """The data set that a configuration describes, limited and with its validation images held out.
+def load_data(spec: DataSpec) -> Dataset:
+    """The data set that a spec describes, limited and with its validation images held out.
 
     Raises:
         SpotkdError: an unknown name, missing or damaged files, an option that does not fit.
     """
-    name = canonical(config.name)
+    name = canonical(spec.name)
     source, colon, rest = name.partition(":")
     if name.startswith(PYTHON):
-        data = _own(config)
+        data = _own(spec)
     elif colon:
-        data = SOURCES[source](rest, config)
+        data = SOURCES[source](rest, spec)
     else:
-        data = DATASETS[name](config)
-    if not config.augment:
+        data = DATASETS[name](spec)
+    if not spec.augment:
         data = replace(data, augment=False)
-    return data.limited(config.limit).holding_out(config.val_share)
+    return data.limited(spec.limit).holding_out(spec.val_share)
 
 
 def load_dataset(name: str, **options: object) -> Dataset:
@@ -69,23 +70,23 @@ def load_dataset(name: str, **options: object) -> Dataset:
     Args:
         name: what ``--data`` takes: a name that ``spotkd data`` lists, ``folder:PATH``, ``hf:NAME`` or
             ``python:MODULE.FUNCTION``.
-        options: the fields of :class:`spotkd.config.DataConfig`.
+        options: the fields of :class:`DataSpec`.
 
     Raises:
         SpotkdError: as :func:`load_data`; or an unknown option.
     """
     try:
-        config = DataConfig(name, **options)  # type: ignore[arg-type]  # checked by the constructor
+        spec = DataSpec(name, **options)  # type: ignore[arg-type]  # checked by the constructor
     except TypeError as error:
         raise SpotkdError(f"load_dataset: {error}") from error
-    return load_data(config)
+    return load_data(spec)
 
 
-def _own(config: DataConfig) -> Dataset:
+def _own(spec: DataSpec) -> Dataset:
     """The data set that a function of the user's returns."""
-    check_options(config)
-    make = import_name(config.name.removeprefix(PYTHON))
+    check_options(spec)
+    make = import_name(spec.name.removeprefix(PYTHON))
     data = make() if callable(make) else make
     if not isinstance(data, Dataset):
-        raise SpotkdError(f"{config.name} gives a {type(data).__name__}, not a spotkd.Dataset")
+        raise SpotkdError(f"{spec.name} gives a {type(data).__name__}, not a spotkd.Dataset")
     return data

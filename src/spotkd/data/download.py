@@ -1,44 +1,36 @@
-"""Files of data sets from the net: fetched so that nothing is lost, checked before use, unpacked in safety.
+"""Files of data sets from the net: fetched so that nothing is lost, checked before use.
 
 A fetch that was cut goes on where it stopped, in this process or in a later one. Nothing stands under its final name
-before its checksum is right, and no archive writes outside its folder.
+before its checksum is right.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import stat
-import sys
-import tarfile
-import tempfile
 import time
-import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from http.client import HTTPException, HTTPResponse, InvalidURL
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, BinaryIO, TypeVar, cast
+from pathlib import Path
+from typing import BinaryIO, cast
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from ..config import DataConfig
 from ..errors import SpotkdError, one_line
+from ..untrusted.archives import unpack_archive
+from .spec import DataSpec
 
 _ATTEMPTS = 5  # connections that may break off before the user has to start again
 _PAUSE = 1.0  # seconds before the second attempt; more before later ones
 _TIMEOUT = 30.0  # seconds without a byte
 _BLOCK = 1 << 20  # bytes at a time
-_UNFOLDS = 20  # times its own size that an archive may unpack to; pictures hardly shrink
-_SMALL = 64 << 20  # bytes that any archive may unpack to
-
-T = TypeVar("T")
+_LOCK = ".lock"  # in the folder while a process fetches or unpacks there
 
 
 @dataclass(frozen=True)
@@ -64,33 +56,33 @@ class Archive:
         return self.url if mirror is None else f"{mirror.rstrip('/')}/{self.filename}"
 
 
-def obtain(archive: Archive, config: DataConfig, holds: str) -> Path:
+def obtain(archive: Archive, spec: DataSpec, holds: str) -> Path:
     """The folder ``holds`` that the archive unpacks to: in the root, or the root itself if that is its name.
 
     A folder that is there is taken as it is. Failing that, the archive in the root is checked and unpacked, fetched
     before if the user has asked for it.
 
     Raises:
-        SpotkdError: neither is there and nothing was to be fetched; or as :func:`fetch` and :func:`unpack`.
+        SpotkdError: neither is there and nothing was to be fetched; or as :func:`fetch` and :func:`unpack_archive`.
     """
-    root = Path(config.root)
+    root = Path(spec.root)
     wanted, packed = root / holds, root / archive.filename
     for folder in (wanted, root):
         if folder.name == holds and folder.is_dir():
             return folder
     if not packed.is_file():
-        _must_be_allowed(archive, config, holds)
+        _must_be_allowed(archive, spec, holds)
     with _alone_in(root):
         if not wanted.is_dir():
-            fetch(archive.address(config.mirror), packed, archive.md5)
+            fetch(archive.address(spec.mirror), packed, archive.md5)
             _say(f"unpacking {packed}")
-            unpack(packed, root)
+            unpack_archive(packed, root)
     if not wanted.is_dir():
         raise SpotkdError(f"{packed}: holds no folder {holds}")
     return wanted
 
 
-def obtain_packed(archive: Archive, config: DataConfig) -> Path:
+def obtain_packed(archive: Archive, spec: DataSpec) -> Path:
     """The archive itself, in the root, for data that are read without unpacking; fetched if the user has asked for it.
 
     The checksum is computed once, when the file is fetched. A file that is there is taken as it is, like a folder: the
@@ -99,19 +91,19 @@ def obtain_packed(archive: Archive, config: DataConfig) -> Path:
     Raises:
         SpotkdError: it is not there and nothing was to be fetched; or as :func:`fetch`.
     """
-    packed = Path(config.root) / archive.filename
+    packed = Path(spec.root) / archive.filename
     if not packed.is_file():
-        _must_be_allowed(archive, config, archive.filename)
+        _must_be_allowed(archive, spec, archive.filename)
         with _alone_in(packed.parent):
-            fetch(archive.address(config.mirror), packed, archive.md5)
+            fetch(archive.address(spec.mirror), packed, archive.md5)
     return packed
 
 
-def _must_be_allowed(archive: Archive, config: DataConfig, missing: str) -> None:
-    if not config.download:
+def _must_be_allowed(archive: Archive, spec: DataSpec, missing: str) -> None:
+    if not spec.download:
         raise SpotkdError(
-            f"{archive.name}: no {Path(config.root) / missing}: let '--data.download true' fetch it, or put "
-            f"{archive.address(config.mirror)} (md5 {archive.md5}) into {config.root}"
+            f"{archive.name}: no {Path(spec.root) / missing}: let '--data.download true' fetch it, or put "
+            f"{archive.address(spec.mirror)} (md5 {archive.md5}) into {spec.root}"
         )
 
 
@@ -120,19 +112,21 @@ def _alone_in(root: Path) -> Iterator[None]:
     """Processes that start side by side take turns; where folders cannot be locked, the checksums must do."""
     with _explained(root):
         root.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        if sys.platform != "win32":
-            import fcntl
-
-            with suppress(OSError):
-                handle = os.open(root, os.O_RDONLY)
-                stack.callback(os.close, handle)
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    _say(f"{root}: another process is fetching or unpacking there; waiting for it")
-                    fcntl.flock(handle, fcntl.LOCK_EX)
+    path = root / _LOCK
+    lock = FileLock(path)
+    with suppress(OSError, NotImplementedError):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            _say(f"{root}: another process is fetching or unpacking there; waiting for it")
+            lock.acquire()
+    try:
         yield
+    finally:
+        if lock.is_locked:
+            with suppress(OSError):  # Windows keeps an open file, and filelock removes it there
+                path.unlink()
+        lock.release()
 
 
 @contextmanager
@@ -273,105 +267,3 @@ def _md5(path: Path) -> str:
     except OSError as error:
         raise SpotkdError(f"{path}: cannot be read ({error.strerror})") from error
     return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class _Member:
-    """Something in an archive: a ``"file"``, a ``"folder"``, or what else there may be."""
-
-    name: str
-    kind: str
-    open: Callable[[], IO[bytes] | None]
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip or a tar into ``folder``; what the archive has at its top appears there complete or not at all.
-
-    Only the content of plain files is taken over: no modes, owners or links. (This is more than the filters of
-    ``tarfile`` do, and the same in every Python.) All names are looked at before anything is written.
-
-    Raises:
-        SpotkdError: a member that is a link or a device, or has a name outside the folder; a name that is taken; a
-            damaged archive; a full disk.
-    """
-    try:
-        with _members(archive) as members:
-            tops = sorted({part for member in members for part in PurePosixPath(member.name).parts[:1]})
-            for member in members:
-                _refuse_unsafe(archive, member)
-            for top in tops:
-                if os.path.lexists(folder / top):
-                    raise SpotkdError(f"{folder / top}: is there already; remove it to unpack {archive}")
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=f".{archive.name}.") as temporary:
-                for member in members:
-                    _extract(member, Path(temporary, member.name))
-                for top in tops:
-                    Path(temporary, top).rename(folder / top)
-    except SpotkdError:
-        raise
-    except Exception as error:  # damage makes the readers raise nearly anything
-        if isinstance(error, OSError) and error.errno is not None:
-            raise SpotkdError(f"{archive}: cannot be unpacked into {folder} ({one_line(error)})") from error
-        raise SpotkdError(f"{archive}: damaged or no archive ({one_line(error)[:200]}); remove it") from error
-
-
-@contextmanager
-def _members(archive: Path) -> Iterator[list[_Member]]:
-    """What an archive holds, while it is open."""
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive) as package:
-            sized = _bounded(archive, ((info, info.file_size) for info in package.infolist()))
-            yield [_Member(info.filename, _zip_kind(info), partial(package.open, info)) for info in sized]
-    else:
-        with tarfile.open(archive) as tar:
-            parts = _bounded(archive, ((info, info.size) for info in tar))
-            yield [_Member(info.name, _tar_kind(info), partial(tar.extractfile, info)) for info in parts]
-
-
-def _bounded(archive: Path, members: Iterable[tuple[T, int]]) -> Iterator[T]:
-    """Members as long as their sizes together are in proportion to the archive, of which a tar's end is far away."""
-    most = max(_SMALL, _UNFOLDS * archive.stat().st_size)
-    total = 0
-    for member, size in members:
-        total += size
-        if total > most:
-            raise SpotkdError(
-                f"{archive}: refused, it would unfold to more than {most >> 20} MB; this is not the genuine archive"
-            )
-        yield member
-
-
-def _tar_kind(info: tarfile.TarInfo) -> str:
-    return "file" if info.isreg() else "folder" if info.isdir() else "other"
-
-
-def _zip_kind(info: zipfile.ZipInfo) -> str:
-    mode = info.external_attr >> 16  # as Unix has it; zero from elsewhere
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "other"
-    return "folder" if info.is_dir() else "file"
-
-
-def _refuse_unsafe(archive: Path, member: _Member) -> None:
-    wrong = None
-    if member.kind == "other":
-        wrong = "is a link or a device"
-    # As Windows understands it a name has every separator, and drives; what is refused there is needed nowhere.
-    elif PureWindowsPath(member.name).anchor or ".." in PureWindowsPath(member.name).parts:
-        wrong = "would be written outside the folder"
-    if wrong:
-        raise SpotkdError(f"{archive}: refused, its member {member.name!r} {wrong}; this is not the genuine archive")
-
-
-def _extract(member: _Member, path: Path) -> None:
-    if member.kind == "folder":
-        path.mkdir(parents=True, exist_ok=True)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    source = member.open()
-    assert source is not None, member.name  # for type checkers: tarfile opens every plain file
-    with source, path.open("xb") as file:
-        shutil.copyfileobj(source, file, _BLOCK)
-        file.flush()
-        os.fsync(file.fileno())

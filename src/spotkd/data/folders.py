@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..config import DataConfig
 from ..errors import SpotkdError
 from .images import DATASETS, SOURCES, Dataset, check_options
 from .lazy import LARGE, MEAN, STD, LazySet, assemble, checked_edge, library
 from .pictures import EXTENSIONS, Files, is_picture
+from .spec import DataSpec
 
 _SPLITS = {  # how folders that hold a split are called, whatever their case
     "train": ("train", "training", "train_set"),
@@ -26,33 +26,33 @@ _WORDS = ("LOC_synset_mapping.txt", "words.txt")  # class names of ImageNet, in 
 
 
 @SOURCES.register("folder")
-def _folder(path: str, config: DataConfig) -> Dataset:
+def _folder(path: str, spec: DataSpec) -> Dataset:
     """Your own images: PATH/train/CLASS/*.jpg with val/ or test/ beside train/, or PATH/CLASS/*.jpg"""
-    check_options(config, "image_size", "test_share")
+    check_options(spec, "image_size", "test_share")
     folder = Path(path).expanduser()
     if not path or not folder.is_dir():
-        raise SpotkdError(f"{config.name}: no such folder, seen from {Path.cwd()}")
+        raise SpotkdError(f"{spec.name}: no such folder, seen from {Path.cwd()}")
     places = _split_folders(folder)
     if places and "train" not in places:
         raise SpotkdError(f"{folder}: has {next(iter(places.values())).name}/ and no train/; {_EXPECTED}")
     if not places or (list(places) == ["train"] and not _subfolders(places["train"])):  # a class may be called train
         train, classes = _split(folder)
-        return assemble(config, classes, train, None, None)
+        return assemble(spec, classes, train, None, None)
     splits, classes = _splits(places)
-    return assemble(config, classes, splits["train"], splits.get("test"), splits.get("val"))
+    return assemble(spec, classes, splits["train"], splits.get("test"), splits.get("val"))
 
 
 @DATASETS.register("imagenet")
-def _imagenet(config: DataConfig) -> Dataset:
+def _imagenet(spec: DataSpec) -> Dataset:
     """1000 classes of photographs, at 224x224, 1.28 million / 50 000 images (ILSVRC 2012); read from ROOT/imagenet"""
-    home = Path(config.root, "imagenet")
-    if config.download:
+    home = Path(spec.root, "imagenet")
+    if spec.download:
         raise SpotkdError(
             "imagenet: data.download has no effect, its terms have to be agreed to; get ILSVRC 2012 from "
             f"https://image-net.org/download and unpack it to {home}/train/CLASS and {home}/val/CLASS"
         )
-    check_options(config, "image_size")
-    for folder in (home, Path(config.root)):
+    check_options(spec, "image_size")
+    for folder in (home, Path(spec.root)):
         places = _split_folders(folder) if folder.is_dir() else {}
         if "train" in places and len(places) > 1:
             break
@@ -67,7 +67,7 @@ def _imagenet(config: DataConfig) -> Dataset:
     library("torchvision.transforms.v2", "vision")
     test = splits.get("val", splits.get("test"))
     assert test is not None  # for type checkers: there is more than train
-    edge = LARGE if config.image_size is None else checked_edge(config.image_size)
+    edge = LARGE if spec.image_size is None else checked_edge(spec.image_size)
     words = next((folder / name for name in _WORDS if (folder / name).is_file()), None)
     names = classes if words is None else synset_names(classes, words.read_text("utf-8", "replace").splitlines())
     train, test = (LazySet(split.pictures, split.numbers, split.labels, edge) for split in (splits["train"], test))

@@ -17,10 +17,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from ..config import DataConfig
 from ..errors import SpotkdError, one_line
 from .images import SOURCES, Dataset, Pass, RawBatch, Split, check_options
 from .lazy import LARGE, MEAN, STD, LazySet, assemble, library, settle_size, transform_to, transformed
+from .spec import DataSpec
 
 _VAL = ("validation", "valid", "val")
 _BUFFER = 1000  # images that a stream is shuffled among
@@ -28,13 +28,13 @@ _FIRST = 64  # images of a stream that are looked at before it is used
 
 
 @SOURCES.register("hf")
-def _hub(rest: str, config: DataConfig) -> Dataset:
+def _hub(rest: str, spec: DataSpec) -> Dataset:
     """Images of the Hugging Face Hub or a folder in its formats: hf:NAME, hf:NAME:CONFIGURATION, hf:./FOLDER"""
-    check_options(config, "image_size", "test_share", "streaming")
-    splits = _load(rest, config)
+    check_options(spec, "image_size", "test_share", "streaming")
+    splits = _load(rest, spec)
     if "train" not in splits:
-        raise SpotkdError(f"{config.name}: has the splits {', '.join(splits)} and no train")
-    image, label, classes = _columns(config.name, splits["train"].features)
+        raise SpotkdError(f"{spec.name}: has the splits {', '.join(splits)} and no train")
+    image, label, classes = _columns(spec.name, splits["train"].features)
     undecoded = library("datasets", "hub").Image(decode=False)
     val = next((name for name in _VAL if name in splits), "")
     used = {
@@ -42,26 +42,26 @@ def _hub(rest: str, config: DataConfig) -> Dataset:
         for title, name in (("training", "train"), ("test", "test"), ("validation", val))
         if name in splits
     }
-    read = _streamed if config.streaming else _indexed
-    return read(config, used, image, label, classes)
+    read = _streamed if spec.streaming else _indexed
+    return read(spec, used, image, label, classes)
 
 
-def _load(rest: str, config: DataConfig) -> Mapping[str, Any]:
+def _load(rest: str, spec: DataSpec) -> Mapping[str, Any]:
     """The library's own splits by name."""
     name, _, configuration = rest.partition(":")
     if not name:
-        raise SpotkdError(f"{config.name}: write hf:NAME or hf:NAME:CONFIGURATION, as the set is called on the Hub")
+        raise SpotkdError(f"{spec.name}: write hf:NAME or hf:NAME:CONFIGURATION, as the set is called on the Hub")
     if name.startswith((".", "/", "~")):
         folder = Path(name).expanduser()
         if not folder.is_dir():
-            raise SpotkdError(f"{config.name}: no such folder, seen from {Path.cwd()}")
+            raise SpotkdError(f"{spec.name}: no such folder, seen from {Path.cwd()}")
         name = str(folder.resolve())
     datasets = library("datasets", "hub")
     try:
-        return cast(Mapping[str, Any], datasets.load_dataset(name, configuration or None, streaming=config.streaming))
+        return cast(Mapping[str, Any], datasets.load_dataset(name, configuration or None, streaming=spec.streaming))
     except Exception as error:  # an unknown name, no network, no permission, files that it cannot read
         reason = f"{type(error).__name__}: {one_line(error)[:300]}"
-        raise SpotkdError(f"{config.name}: the Hub's library cannot load it ({reason})") from error
+        raise SpotkdError(f"{spec.name}: the Hub's library cannot load it ({reason})") from error
 
 
 def _columns(name: str, features: Mapping[str, Any] | None) -> tuple[str, str, tuple[str, ...] | None]:
@@ -132,19 +132,19 @@ def _content(title: str, value: Mapping[str, Any] | None) -> tuple[str, bytes]:
 
 
 def _indexed(
-    config: DataConfig, splits: dict[str, Any], image: str, label: str, classes: tuple[str, ...] | None
+    spec: DataSpec, splits: dict[str, Any], image: str, label: str, classes: tuple[str, ...] | None
 ) -> Dataset:
     labels = {title: _labels(rows, label) for title, rows in splits.items()}
     if "test" in labels and (labels["test"] < 0).all():
-        _replace_test(config, labels)
+        _replace_test(spec, labels)
     if classes is None:
         classes = tuple(map(str, range(max(int(numbers.max()) for numbers in labels.values()) + 1)))
     read: dict[str, LazySet] = {}
     for title, numbers in labels.items():
-        pictures = Rows(f"{config.name}: {title} image", splits[title].select_columns([image]), image)
+        pictures = Rows(f"{spec.name}: {title} image", splits[title].select_columns([image]), image)
         _check_labels(pictures.title, numbers, len(classes))
         read[title] = LazySet(pictures, torch.arange(len(numbers)), numbers)
-    return assemble(config, classes, read["training"], read.get("test"), read.get("validation"))
+    return assemble(spec, classes, read["training"], read.get("test"), read.get("validation"))
 
 
 def _labels(rows: Any, column: str) -> Tensor:
@@ -165,7 +165,7 @@ def _check_labels(title: str, labels: Tensor, classes: int, start: int = 0) -> N
             raise SpotkdError(f"{title} {number} has label {label}, and the {classes} classes are 0 to {classes - 1}")
 
 
-def _replace_test(config: DataConfig, splits: dict[str, Any]) -> None:
+def _replace_test(spec: DataSpec, splits: dict[str, Any]) -> None:
     """Leave out a test split without labels, as that of a contest, if something stands in for it.
 
     Raises:
@@ -173,11 +173,11 @@ def _replace_test(config: DataConfig, splits: dict[str, Any]) -> None:
     """
     del splits["test"]
     if "validation" in splits:
-        text = f"{config.name}: its test split has no labels; its validation images are taken as test images"
+        text = f"{spec.name}: its test split has no labels; its validation images are taken as test images"
         Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
-    elif config.test_share is None:
+    elif spec.test_share is None:
         raise SpotkdError(
-            f"{config.name}: its test split has no labels; set data.test_share (and no streaming) to take training "
+            f"{spec.name}: its test split has no labels; set data.test_share (and no streaming) to take training "
             "images in its place"
         )
 
@@ -271,39 +271,39 @@ def _rows(stream: Any, title: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _streamed(
-    config: DataConfig, splits: dict[str, Any], image: str, label: str, classes: tuple[str, ...] | None
+    spec: DataSpec, splits: dict[str, Any], image: str, label: str, classes: tuple[str, ...] | None
 ) -> Dataset:
     if classes is None:
-        raise SpotkdError(f"{config.name}: column {label} does not tell the number of classes; leave streaming out")
-    if config.test_share is not None:
-        raise SpotkdError(f"data.test_share is {config.test_share:g}: no stream can be divided; leave it out")
+        raise SpotkdError(f"{spec.name}: column {label} does not tell the number of classes; leave streaming out")
+    if spec.test_share is not None:
+        raise SpotkdError(f"data.test_share is {spec.test_share:g}: no stream can be divided; leave it out")
     library("torchvision.transforms.v2", "vision")  # if it is missing, let the user know now
-    titles = {title: f"{config.name}: {title} image" for title in splits}
+    titles = {title: f"{spec.name}: {title} image" for title in splits}
     first = {title: list(islice(_rows(stream, titles[title]), _FIRST)) for title, stream in splits.items()}
     if "test" in splits and all(_known(row[label]) < 0 for row in first["test"]):
-        _replace_test(config, splits)
+        _replace_test(spec, splits)
     testing = "test" if "test" in splits else "validation"
     if testing not in splits:
-        raise SpotkdError(f"{config.name}: has training images only, and no stream can be divided; leave streaming out")
+        raise SpotkdError(f"{spec.name}: has training images only, and no stream can be divided; leave streaming out")
     pictures = [_content(f"{titles['training']} {n}", row[image]) for n, row in enumerate(first["training"])]
-    edge, _ = settle_size([pictures], config.image_size)
+    edge, _ = settle_size([pictures], spec.image_size)
     read = {
-        title: StreamSet(titles[title], stream, image, label, len(classes), _count(config, title, stream, label), edge)
+        title: StreamSet(titles[title], stream, image, label, len(classes), _count(spec, title, stream, label), edge)
         for title, stream in splits.items()
     }
     val = read.get("validation") if testing == "test" else None
-    return Dataset(config.name, read["training"], read[testing], classes, MEAN, STD, flip=True, val=val)
+    return Dataset(spec.name, read["training"], read[testing], classes, MEAN, STD, flip=True, val=val)
 
 
-def _count(config: DataConfig, title: str, stream: Any, label: str) -> int:
+def _count(spec: DataSpec, title: str, stream: Any, label: str) -> int:
     """How many images a split has; if it does not say, training images are limited, others are counted."""
     known = (stream.info.splits or {}).get(str(stream.split))
     if known is not None and known.num_examples:
         return int(known.num_examples)
     if title != "training":
-        return sum(1 for _ in _rows(stream.select_columns([label]), f"{config.name}: {title} image"))
-    if config.limit is None:
+        return sum(1 for _ in _rows(stream.select_columns([label]), f"{spec.name}: {title} image"))
+    if spec.limit is None:
         raise SpotkdError(
-            f"{config.name}: does not tell how many training images it has; set data.limit to how many to use"
+            f"{spec.name}: does not tell how many training images it has; set data.limit to how many to use"
         )
-    return config.limit
+    return spec.limit

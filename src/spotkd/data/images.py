@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import DataConfig
 from ..distributed import Shard
 from ..errors import SpotkdError
 from ..registry import Registry
+from .spec import DataSpec
 
 HELD_OUT_SEED = 0  # the same images are held out in every run, whatever its own seed
 
@@ -302,18 +302,18 @@ def _rank_in_class(labels: Tensor) -> Tensor:
     return rank
 
 
-def check_options(config: DataConfig, *read: str) -> None:
+def check_options(spec: DataSpec, *read: str) -> None:
     """Options that the data set does not read must not have been set.
 
     Raises:
         SpotkdError: one of them was.
     """
     always = {"name", "root", "limit", "val_share", "augment", "workers", *read}
-    for field in fields(config):
+    for field in fields(spec):
         default = field.default if field.default is not MISSING else None
-        if field.name not in always and getattr(config, field.name) != default:
-            raise SpotkdError(f"data.{field.name} has no effect on {config.name}: leave it out")
+        if field.name not in always and getattr(spec, field.name) != default:
+            raise SpotkdError(f"data.{field.name} has no effect on {spec.name}: leave it out")
 
 
-DATASETS: Registry[Callable[[DataConfig], Dataset]] = Registry("data set")
-SOURCES: Registry[Callable[[str, DataConfig], Dataset]] = Registry("source of data sets")  # folder:PATH, hf:NAME
+DATASETS: Registry[Callable[[DataSpec], Dataset]] = Registry("data set")
+SOURCES: Registry[Callable[[str, DataSpec], Dataset]] = Registry("source of data sets")  # folder:PATH, hf:NAME

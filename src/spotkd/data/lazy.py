@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from ..config import DataConfig
 from ..errors import SpotkdError, one_line
+from ..untrusted.images import decode_image, ignore_warnings
 from .images import Dataset, ImageSet, Pass, RawBatch, Split, held_out
-from .pictures import Files, Pictures, common_size, cores, decode, decode_all, pixels, quiet
+from .pictures import Files, Pictures, common_size, cores, decode_all, pixels
+from .spec import DataSpec
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet; customary for photographs of any kind
 LARGE = 224  # edge of images that are not small
@@ -73,10 +74,10 @@ def transformed(picture: tuple[str, bytes], transform: Callable[[Tensor], Tensor
     Raises:
         SpotkdError: the picture is damaged.
     """
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with ignore_warnings(), torch.random.fork_rng(devices=[]):
         mixed = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
         torch.default_generator.manual_seed(int(mixed[0]))  # torch.manual_seed would reach for the GPU's, too
-        return transform(pixels(decode(*picture)))
+        return transform(pixels(decode_image(*picture)))
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class LazySet(Split):
         parts = [wanted.own(part) for part in torch.split(order, wanted.batch_size)[wanted.skip :]]
         transform = transform_to(self.edge, wanted.training and wanted.augment, wanted.flip)
         source = _Decoded(self.pictures, self.numbers, transform, generator.initial_seed())
-        with quiet():  # of more processes than cores, and of processes that fork while threads run
+        with ignore_warnings():  # of more processes than cores, and of processes that fork while threads run
             loader = DataLoader(
                 source,
                 batch_sampler=(part.tolist() for part in parts),
@@ -209,7 +210,7 @@ def _next_of(batches: Iterator[Tensor | SpotkdError]) -> Tensor | SpotkdError:
 
 
 def assemble(
-    config: DataConfig, classes: tuple[str, ...], train: LazySet, test: LazySet | None, val: LazySet | None
+    spec: DataSpec, classes: tuple[str, ...], train: LazySet, test: LazySet | None, val: LazySet | None
 ) -> Dataset:
     """A data set of pictures: its test images are settled, then their size, then whether they are kept in memory.
 
@@ -222,26 +223,26 @@ def assemble(
     if test is None:
         test, val = val, None
     given = [split for split in (train, test, val) if split is not None]
-    edge, size = settle_size([split.pictures for split in given], config.image_size)
+    edge, size = settle_size([split.pictures for split in given], spec.image_size)
     if test is None:
-        share = 0.2 if config.test_share is None else config.test_share
-        train, test = cast(tuple[LazySet, LazySet], held_out(train, share, f"data.test_share of {config.name}"))
-    elif config.test_share is not None:
+        share = 0.2 if spec.test_share is None else spec.test_share
+        train, test = cast(tuple[LazySet, LazySet], held_out(train, share, f"data.test_share of {spec.name}"))
+    elif spec.test_share is not None:
         raise SpotkdError(
-            f"data.test_share is {config.test_share:g}: {config.name} has {len(test)} test images of its own; "
+            f"data.test_share is {spec.test_share:g}: {spec.name} has {len(test)} test images of its own; "
             "leave test_share out"
         )
 
     def settled(split: LazySet, title: str) -> Split:
         if size is None:
             return replace(split, edge=edge)
-        return split.in_memory(size, f"{config.name}: decoding {title} images")
+        return split.in_memory(size, f"{spec.name}: decoding {title} images")
 
     if size is None:
         library("torchvision.transforms.v2", "vision")  # if it is missing, let the user know now
     padding = 0 if size is None else 4 if edge <= 40 else edge // 8
     return Dataset(
-        config.name,
+        spec.name,
         settled(train, "training"),
         settled(test, "test"),
         classes,

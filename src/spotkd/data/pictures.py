@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import os
-import stat
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from ..errors import SpotkdError, one_line
+from ..untrusted.images import decode_image, ignore_warnings, read_image_file, read_image_size
 
 EXTENSIONS = frozenset(["jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif", "ppm", "pgm"])
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # Pillow has others, of which EPS starts a program
-LARGEST_FILE = 256 << 20  # bytes of a picture's file
-LARGEST_PICTURE = 100_000_000  # pixels: a small file can unfold to any number of them
 _BLOCK = 64  # pictures that a thread decodes before it takes more
 _THREADS = 8  # at most: more are in each other's way
 _SAMPLE = 512  # pictures whose size is looked at before one is chosen for all
@@ -62,80 +55,12 @@ class Files:
 
     def __getitem__(self, number: int) -> tuple[str, bytes]:
         path = Path(self.root, os.fsdecode(self.names[number]))
-        return str(path), read(path)
-
-
-def read(path: Path) -> bytes:
-    """The content of a file.
-
-    Raises:
-        SpotkdError: it cannot be read, is no plain file, or a huge one.
-    """
-    try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):  # reading a pipe or a device may never end
-            raise SpotkdError(f"{path}: not a plain file; remove it")
-        if state.st_size > LARGEST_FILE:
-            raise SpotkdError(f"{path}: {state.st_size >> 20} MB, and {LARGEST_FILE >> 20} MB are the most; remove it")
-        return path.read_bytes()
-    except OSError as error:
-        raise SpotkdError(f"{path}: cannot be read ({error.strerror})") from error
+        return str(path), read_image_file(path)
 
 
 def is_picture(name: str) -> bool:
     """Whether a file is one, by its name; hidden files are none."""
     return not name.startswith(".") and name.rpartition(".")[2].lower() in EXTENSIONS
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No warnings: Pillow has them for what is odd in a file, and a picture is either decoded or an error.
-
-    The filters belong to the process, so this stands around threads and not in them.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def decode(name: str, content: bytes) -> Image.Image:
-    """A picture in RGB and upright; transparency is left out, of several frames the first is taken.
-
-    Args:
-        name: what to call it in an error message.
-        content: of its file.
-
-    Raises:
-        SpotkdError: it is damaged, or no picture.
-    """
-    try:
-        with _opened(name, content) as file:
-            image: Image.Image = file
-            image.load()
-            with suppress(Exception):  # a broken note on how the camera was held leaves the pixels as they are
-                ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I"):  # 16 bits of grey, of which Pillow would keep the darkest 256
-                grey = np.asarray(image).astype(np.int64) >> 8
-                image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-            return image.convert("RGB")
-    except SpotkdError:
-        raise
-    except UnidentifiedImageError as error:
-        raise SpotkdError(f"{name}: damaged or not a picture; replace or remove it") from error
-    except Exception as error:  # damage makes the decoders raise nearly anything
-        raise SpotkdError(f"{name}: damaged ({one_line(error)[:200]}); replace or remove it") from error
-
-
-def _opened(name: str, content: bytes) -> Image.Image:
-    """A picture of which only the first bytes have been looked at, and not too large a one."""
-    most = f"more than {LARGEST_PICTURE // 1_000_000} million pixels; make it smaller or remove it"
-    try:
-        image = Image.open(BytesIO(content), formats=_FORMATS)
-    except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher
-        raise SpotkdError(f"{name}: {most}") from error
-    if image.width * image.height > LARGEST_PICTURE:
-        raise SpotkdError(f"{name}: {most}")
-    return image
 
 
 def pixels(image: Image.Image) -> Tensor:
@@ -149,25 +74,6 @@ def cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == (width, height) else ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
 
 
-def size_of(name: str, content: bytes) -> tuple[int, int]:
-    """Height and width of a picture, as :func:`decode` gives it, from the first bytes of the file alone.
-
-    Raises:
-        SpotkdError: it is no picture.
-    """
-    try:
-        with _opened(name, content) as image:
-            width, height = image.size
-            orientation = 1
-            with suppress(Exception):
-                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
-    except SpotkdError:
-        raise
-    except Exception as error:
-        raise SpotkdError(f"{name}: damaged or not a picture; replace or remove it") from error
-
-
 def common_size(pictures: Sequence[Pictures]) -> tuple[int, int] | None:
     """Height and width that all pictures have, or an evenly spread sample of a great many; None if they differ.
 
@@ -177,9 +83,9 @@ def common_size(pictures: Sequence[Pictures]) -> tuple[int, int] | None:
     total = sum(map(len, pictures))
     places = np.linspace(0, total - 1, min(total, _SAMPLE)).round().astype(np.int64)
     sizes: set[tuple[int, int]] = set()
-    with quiet():
+    with ignore_warnings():
         for part in pictures:
-            sizes |= {size_of(*part[int(number)]) for number in places[(places >= 0) & (places < len(part))]}
+            sizes |= {read_image_size(*part[int(number)]) for number in places[(places >= 0) & (places < len(part))]}
             places = places - len(part)
     return sizes.pop() if len(sizes) == 1 else None
 
@@ -206,7 +112,7 @@ def decode_all(pictures: Pictures, numbers: Sequence[int], size: tuple[int, int]
 
     def fill(start: int) -> int:
         for place, number in enumerate(numbers[start : start + _BLOCK], start):
-            image = decode(*pictures[number])
+            image = decode_image(*pictures[number])
             images[place] = np.asarray(cover(image, size)).transpose(2, 0, 1)
         return len(numbers[start : start + _BLOCK])
 
@@ -214,7 +120,7 @@ def decode_all(pictures: Pictures, numbers: Sequence[int], size: tuple[int, int]
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
     text = TextColumn("{task.description}", markup=False)
     bar = Progress(text, *columns, console=console, transient=True, disable=not console.is_terminal)
-    with quiet(), bar, ThreadPoolExecutor(min(_THREADS, cores())) as threads:
+    with ignore_warnings(), bar, ThreadPoolExecutor(min(_THREADS, cores())) as threads:
         task = bar.add_task(title, total=len(numbers))
         for done in threads.map(fill, range(0, len(numbers), _BLOCK)):
             bar.advance(task, done)

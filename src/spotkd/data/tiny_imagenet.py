@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,17 +16,21 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..config import DataConfig
 from ..errors import SpotkdError, one_line
-from ..files import replacing
+from ..files import atomic_write
+from ..untrusted.archives import ZipReader
+from ..untrusted.images import read_image_file
+from ..untrusted.json_values import parse_json
+from ..untrusted.safetensors_files import read_notes, read_tensors
 from .download import Archive, obtain_packed
 from .folders import synset_names
 from .images import DATASETS, Dataset, ImageSet, check_options
-from .pictures import LARGEST_FILE, decode_all, is_picture, read
+from .pictures import decode_all, is_picture
+from .spec import DataSpec
 
 ARCHIVE = Archive(
     "tiny-imagenet", "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
@@ -39,12 +42,12 @@ _FORMAT = "1"  # of the array file; another number makes older files be written 
 
 
 @DATASETS.register("tiny-imagenet")
-def _tiny_imagenet(config: DataConfig) -> Dataset:
+def _tiny_imagenet(spec: DataSpec) -> Dataset:
     """200 classes of photographs, 64x64, 100 000 / 10 000 images; --data.download true fetches them (248 MB)"""
-    check_options(config, "download", "mirror")
-    root = Path(config.root)
+    check_options(spec, "download", "mirror")
+    root = Path(spec.root)
     folder = next((place for place in (root / FOLDER, root) if place.name == FOLDER and place.is_dir()), None)
-    source = _Zip(obtain_packed(ARCHIVE, config)) if folder is None else _Folder(folder)
+    source = _Zip(obtain_packed(ARCHIVE, spec)) if folder is None else _Folder(folder)
     kept = source.place.with_name(f"{FOLDER}.safetensors")
     fingerprint = f"{_FORMAT} {source.fingerprint()}"
     tensors = _kept(kept, fingerprint)
@@ -109,7 +112,7 @@ class _Folder(_Source):
         return (self.place / name).is_file()
 
     def read(self, name: str) -> bytes:
-        return read(self.place / name)
+        return read_image_file(self.place / name)
 
     def called(self, name: str) -> str:
         return str(self.place / name)
@@ -131,13 +134,9 @@ class _Zip(_Source):
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
-        try:
-            self._zip = zipfile.ZipFile(place)
-        except Exception as error:  # damage makes the reader raise nearly anything
-            raise SpotkdError(f"{place}: damaged or no zip archive ({one_line(error)}); remove it") from error
-        self._names = {name.removeprefix(f"{FOLDER}/") for name in self._zip.namelist()}
+        self._zip = ZipReader(place, FOLDER)
         self._folders: dict[str, list[str]] = {}
-        for name in self._names:
+        for name in self._zip.names:
             self._folders.setdefault(name.rpartition("/")[0], []).append(name)
 
     def fingerprint(self) -> str:
@@ -148,21 +147,13 @@ class _Zip(_Source):
         return sorted(self._folders.get(folder, []))
 
     def has(self, name: str) -> bool:
-        return name in self._names
+        return name in self._zip.names
 
     def read(self, name: str) -> bytes:
-        try:
-            info = self._zip.getinfo(f"{FOLDER}/{name}")
-            if info.file_size > LARGEST_FILE:  # a small archive can unfold to any size
-                raise ValueError(f"it unfolds to {info.file_size >> 20} MB")
-            return self._zip.read(info)
-        except KeyError as error:
-            raise SpotkdError(f"{self.called(name)}: no such file in the archive") from error
-        except Exception as error:  # a wrong checksum, a broken stream, a way to pack that nobody knows
-            raise SpotkdError(f"{self.called(name)}: damaged ({one_line(error)[:200]}); remove the archive") from error
+        return self._zip.read(name)
 
     def called(self, name: str) -> str:
-        return f"{self.place}: {FOLDER}/{name}"
+        return self._zip.describe(name)
 
 
 @dataclass(frozen=True)
@@ -223,17 +214,16 @@ def _tensors(source: _Source, labels: dict[str, int], title: str) -> tuple[Tenso
 def _kept(path: Path, fingerprint: str) -> _Tensors | None:
     """What :func:`_keep` wrote; None if it is missing, damaged, or of other pictures."""
     try:
-        with safe_open(path, "pt") as file:
-            notes = file.metadata() or {}
-            if notes.get("fingerprint") != fingerprint:
-                return None
-            images, labels, val_images, val_labels = map(file.get_tensor, _KEYS)
-            classes = tuple(map(str, json.loads(notes["classes"])))
+        notes = read_notes(path)
+        if notes.get("fingerprint") != fingerprint:
+            return None
+        images, labels, val_images, val_labels = read_tensors(path, _KEYS).values()
+        classes = tuple(map(str, parse_json(notes["classes"])))
         for pictures, numbers in ((images, labels), (val_images, val_labels)):
             if pictures.dtype != torch.uint8 or pictures.shape != (len(numbers), 3, *SIZE) or numbers.ndim != 1:
                 return None
         return classes, images, labels.long(), val_images, val_labels.long()
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError):
+    except (KeyError, ValueError, TypeError):  # a SpotkdError is a ValueError
         return None
 
 
@@ -242,7 +232,7 @@ def _keep(path: Path, fingerprint: str, tensors: _Tensors) -> None:
     classes, *arrays = tensors
     notes = {"fingerprint": fingerprint, "classes": json.dumps(classes)}
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file(dict(zip(_KEYS, arrays, strict=True)), temporary, notes)
     except (OSError, SafetensorError) as error:
         text = f"{path}: cannot be written ({one_line(error)[:200]}); the images will be decoded at every start"

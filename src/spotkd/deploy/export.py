@@ -10,7 +10,7 @@ import torch
 
 from ..config import ExportConfig
 from ..errors import SpotkdError, one_line
-from ..files import replacing
+from ..files import atomic_write
 from ..models.weights import find_weights
 from .formats import FORMATS, Classifier, classifier
 from .student import Student, load_student, named
@@ -76,7 +76,7 @@ def write(student: Student, format_name: str, path: Path, overwrite: bool = Fals
                     f"({type(error).__name__}: {one_line(error)[:300]})"
                 ) from error
             difference = compare(student, made_as.read(made))
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 made.replace(temporary)
     except OSError as error:
         raise SpotkdError(f"{path}: cannot be written ({error.strerror or error})") from error

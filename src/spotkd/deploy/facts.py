@@ -10,10 +10,10 @@ from typing import Any
 
 from ..data import Preprocessing, read_preprocessing
 from ..errors import SpotkdError
+from ..untrusted.json_values import parse_json
 
 KEY = "spotkd"  # under which every format keeps them, as JSON
 MOST_CLASSES, LONGEST = 1_000_000, 1_000  # classes, and characters of a name, that a file may have
-MOST_BYTES = 64 << 20  # of the JSON
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,7 @@ def parse_facts(content: str | None, where: str | Path) -> Facts:
     if content is None:
         raise SpotkdError(f"{where}: holds no facts of a student; 'spotkd export' writes them")
     try:
-        if len(content) > MOST_BYTES:
-            raise ValueError("too long")
-        noted = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        noted = parse_json(content)
+    except ValueError as error:
         raise SpotkdError(f"{where}: the facts in it are damaged; export it again with 'spotkd export'") from error
     return read_facts(noted if isinstance(noted, dict) else {}, where)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ..data.lazy import library
-from ..data.pictures import quiet
 from ..errors import SpotkdError, one_line
 from ..models import save_weights
 from ..models.weights import read_metadata
+from ..untrusted.images import ignore_warnings
 from .facts import KEY, Facts, parse_facts
 from .student import Student, load_student
 
@@ -81,7 +81,7 @@ def _example(student: Student) -> tuple[Tensor, tuple[dict[int, Any]]]:
 
 def _write_torch_export(student: Student, path: Path) -> None:
     images, dynamic = _example(student)
-    with quiet():
+    with ignore_warnings():
         program = torch.export.export(student.network, (images,), dynamic_shapes=dynamic)
         with path.open("wb") as file:  # by name it would have to end in .pt2
             torch.export.save(program, file, extra_files={EXTRA: student.facts.as_json()})
@@ -90,7 +90,7 @@ def _write_torch_export(student: Student, path: Path) -> None:
 def _read_torch_export(path: Path) -> Classifier:
     files = {EXTRA: ""}
     try:
-        with quiet(), _unlogged(), path.open("rb") as file:
+        with ignore_warnings(), _unlogged(), path.open("rb") as file:
             network = torch.export.load(file, extra_files=files).module()
     except Exception as error:  # damage makes it raise nearly anything
         raise SpotkdError(f"{path}: damaged or no torch-export file ({one_line(error)[:200]})") from error
@@ -115,7 +115,7 @@ def _write_onnx(student: Student, path: Path) -> None:
     size = sum(tensor.nbytes for tensor in student.network.state_dict().values())
     if size > LARGEST:
         raise SpotkdError(f"{student.facts.model}: {size >> 20} MiB are too much for one ONNX file; use torch-export")
-    with quiet():
+    with ignore_warnings():
         program = torch.onnx.export(
             student.network,
             (images,),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..config import ExportConfig
 from ..data.lazy import library
 from ..errors import SpotkdError, one_line
-from ..files import replacing
+from ..files import atomic_write
 from .card import model_card, read_run, recipe
 from .export import write
 from .formats import FORMATS
@@ -54,7 +54,7 @@ def publish(config: ExportConfig) -> Page:
     content = student.facts.as_dict() | {"summary": summary}
     texts = {"config.json": json.dumps(content, indent=2) + "\n", "config.yaml": recipe(run), "README.md": card}
     for name, text in texts.items():
-        with replacing(folder / name) as path:
+        with atomic_write(folder / name) as path:
             path.write_text(text, encoding="utf-8")
     page = Page(folder, [*weights, *texts], None)
     return page if config.card_only else page._replace(address=_send(page, repo, config.private))

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import DataConfig, PredictConfig
-from ..data import Preprocessing
-from ..data.pictures import decode, is_picture, quiet, read
+from ..config import PredictConfig
+from ..data import DataSpec, Preprocessing
+from ..data.pictures import is_picture
 from ..errors import SpotkdError, one_line
-from ..files import replacing
+from ..files import atomic_write
+from ..untrusted.images import decode_image, ignore_warnings, read_image_file
 from ..wording import cell
 from .formats import FORMATS, Classifier, classifier
 from .student import load_student, named
@@ -29,9 +30,7 @@ class Prediction(NamedTuple):
     classes: tuple[tuple[str, float], ...]
 
 
-def open_student(
-    path: str, model: str | None = None, data: DataConfig | None = None, trust: bool = False
-) -> Classifier:
+def open_student(path: str, model: str | None = None, data: DataSpec | None = None, trust: bool = False) -> Classifier:
     """The student in a run folder, a weights file, an .onnx or a .pt2 file.
 
     Args:
@@ -73,7 +72,7 @@ def predict(config: PredictConfig, failed: Callable[[str], None]) -> Iterator[Pr
     waiting = iter(files)
     while names := list(islice(waiting, config.batch_size)):
         images: dict[str, Tensor] = {}
-        with quiet():
+        with ignore_warnings():
             for name in names:
                 image = _pixels(name, student.facts.preprocessing)
                 if isinstance(image, SpotkdError):
@@ -87,7 +86,7 @@ def predict(config: PredictConfig, failed: Callable[[str], None]) -> Iterator[Pr
 def _pixels(name: str, preprocessing: Preprocessing) -> Tensor | SpotkdError:
     """A picture as the network's raw input, or why it is none."""
     try:
-        picture = decode(name, read(Path(name)))
+        picture = decode_image(name, read_image_file(Path(name)))
     except SpotkdError as error:
         return error
     return preprocessing.pixels(picture)
@@ -118,7 +117,7 @@ def tabled(predictions: Iterable[Prediction], path: str) -> Iterator[Prediction]
         SpotkdError: it cannot be written.
     """
     try:
-        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("file", "rank", "class", "probability"))
             for prediction in predictions:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ..config import DataConfig, ExportConfig, PredictConfig
-from ..data import load_data, preprocessing_of
+from ..config import ExportConfig, PredictConfig
+from ..data import DataSpec, load_data, preprocessing_of
 from ..errors import SpotkdError
 from ..models import build_model
 from ..models.weights import find_weights, read_metadata
@@ -24,14 +24,14 @@ class Student(NamedTuple):
     facts: Facts
 
 
-def named(config: ExportConfig | PredictConfig) -> DataConfig | None:
+def named(config: ExportConfig | PredictConfig) -> DataSpec | None:
     """The data set that the user has named, if any."""
     if config.data is None:
         return None
-    return DataConfig(config.data) if config.root is None else DataConfig(config.data, config.root)
+    return DataSpec(config.data) if config.root is None else DataSpec(config.data, config.root)
 
 
-def load_student(path: str | Path, model: str | None = None, data: DataConfig | None = None) -> Student:
+def load_student(path: str | Path, model: str | None = None, data: DataSpec | None = None) -> Student:
     """The student in a run folder or a weights file.
 
     Args:

@@ -20,9 +20,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from ..config import BenchConfig, DistillConfig, TrainConfig, read_config
 from ..errors import SpotkdError, Stopped
-from ..files import replacing
-from ..training.interrupt import Interrupt
-from ..training.worker import OPTIONS
+from ..files import atomic_write
+from ..runs.layout import REQUEST as OPTIONS
+from ..runtime.signals import StopRequest
 from .essence import differences
 from .estimate import seconds
 from .plan import Cell, Plan, cells, configuration, find_plan, read_plan, shipped_plans
@@ -127,12 +127,12 @@ class Grid:
     def options(self, cell: Cell) -> TrainConfig | DistillConfig:
         """The complete options of a cell's run."""
         config = configuration(self.plan, cell)
-        config.out, config.overwrite, config.quiet = str(self.folder / cell.folder), True, True
-        config.resume = "auto"  # where an earlier call was stopped in the middle of a run
+        config = replace(config, out=str(self.folder / cell.folder), overwrite=True, quiet=True, resume="auto")
         if self.root is not None:
-            config.data = replace(config.data, root=self.root)
+            config = replace(config, data=replace(config.data, root=self.root))
         if cell.lesson is not None and isinstance(config, DistillConfig) and config.teacher.checkpoint is None:
-            config.teacher = replace(config.teacher, checkpoint=str(self.folder / cell.lesson.folder))
+            teacher = replace(config.teacher, checkpoint=str(self.folder / cell.lesson.folder))
+            config = replace(config, teacher=teacher)
         return config
 
     def finished(self, cell: Cell) -> bool:
@@ -187,12 +187,12 @@ class Bench:
             self._say(f"{len(self.done)} of {total} runs are finished already")
         if self.todo:
             self._say(f"{len(self.todo)} runs, about {clock(self._left())} by a rough estimate")
-        with self._bar() as bar, Interrupt() as interrupt:
+        with self._bar() as bar, StopRequest() as interrupt:
             task = bar.add_task("", total=total, completed=len(self.done))
             try:
                 while self.todo or self.running:
-                    if interrupt.asked:
-                        raise Stopped(f"stopped by {interrupt.asked}; the same command goes on where it was")
+                    if interrupt.received:
+                        raise Stopped(f"stopped by {interrupt.received}; the same command goes on where it was")
                     self._start_what_can_be()
                     time.sleep(_POLL)
                     for one in [one for one in self.running if one.process.poll() is not None]:
@@ -231,7 +231,7 @@ class Bench:
         (folder / ERROR).unlink(missing_ok=True)
         config = self.grid.options(cell)
         command = "distill" if isinstance(config, DistillConfig) else "train"
-        with replacing(folder / OPTIONS) as path:
+        with atomic_write(folder / OPTIONS) as path:
             path.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
         slot = min(set(range(self.jobs)) - {one.slot for one in self.running})
         with (folder / LOG).open("wb") as log:

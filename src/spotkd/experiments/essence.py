@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..config import RunConfig, flattened
-from ..training.optim import milestones
+from ..options import milestones
 
 # What does not: where files lie, how things run, what is printed. (Precision and threads do change the last digits.)
 IRRELEVANT = {

@@ -9,20 +9,19 @@ estimate by the cells that are finished.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 import torch
 
-from ..config import DataConfig, DistillConfig, TrainConfig
-from ..data import load_data
+from ..config import DataConfig, DistillConfig, TrainConfig, data_spec
+from ..data import DataSpec, load_data
 from ..distillers import DISTILLERS
 from ..distillers.base import LogitDistiller, pair_spots
 from ..models import create_model
 from ..routing import STRATEGIES
+from ..runtime.device import make_fabric
 from ..stages import feature_shapes
-from ..training.device import make_fabric
 
 # Training images, classes and edge of the sets that are known by name, so that they need not be there to be counted.
 SIZES = {
@@ -57,12 +56,12 @@ def _images(data: DataConfig) -> tuple[int, int, int]:
     if data.name in SIZES:
         count, classes, size = SIZES[data.name]
         return round((data.limit or count) * (1 - data.val_share)), classes, size
-    return _opened(tuple(asdict(data).items()))
+    return _opened(data_spec(data))
 
 
 @cache
-def _opened(options: tuple[tuple[str, Any], ...]) -> tuple[int, int, int]:
-    data = load_data(DataConfig(**dict(options)))
+def _opened(spec: DataSpec) -> tuple[int, int, int]:
+    data = load_data(spec)
     return len(data.train), len(data.classes), data.image_shape[1]
 
 

@@ -22,7 +22,7 @@ import yaml
 
 from ..distillers import DISTILLERS
 from ..errors import SpotkdError, one_line
-from ..files import replacing
+from ..files import atomic_write
 from ..registry import PYTHON
 from .plan import Cell, Plan, cells
 
@@ -368,7 +368,7 @@ def write_report(plan: Plan, name: str, folder: Path, command: str) -> str:
         "report.tex": _latex(tables, name, command),
     }
     for file, content in contents.items():
-        with replacing(folder / file) as path:
+        with atomic_write(folder / file) as path:
             path.write_text(content, encoding="utf-8")
     return markdown
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ..config import DistillConfig, TrainConfig, read_config, read_yaml
+from ..config import DistillConfig, TrainConfig, read_config
 from ..errors import SpotkdError
 from ..recipes import resolved
 from ..training import train
+from ..untrusted.yaml_files import read_yaml
 from .essence import essence
 
 

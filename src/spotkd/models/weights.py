@@ -1,4 +1,4 @@
-"""Weights on disk: strict, without executing anything in the file."""
+"""Weights on disk: strict, without executing anything that stands in the file."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import SpotkdError, one_line
-from ..files import load_tensors, replacing
+from ..files import atomic_write
+from ..untrusted.json_values import check_types, parse_json
+from ..untrusted.safetensors_files import make_unreadable_error, read_notes, read_tensors
+from ..untrusted.torch_files import load_tensors
 
 WEIGHT_FILES = ("student.safetensors", "model.safetensors")  # what a run folder of ours holds
 WRAPPERS = ("model", "state_dict", "model_state_dict", "net")  # keys under which projects put the state dict
@@ -41,13 +44,15 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     path = find_weights(path)
     if path.suffix != ".safetensors":
         return {}
+    notes = read_notes(path)
     try:
-        with safe_open(path, "pt") as file:
-            content = (file.metadata() or {}).get("spotkd", "{}")
-        metadata = json.loads(content)
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise SpotkdError(f"{path}: not a readable safetensors file ({one_line(error)[:200]})") from error
-    return _check_types(path, metadata, "metadata", _METADATA_TYPES)
+        metadata = parse_json(notes.get("spotkd", "{}"))
+    except ValueError as error:
+        raise make_unreadable_error(path, error) from error
+    noted = check_types(path, metadata, "metadata", _METADATA_TYPES)
+    if not all(isinstance(name, str) for name in noted.get("classes", ())):
+        raise SpotkdError(f"{path}: damaged, not all of its classes are names")
+    return noted
 
 
 _METADATA_TYPES: dict[str, Any] = {  # the entries that spotkd writes, and their types; a dictionary is a section
@@ -65,36 +70,10 @@ _METADATA_TYPES: dict[str, Any] = {  # the entries that spotkd writes, and their
 }
 
 
-def _check_types(path: Path, metadata: Any, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
-    """``metadata`` if every known entry has its type: the file may come from any source.
-
-    Raises:
-        SpotkdError: names the entry that has not.
-    """
-    if not isinstance(metadata, dict):
-        raise SpotkdError(f"{path}: damaged, its {name} is a {type(metadata).__name__}")
-    for key, value in metadata.items():
-        kind = kinds.get(key, object)
-        if isinstance(kind, dict):
-            _check_types(path, value, key, kind)
-        elif not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
-            raise SpotkdError(f"{path}: damaged, it notes a {type(value).__name__} as its {key}")
-    if not all(isinstance(name, str) for name in metadata.get("classes", ())):
-        raise SpotkdError(f"{path}: damaged, not all of its classes are names")
-    return metadata
-
-
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a weights file by parameter name; understands the layouts named in :mod:`spotkd.models`."""
     path = find_weights(path)
-    content: object
-    if path.suffix == ".safetensors":
-        try:
-            content = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise SpotkdError(f"{path}: not a readable safetensors file ({one_line(error)[:200]})") from error
-    else:
-        content = load_tensors(path)
+    content = read_tensors(path) if path.suffix == ".safetensors" else load_tensors(path)
     if isinstance(content, Mapping):
         content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -147,7 +126,7 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]
     """Write ``model``'s state dict as safetensors with its metadata."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file(tensors, temporary, metadata={"spotkd": json.dumps(dict(metadata))})
     except (OSError, SafetensorError) as error:
         raise SpotkdError(f"{path}: cannot be written ({one_line(error)[:200]})") from error

@@ -17,8 +17,7 @@ from ..config import DistillConfig, RunConfig, TrainConfig, read_config
 from ..data import Dataset
 from ..errors import SpotkdError, one_line
 from ..models import build_model
-from ..training.course import CourseRow, read_course
-from ..training.run import read_metrics
+from ..runs.tables import DecisionRow, read_decisions, read_metrics
 
 CONFIG = "config.yaml"
 
@@ -43,7 +42,7 @@ class RunFacts:
     yaml: str
     metrics: dict[str, list[float]]
     summary: dict[str, Any] | None
-    course: tuple[tuple[str, ...], list[CourseRow]]
+    course: tuple[tuple[str, ...], tuple[DecisionRow, ...]]
 
     @property
     def distils(self) -> DistillConfig | None:
@@ -122,10 +121,15 @@ def read_run(folder: Path, name: str) -> RunFacts:
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise SpotkdError(f"{folder}: a damaged run ({one_line(error)[:200]})") from error
     config: RunConfig = read_config(kind, path)
-    metrics = read_metrics(folder)
+    metrics = read_metrics(folder / "metrics.csv")
     if not metrics:
         raise SpotkdError(f"{folder}: not an epoch of this run is done yet")
-    return RunFacts(name, folder, config, text, metrics, result, read_course(folder))
+    return RunFacts(name, folder, config, text, metrics, result, _course(folder))
+
+
+def _course(folder: Path) -> tuple[tuple[str, ...], tuple[DecisionRow, ...]]:
+    found = read_decisions(folder / "decisions.csv")
+    return found.spots, found.rows
 
 
 @dataclass(frozen=True)

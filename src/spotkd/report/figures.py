@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ..analysis.plots import line_style
 from ..errors import SpotkdError
-from ..files import replacing
+from ..files import atomic_write
 from .charts import HeatMap, LineChart, thinned
 
 _STYLE = {
@@ -44,7 +44,7 @@ def write_figures(figures: Iterable[LineChart | HeatMap], folder: Path) -> int:
                 figure = _lines(shown) if isinstance(shown, LineChart) else _heat(shown)
                 name = re.sub(r"[^A-Za-z0-9_.]+", "-", shown.key)
                 for ending, extra in (("png", {"Software": None}), ("svg", {"Date": None})):
-                    with replacing(folder / f"{name}.{ending}") as path:
+                    with atomic_write(folder / f"{name}.{ending}") as path:
                         figure.savefig(path, format=ending, metadata=extra)
             count += 1
     except OSError as error:

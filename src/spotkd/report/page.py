@@ -18,10 +18,10 @@ from markupsafe import Markup
 
 from .. import __version__
 from ..analysis import Inspection, inspect, split_of
-from ..config import DistillConfig, InspectConfig, ReportConfig
+from ..config import DistillConfig, InspectConfig, ReportConfig, data_spec
 from ..data import Dataset, load_data
 from ..errors import SpotkdError
-from ..files import replacing
+from ..files import atomic_write
 from ..routing import STRATEGIES
 from .charts import HEIGHT, WIDTH, Drawing, HeatMap, LineChart, thinned
 from .compare import Comparison, compare, guesses
@@ -81,7 +81,7 @@ def report_runs(folders: Sequence[Path], options: ReportConfig) -> Iterator[str]
     )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as path:
+        with atomic_write(target) as path:
             path.write_text(html, encoding="utf-8")
     except OSError as error:
         raise SpotkdError(f"{target}: cannot be written ({error.strerror or error})") from error
@@ -151,7 +151,7 @@ class Desk:
     def data(self, run: RunFacts) -> Dataset:
         key = str(run.config.data)
         if key not in self._data:
-            self._data[key] = load_data(run.config.data)
+            self._data[key] = load_data(data_spec(run.config.data))
         return self._data[key]
 
     def _costs_of(self, run: RunFacts) -> dict[str, Cost]:

@@ -14,7 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .state import losses_of, shares_of
+from .hooks import Epoch, Hook, Start
+from .means import losses_of, shares_of
 
 _REFRESH = 0.5  # seconds between two readings of the running means, each of which waits for the device
 _NARROW, _WIDE = 58, 80  # columns below which the parts of the table stand one above another; from which there is room
@@ -188,6 +189,60 @@ class TrainingProgress:
         for name, share in shares.items():
             block.add_row(_cut(name), _bar(share, 16 if width >= _WIDE else 8), _percent(share))
         return block
+
+
+class Progress(Hook):
+    """Shows the progress of a training on the terminal.
+
+    Args:
+        title: what is being trained.
+        epochs: number of epochs.
+        steps: steps an epoch.
+        split: which images are evaluated after every epoch: val or test.
+        quiet: write nothing.
+    """
+
+    def __init__(self, title: str, epochs: int, steps: int, split: str, quiet: bool) -> None:
+        self.title, self.epochs, self.steps, self.split, self.quiet = title, epochs, steps, split, quiet
+
+    def on_start(self, start: Start) -> None:
+        tested = start.history.get(f"{self.split}_top1", ())
+        self._shown = TrainingProgress(
+            self.title, self.epochs, self.steps, Console(), self.quiet, start.epochs, start.steps, tested
+        )
+        self._shown.__enter__()
+
+    def on_step(self, means: Callable[[], Mapping[str, float]]) -> None:
+        self._shown.step(means)
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        self._shown.epoch(epoch.number, epoch.means, (epoch.split, epoch.top1))
+
+    def on_stop(self, error: BaseException | None) -> None:
+        self._shown.__exit__(None, None, None)
+
+    def note(self, text: str) -> None:
+        """Print something that the user should know, on a line of its own."""
+        self._shown.note(text)
+
+
+class PolicyNotes(Hook):
+    """Tells the user once of each spot at which the policy has stopped to decide.
+
+    Args:
+        note: prints a line.
+    """
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self.note = note
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        for spot in epoch.settled_spots:
+            share = 100 * shares_of(epoch.means)[spot]
+            self.note(
+                f"note: in epoch {epoch.number} the policy sent {share:.0f} % of the samples to the teacher at "
+                f"{spot}: it no longer decides there; --policy.target_share and --policy.target_weight may help"
+            )
 
 
 def _grid(*justify: str, space: int = 1) -> Table:

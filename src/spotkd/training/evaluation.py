@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import nn
 
 from ..data import Loader
-from .averages import total
-
-
-class Scores(NamedTuple):
-    """Accuracies in percent, the mean cross entropy in nats, and the number of images."""
-
-    top1: float
-    top5: float
-    loss: float
-    images: int
+from ..runs.summary import Scores
+from ..runtime.collectives import all_reduce_sum
 
 
 @torch.inference_mode()
@@ -42,6 +32,6 @@ def evaluate(model: nn.Module, loader: Loader, fabric: Fabric, num_classes: int)
         sums += torch.stack([hits[:, 0].sum(), hits.sum(), losses])
     model.train(was_training)
     if loader.processes > 1:
-        sums, count = total(sums), int(total(torch.tensor(count, device=fabric.device)))
+        sums, count = all_reduce_sum(sums), int(all_reduce_sum(torch.tensor(count, device=fabric.device)))
     top1, top5, loss = (sums / count).tolist()
     return Scores(100 * top1, 100 * top5, loss, count)

@@ -11,20 +11,20 @@ from typing import Any
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupt:
-    """While it is open, notes the signals that ask to stop. Outside of the main thread it notes nothing.
+class StopRequest:
+    """While it is open, records the signals that ask to stop. Outside of the main thread it records none.
 
     Attributes:
-        asked: the signal's name, once somebody has asked.
+        received: the signal's name, once one has arrived.
     """
 
     def __init__(self) -> None:
-        self.asked: str | None = None
+        self.received: str | None = None
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Interrupt:
+    def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._record) for number in _SIGNALS}
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
@@ -32,8 +32,8 @@ class Interrupt:
             signal.signal(number, handler)
         self._before = {}
 
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if self.asked is not None:  # again: somebody does not want to wait
+    def _record(self, number: int, _: FrameType | None) -> None:
+        if self.received is not None:  # the second: the user does not want to wait
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.asked = signal.Signals(number).name
+        self.received = signal.Signals(number).name

@@ -1,10 +1,11 @@
-"""Defaults that depend on the machine."""
+"""The device that computes, its precision and memory layout, and defaults that depend on the machine."""
 
 from __future__ import annotations
 
 import logging
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +13,42 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from ..config import Precision
 from ..errors import SpotkdError, one_line
 
 
-def choose_precision(wanted: Precision, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
+@dataclass(frozen=True)
+class Device:
+    """Where and how a run computes.
+
+    Attributes:
+        fabric: the device, its precision, and the other processes of the run, if there are any.
+        memory_format: how networks and images are laid out in memory.
+    """
+
+    fabric: Fabric
+    memory_format: torch.memory_format
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files of the run."""
+        return self.fabric.is_global_zero
+
+    @property
+    def precision(self) -> str:
+        """``32-true`` or ``bf16-mixed``."""
+        return str(self.fabric.strategy.precision.precision)
+
+    def __str__(self) -> str:
+        several = f", {self.fabric.world_size} processes" * (self.fabric.world_size > 1)
+        return f"{self.fabric.device.type}, {self.precision}{several}"
+
+
+def choose_memory_format(channels_last: bool = True) -> torch.memory_format:
+    """The layout of images and feature maps: channels last, which convolutions prefer, or contiguous."""
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def choose_precision(wanted: str, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
     """The precision to compute in; ``auto`` takes bfloat16 autocast where the processor has instructions for it.
 
     Without them bfloat16 is emulated: on a CPU with AVX2 alone a step of resnet20 took ten times as long as in
@@ -36,7 +68,7 @@ def make_fabric(accelerator: str, precision: str, **several: Any) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the run's summary tells the precision
     try:
         fabric = Fabric(accelerator=accelerator, devices=1)
-        chosen = choose_precision(precision, fabric.device)  # type: ignore[arg-type]
+        chosen = choose_precision(precision, fabric.device)
         return Fabric(accelerator=accelerator, precision=chosen, **({"devices": 1} | several))
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise SpotkdError(f"accelerator {accelerator}: {one_line(error)}") from error

@@ -1,4 +1,4 @@
-"""What several processes that train together add up and average, and where they wait for each other."""
+"""Collective operations over the processes of a run; without effect where there is one process."""
 
 from __future__ import annotations
 
@@ -12,21 +12,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..distributed import Shard
 
 
-def total(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum of what each process has; what this one has where it is alone."""
     if dist.is_initialized():
         dist.all_reduce(x)
     return x
 
 
-def barrier() -> None:
-    """Wait for the other processes, if there are any."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def broadcast_state(method: nn.Module) -> None:
-    """Begin with the first process's parameters and buffers everywhere."""
+    """Copy the first process's parameters and buffers to all others."""
     if dist.is_initialized():
         for tensor in method.state_dict().values():
             dist.broadcast(tensor, src=0)

@@ -1,0 +1,39 @@
+"""What a data set is asked for with: plain values, of which the command line's ``--data.*`` options are one source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Which data set, and how it is to be read.
+
+    Attributes:
+        name: glyph94, cifar10, cifar100, tiny-imagenet, imagenet, folder:PATH, hf:NAME, or python:MODULE.FUNCTION.
+        root: folder that holds the files of data sets known by name, or gets them.
+        download: fetch the files if they are not there.
+        mirror: address to fetch them from instead of their own, up to the last slash.
+        limit: use only so many training images, the first ones of every class in turn; all for None.
+        val_share: share of the training images held out, in [0, 1), the same ones in every run, to choose the best
+            epoch on.
+        test_share: share held out as test images from a folder: that has no val/ or test/, in (0, 1); None takes a
+            fifth.
+        image_size: edge in pixels, 8 to 1024, to bring the images of folder:, hf: and imagenet to; None keeps the size
+            of small images (up to 96) that are all alike, and takes 224 otherwise.
+        streaming: read an hf: set while training, never whole; for sets larger than the disk.
+        augment: crop and, where that makes sense, mirror training images at random.
+        workers: processes that decode images which are not kept in memory; None takes one a core, at most eight.
+    """
+
+    name: str = "glyph94"
+    root: str = "data"
+    download: bool = False
+    mirror: str | None = None
+    limit: int | None = None
+    val_share: float = 0.0
+    test_share: float | None = None
+    image_size: int | None = None
+    streaming: bool = False
+    augment: bool = True
+    workers: int | None = None

@@ -1,0 +1,207 @@
+"""Pickles, which can run any program: read with the few names that genuine files hold, and every other one refused.
+
+Python's own unpickler is used, never the one in C, which takes a pickle's word for how much memory it needs.
+"""
+
+from __future__ import annotations
+
+import mmap
+import pickle
+import re
+import struct
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import SpotkdError, one_line
+
+Array = npt.NDArray[Any]
+
+
+class RefusedError(Exception):
+    """A file wants more than plain data, or claims more than it holds."""
+
+
+class BoundedReader:
+    """Bytes to read from; a length beyond their end is an error, whatever was to be read.
+
+    Args:
+        file: what lies in memory or is mapped, so that nothing is allocated for what is not there.
+    """
+
+    def __init__(self, file: BytesIO | mmap.mmap) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        content = self._file.read(size)
+        if len(content) < size:
+            raise EOFError("it ends too early")
+        return content
+
+    def readline(self) -> bytes:
+        line = self._file.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError("it ends too early")
+        return line
+
+
+class MappedFile(BoundedReader):
+    """A file of which only as much takes memory as is looked at.
+
+    Attributes:
+        size: in bytes.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.size = len(self._mapped)
+        super().__init__(self._mapped)
+
+    def __enter__(self) -> MappedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._mapped.close()
+
+
+class Stub:
+    """Stands for a name in a pickle: it can be called, and the pickle cannot change it as it could a function.
+
+    Attributes:
+        item_size: for a type of storage, bytes of one number; 0 for all else.
+    """
+
+    __slots__ = ("_make", "item_size")
+
+    def __init__(self, make: Callable[..., object], item_size: int = 0) -> None:
+        self._make, self.item_size = make, item_size
+
+    def __call__(self, *arguments: Any) -> object:
+        return self._make(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise RefusedError("it would change a function")
+
+
+# The batches of CIFAR: dictionaries of arrays and lists
+
+
+def read_pickle(path: Path) -> dict[str, object]:
+    """The dictionary of arrays of whole numbers, lists, strings, bytes and numbers in a pickle of any protocol.
+
+    Keys come as ``str``, whether they were written by Python 2 or 3.
+
+    Raises:
+        SpotkdError: the file is missing or damaged, or holds something that would have to be executed.
+    """
+    try:
+        with path.open("rb") as file, MappedFile(file) as mapped:
+            content = DataUnpickler(mapped, encoding="bytes").load()
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__} in place of a dictionary")
+        return {_text_key(key): _unwrap_array(value) for key, value in content.items()}
+    except FileNotFoundError as error:
+        raise SpotkdError(f"{path}: no such file; the folder is incomplete, remove it and fetch it anew") from error
+    except RefusedError as error:
+        raise SpotkdError(f"{path}: refused, {error}; this is not the genuine file, remove it") from error
+    except Exception as error:  # a damaged pickle is a random program: it may raise nearly anything
+        raise SpotkdError(f"{path}: damaged or cannot be read ({one_line(error)[:200]})") from error
+
+
+class DataUnpickler(pickle._Unpickler):
+    """Builds plain data; what else a pickle may name is in ``_ALLOWED_NAMES``.
+
+    Read from a :class:`MappedFile`, no length reaches beyond its end.
+    """
+
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+
+    def _load_bytearray(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
+        self.append(bytearray(self.read(size)))  # type: ignore[attr-defined]
+
+    dispatch[pickle.BYTEARRAY8[0]] = _load_bytearray  # type: ignore[assignment]
+
+    def find_class(self, module: str, name: str) -> object:
+        known = module.replace("numpy.core", "numpy._core").replace("__builtin__", "builtins"), name
+        if known not in _ALLOWED_NAMES:
+            raise RefusedError(f"it would execute {f'{module}.{name}'[:80]!r}")
+        return Stub(_ALLOWED_NAMES[known])
+
+
+class _PickledDType:
+    """A type of whole numbers: the arguments of ``numpy.dtype``, then its state with the order of bytes."""
+
+    def __init__(self, code: str | bytes, *_: object) -> None:
+        self.code, self.order = _to_text(code), "="
+        if not re.fullmatch("[iu][1248]", self.code):
+            raise RefusedError(f"it holds an array of type {self.code[:20]!r} in place of whole numbers")
+
+    def __setstate__(self, state: tuple[object, ...]) -> None:
+        self.order = _to_text(state[1])
+
+    def dtype(self) -> np.dtype[Any]:
+        if self.order not in ("<", ">", "|", "="):
+            raise ValueError(f"no order of bytes: {self.order[:20]!r}")
+        return np.dtype(self.order.replace("|", "=") + self.code)
+
+
+class _PickledArray:
+    """An array as pickles have it, made empty and filled by its state."""
+
+    def __init__(self) -> None:
+        self._array: Array | None = None
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], _PickledDType, bool, bytes]) -> None:
+        _, shape, kind, by_columns, content = state
+        self._array = np.frombuffer(content, kind.dtype()).reshape(shape, order="F" if by_columns else "C")
+
+    def array(self) -> Array:
+        if self._array is None:
+            raise ValueError("an array without content")
+        return self._array
+
+
+def _text_key(key: object) -> str:
+    return key.decode() if isinstance(key, bytes) else str(key)
+
+
+def _unwrap_array(value: object) -> object:
+    return value.array() if isinstance(value, _PickledArray) else value
+
+
+def _to_text(value: object) -> str:
+    """Python 2 wrote bytes where Python 3 writes strings."""
+    return value.decode("ascii") if isinstance(value, bytes) else cast(str, value)
+
+
+def _from_buffer(content: bytes, kind: _PickledDType, shape: tuple[int, ...], order: str, axes: Any = None) -> Array:
+    """As NumPy's function of this name, which protocol 5 calls."""
+    array = np.frombuffer(content, kind.dtype())
+    return array.reshape(shape).transpose(axes) if order == "K" else array.reshape(shape, order=cast(Any, order))
+
+
+def _encode(text: str, codec: str) -> bytes:
+    """Bytes as protocols before 3 write them; in general ``_codecs.encode`` imports any codec it is given."""
+    if _to_text(codec) not in ("latin1", "latin-1"):
+        raise RefusedError(f"it would execute _codecs.encode with {_to_text(codec)[:20]!r}")
+    return text.encode("latin-1")
+
+
+def _refuse_call(*_: object) -> object:
+    raise RefusedError("it would execute numpy.ndarray")
+
+
+# Names as of Python 3 and NumPy 2; the array that is "reconstructed" is always an empty one.
+_ALLOWED_NAMES: dict[tuple[str, str], Callable[..., object]] = {
+    ("numpy._core.multiarray", "_reconstruct"): lambda *_: _PickledArray(),
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy", "ndarray"): _refuse_call,
+    ("numpy", "dtype"): _PickledDType,
+    ("_codecs", "encode"): _encode,
+    ("builtins", "bytes"): lambda: b"",
+}

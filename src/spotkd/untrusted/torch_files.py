@@ -1,0 +1,172 @@
+"""Files of ``torch.save``, read so that nothing in them is ever executed and no claim in them is believed.
+
+torch's own reader executes nothing with ``weights_only=True``, but it takes the file's word for sizes: a few bytes can
+make it ask for any amount of memory. So the pickle is validated first, with stubs for the few names of plain tensors.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from ..errors import SpotkdError, one_line
+from .pickles import BoundedReader, MappedFile, RefusedError, Stub
+
+
+def load_tensors(path: str | Path) -> object:
+    """What ``torch.save`` wrote, onto the CPU; anything but tensors and plain containers is refused.
+
+    The file is validated first: what it claims to hold may not be more than it is long.
+
+    Raises:
+        SpotkdError: the file is missing, damaged, or holds something that would have to be executed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SpotkdError(f"{path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a damaged file makes the reader guess aloud; one line of ours is enough
+            validate_torch_file(path)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except RefusedError as error:
+        raise SpotkdError(f"{path}: refused, {error}; save a plain state dict instead") from error
+    except pickle.UnpicklingError as error:
+        raise SpotkdError(
+            f"{path}: refused, it holds more than tensors (or is no PyTorch file); save a plain state dict instead"
+        ) from error
+    except Exception as error:  # a damaged pickle is a random program: it may raise nearly anything
+        raise SpotkdError(f"{path}: damaged or not a checkpoint ({one_line(error)[:200]})") from error
+
+
+def validate_torch_file(path: Path) -> None:
+    """Go through all that a file names and claims, and read no tensor.
+
+    Raises:
+        RefusedError: it names something else than tensors, or claims more than it holds.
+        Exception: nearly any other one, from damage.
+    """
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            _validate_zip(path)
+            return
+        with MappedFile(file) as content:  # as torch wrote it before 1.6: pickles one after the other
+            for _ in ("magic number", "protocol", "system"):
+                PickleValidator(content, {}).load()
+            validator = PickleValidator(content, None)
+            validator.load()
+            claimed = sum(validator.claimed.values())
+            if claimed > content.size:
+                raise RefusedError(f"its tensors claim {claimed} bytes of {content.size}")
+
+
+def _validate_zip(path: Path) -> None:
+    with zipfile.ZipFile(path) as package:
+        entries = {entry.filename: entry for entry in package.infolist()}
+        tops = {name.partition("/")[0] for name in entries}
+        if len(entries) < len(package.infolist()) or len(tops) != 1:
+            raise RefusedError("it is a zip that torch.save has not written")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+            raise RefusedError("it is compressed, which torch.save does not do")
+        claimed = sum(entry.file_size for entry in entries.values())
+        if claimed > path.stat().st_size:
+            raise RefusedError(f"its parts claim {claimed} bytes, and the file has {path.stat().st_size}")
+        (top,) = tops
+        start = f"{top}/data/"
+        records = {name.removeprefix(start): entry.file_size for name, entry in entries.items() if start in name}
+        PickleValidator(BoundedReader(BytesIO(package.read(f"{top}/data.pkl"))), records).load()
+
+
+class PickleValidator(pickle._Unpickler):
+    """Goes through the pickle of a checkpoint with stubs for the few names of plain tensors.
+
+    Python's own unpickler is slow, but state dicts are short.
+
+    Args:
+        file: read from where it stands.
+        records: bytes of each storage by key; None where the storages follow the pickle.
+
+    Attributes:
+        claimed: bytes of each storage, as the pickle has it.
+    """
+
+    # The last three ways to write something, which torch does not know, ask for memory without filling it.
+    dispatch: ClassVar = {op: load for op, load in pickle._Unpickler.dispatch.items() if op < pickle.BYTEARRAY8[0]}
+
+    def __init__(self, file: Any, records: dict[str, int] | None) -> None:
+        super().__init__(file, encoding="utf-8", errors="surrogateescape")
+        self._records = records
+        self.claimed: dict[str, int] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("torch", "torch.storage") and name.removesuffix("Storage") in _ITEM_SIZES:
+            return Stub(_ignore, _ITEM_SIZES[name.removesuffix("Storage")])
+        if module == "torch" and re.fullmatch(r"b?float\d+\w*|u?int\d+|bool|complex\d+", name):
+            return Stub(_ignore)
+        if (module, name) not in _ALLOWED_NAMES:
+            raise RefusedError(f"it holds more than tensors: it names {f'{module}.{name}'[:80]!r}")
+        return Stub(_ALLOWED_NAMES[module, name])
+
+    def persistent_load(self, pid: Any) -> StorageStub:
+        _, kind, key, _, count, *_ = pid
+        if type(kind) is not Stub or not kind.item_size or type(count) is not int or count < 0:
+            raise RefusedError("it holds a storage of an unknown kind")
+        key, size = str(key), count * kind.item_size
+        if self._records is not None and self._records.get(key, -1) != size:
+            raise RefusedError(f"storage {key[:40]!r} claims {size} bytes and has {self._records.get(key, 'none')}")
+        self.claimed[key] = max(size, self.claimed.get(key, 0))
+        return StorageStub(count)
+
+
+class StorageStub:
+    """Stands for the memory that tensors share.
+
+    Attributes:
+        count: numbers in it.
+    """
+
+    __slots__ = ("count",)
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+def _validate_tensor(storage: object, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> None:
+    """A tensor must lie inside its storage, or torch would make the storage larger."""
+    numbers = (offset, *size, *stride)
+    if type(storage) is not StorageStub or any(type(number) is not int or number < 0 for number in numbers):
+        raise RefusedError("it holds a tensor without a storage")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if 0 not in size and last >= storage.count:
+        raise RefusedError(f"a tensor of shape {list(size)} claims more than its storage of {storage.count} numbers")
+
+
+def _ignore(*_: object) -> None:
+    """For names that are looked up and allocate nothing: parameters, types, devices."""
+
+
+_ITEM_SIZES = {  # bytes
+    "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
+    "ComplexDouble": 16, "ComplexFloat": 8, "Untyped": 1,
+}  # fmt: skip
+_ALLOWED_NAMES: dict[tuple[str, str], Callable[..., object]] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
+    ("_codecs", "encode"): _ignore,
+    ("torch._utils", "_rebuild_tensor"): _validate_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _validate_tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _validate_tensor,
+    ("torch._utils", "_rebuild_parameter"): _ignore,
+    ("torch", "Size"): _ignore,
+    ("torch", "device"): _ignore,
+}

@@ -1,0 +1,37 @@
+"""What a data set is asked for with: the command line's options as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from spotkd import SpotkdError, load_dataset
+from spotkd.config import DataConfig, data_spec
+from spotkd.data import DataSpec
+
+
+def test_options_and_spec_have_the_same_fields_and_defaults() -> None:
+    of_options, of_spec = (
+        [(field.name, field.type, field.default) for field in dataclasses.fields(kind)]
+        for kind in (DataConfig, DataSpec)
+    )
+    assert of_options == of_spec
+
+
+def test_options_become_a_spec() -> None:
+    options = DataConfig("cifar10", root="there", limit=5, val_share=0.1, augment=False, workers=2)
+    spec = data_spec(options)
+    assert type(spec) is DataSpec
+    assert dataclasses.asdict(spec) == dataclasses.asdict(options)
+
+
+def test_a_spec_stays_as_it_is() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DataSpec().name = "cifar10"  # type: ignore[misc]
+    assert len({DataSpec(), DataSpec("glyph94"), DataSpec("cifar10")}) == 2
+
+
+def test_an_unknown_field() -> None:
+    with pytest.raises(SpotkdError, match=r"^load_dataset: .*'size'"):
+        load_dataset("glyph94", size=32)
