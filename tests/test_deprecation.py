@@ -49,12 +49,14 @@ def test_renamed_methods_give_what_the_new_ones_give(pair: tuple[TinyNet, TinyNe
 def test_renamed_attributes_are_read_and_set(pair: tuple[TinyNet, TinyNet]) -> None:
     method = SpotKD(*pair, "at", image_shape=IMAGE_SHAPE)
     with pytest.warns(DeprecationWarning, match=r"\.memory is now teacher_cache; "):
-        assert method.memory is None
+        found = method.memory
+    assert found is None
     with pytest.warns(DeprecationWarning, match=r"\.remember_teacher is now cache_teacher; "):
         method.remember_teacher(30, itemsize=8)
     assert method.teacher_cache is not None
     with pytest.warns(DeprecationWarning, match=r"\.memory is now teacher_cache; "):
-        assert method.memory is method.teacher_cache
+        found = method.memory
+    assert found is method.teacher_cache
     with pytest.warns(DeprecationWarning, match=r"\.memory is now teacher_cache; "):
         method.memory = kept = object()
     assert method.teacher_cache is kept
