@@ -57,9 +57,9 @@ def _distill(config: DistillConfig) -> None:
     if config.recipe is not None and config.teacher.checkpoint is None:
         if _one_of_several():
             raise SpotkdError(f"recipe {config.recipe}: under torchrun name the --teacher.checkpoint")
-        from .experiments import teach, teacher_for
+        from .experiments import find_or_train_teacher, teacher_options
 
-        config.teacher.checkpoint = str(teach(teacher_for(config), print))
+        config.teacher.checkpoint = str(find_or_train_teacher(teacher_options(config), print))
     summary = distill(config)
     print(f"{summary}; distilled in the last epoch: {describe_shares(summary.shares)}; run in {summary.folder}")
 
@@ -88,18 +88,19 @@ def _export(config: ExportConfig) -> None:
 
 
 def _predict(config: PredictConfig) -> int:
-    from .deploy import predict, tabled
-    from .wording import shown
+    from .deploy import predict, save_predictions
+    from .escaping import escape_terminal
 
     failures: list[str] = []
 
     def failed(reason: str) -> None:
         failures.append(reason)
-        print(f"spotkd: {shown(reason)}", file=sys.stderr)
+        print(f"spotkd: {escape_terminal(reason)}", file=sys.stderr)
 
     predictions = predict(config, failed)
-    for file, classes in predictions if config.csv is None else tabled(predictions, config.csv):
-        print(f"{shown(file)}: {', '.join(f'{shown(name)} {100 * share:.2f} %' for name, share in classes)}")
+    for file, classes in predictions if config.csv is None else save_predictions(predictions, config.csv):
+        shares = ", ".join(f"{escape_terminal(name)} {100 * share:.2f} %" for name, share in classes)
+        print(f"{escape_terminal(file)}: {shares}")
     return 1 if failures else 0
 
 
@@ -163,9 +164,9 @@ def _bench(config: BenchConfig) -> int:
 
 def _report(config: ReportConfig) -> None:
     from .experiments import report_plan
-    from .report import report_runs, runs_below
+    from .report import find_runs, report_runs
 
-    runs = runs_below(config.what)
+    runs = find_runs(config.what)
     if runs:
         for line in report_runs(runs, config):
             print(line)

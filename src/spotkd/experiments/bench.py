@@ -19,12 +19,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ..config import BenchConfig, DistillConfig, TrainConfig, read_config
+from ..cores import available_cores
 from ..errors import SpotkdError, Stopped
 from ..files import replacing
+from ..formatting import format_duration
 from ..training.interrupt import Interrupt
 from ..training.worker import OPTIONS
-from .essence import differences
-from .estimate import seconds
+from .essence import differing_options
+from .estimate import estimate_seconds
 from .plan import Cell, Plan, cells, configuration, find_plan, read_plan, shipped_plans
 from .report import write_report
 
@@ -50,9 +52,11 @@ def list_plan(config: BenchConfig, console: Console) -> None:
             estimate = grid.estimate(cell)
             finished = grid.finished(cell)
             todo += 0.0 if finished else estimate
-            console.print(f"  {cell}: {'finished' if finished else clock(estimate)}", highlight=False, soft_wrap=True)
+            console.print(
+                f"  {cell}: {'finished' if finished else format_duration(estimate)}", highlight=False, soft_wrap=True
+            )
         console.print(
-            f"{name}: {len(grid.cells)} runs, about {clock(todo)} still to go one after the other\n",
+            f"{name}: {len(grid.cells)} runs, about {format_duration(todo)} still to go one after the other\n",
             highlight=False,
             soft_wrap=True,
         )
@@ -131,8 +135,8 @@ class Grid:
         config.resume = "auto"  # where an earlier call was stopped in the middle of a run
         if self.root is not None:
             config.data = replace(config.data, root=self.root)
-        if cell.lesson is not None and isinstance(config, DistillConfig) and config.teacher.checkpoint is None:
-            config.teacher = replace(config.teacher, checkpoint=str(self.folder / cell.lesson.folder))
+        if cell.teacher_cell is not None and isinstance(config, DistillConfig) and config.teacher.checkpoint is None:
+            config.teacher = replace(config.teacher, checkpoint=str(self.folder / cell.teacher_cell.folder))
         return config
 
     def finished(self, cell: Cell) -> bool:
@@ -145,7 +149,7 @@ class Grid:
         if not (folder / "summary.json").is_file():
             return False
         wanted = self.options(cell)
-        other = differences(read_config(type(wanted), folder / "config.yaml"), wanted)
+        other = differing_options(read_config(type(wanted), folder / "config.yaml"), wanted)
         if other:
             raise SpotkdError(
                 f"{folder}: was run with another {', '.join(other[:5])} than the plan has; give another --out, or "
@@ -157,7 +161,7 @@ class Grid:
         """Rough seconds; the same for every seed."""
         kind = replace(cell, seed=None)
         if kind not in self._estimates:
-            self._estimates[kind] = _STARTUP + seconds(configuration(self.plan, cell))
+            self._estimates[kind] = _STARTUP + estimate_seconds(configuration(self.plan, cell))
         return self._estimates[kind]
 
 
@@ -186,7 +190,7 @@ class Bench:
         if self.done:
             self._say(f"{len(self.done)} of {total} runs are finished already")
         if self.todo:
-            self._say(f"{len(self.todo)} runs, about {clock(self._left())} by a rough estimate")
+            self._say(f"{len(self.todo)} runs, about {format_duration(self._left())} by a rough estimate")
         with self._bar() as bar, Interrupt() as interrupt:
             task = bar.add_task("", total=total, completed=len(self.done))
             try:
@@ -199,7 +203,7 @@ class Bench:
                         self._finish(one)
                     at_work = ", ".join(str(one.cell) for one in self.running)
                     counted = len(self.done) + len(self.failed)
-                    note = f"about {clock(self._left())} left  {at_work}"
+                    note = f"about {format_duration(self._left())} left  {at_work}"
                     bar.update(task, completed=counted, description=f"{counted}/{total}", note=note)
             finally:  # no process is left behind, and each may save its run
                 self._stop()
@@ -218,10 +222,10 @@ class Bench:
         for cell in list(self.todo):
             if len(self.running) == self.jobs:
                 return
-            if cell.lesson in self.failed:
+            if cell.teacher_cell in self.failed:
                 self.todo.remove(cell)
-                self._fail(cell, f"its teacher failed ({cell.lesson})")
-            elif cell.lesson is None or cell.lesson in self.done:
+                self._fail(cell, f"its teacher failed ({cell.teacher_cell})")
+            elif cell.teacher_cell is None or cell.teacher_cell in self.done:
                 self.todo.remove(cell)
                 self._start(cell)
 
@@ -247,8 +251,7 @@ class Bench:
 
     def _environment(self, slot: int) -> dict[str, str]:
         """The cores shared out among the jobs, and the GPUs in turn."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment = {**os.environ, "OMP_NUM_THREADS": str(max(cores // self.jobs, 1))}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(max(available_cores() // self.jobs, 1))}
         gpus = torch.cuda.device_count()
         if self.jobs > 1 and gpus > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
             environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
@@ -265,7 +268,7 @@ class Bench:
             self._expected += self.grid.estimate(one.cell)
             self.done.append(one.cell)
             top1 = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["scores"]["top1"]
-            self._report(one.cell, f"test top-1 {top1:.2f} %  in {clock(spent)}")
+            self._report(one.cell, f"test top-1 {top1:.2f} %  in {format_duration(spent)}")
         else:
             lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
             reason = lines[-1] if lines else f"ended with status {one.process.returncode}"
@@ -280,7 +283,7 @@ class Bench:
 
     def _report(self, cell: Cell, what: str) -> None:
         total, counted = len(self.grid.cells), len(self.done) + len(self.failed)
-        left = f", about {clock(self._left())} left" if self.todo or self.running else ""
+        left = f", about {format_duration(self._left())} left" if self.todo or self.running else ""
         self._say(f"[{counted:{len(str(total))}}/{total}] {cell}: {what}{left}")
 
     def _left(self) -> float:
@@ -306,12 +309,3 @@ class Bench:
             disable=not self.console.is_terminal,
         ) as bar:
             yield bar
-
-
-def clock(seconds: float) -> str:
-    """``3 days``, ``1:02:03`` or ``2:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours / 24:.0f} days"
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

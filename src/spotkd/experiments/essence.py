@@ -20,7 +20,7 @@ IRRELEVANT_BELOW = {
 }
 
 
-def essence(config: RunConfig) -> dict[str, Any]:
+def result_options(config: RunConfig) -> dict[str, Any]:
     """Options by name, without those that leave what is learnt as it is, and with defaults that depend on others."""
     content = {key: value for key, value in asdict(config).items() if key not in IRRELEVANT}
     for section, keys in IRRELEVANT_BELOW.items():
@@ -31,7 +31,7 @@ def essence(config: RunConfig) -> dict[str, Any]:
     return content
 
 
-def differences(one: RunConfig, other: RunConfig) -> list[str]:
+def differing_options(one: RunConfig, other: RunConfig) -> list[str]:
     """Names of the options that differ, as ``optim.lr``."""
-    mine, theirs = flattened(essence(one)), flattened(essence(other))
+    mine, theirs = flattened(result_options(one)), flattened(result_options(other))
     return [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]

@@ -50,7 +50,7 @@ class Plan:
     @property
     def networks(self) -> list[tuple[str, str]]:
         """Teacher and student of each pair."""
-        return [_networks(pair) for pair in self.pairs]
+        return [_split_pair(pair) for pair in self.pairs]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Cell:
     seed: int | None = None
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def name_parts(self) -> tuple[str, ...]:
         """Its name, from the general to the particular."""
         seed = () if self.seed is None else (f"seed{self.seed}",)
         if self.kind == "teacher":
@@ -86,15 +86,15 @@ class Cell:
         return self.data, f"{self.teacher}-{self.student}", self.distiller, self.strategy, *seed
 
     def __str__(self) -> str:
-        return " ".join(self.parts)
+        return " ".join(self.name_parts)
 
     @property
     def folder(self) -> Path:
         """Where its run lies, below the plan's folder."""
-        return Path(*(part.replace("/", "-").replace(":", "-") for part in self.parts))
+        return Path(*(part.replace("/", "-").replace(":", "-") for part in self.name_parts))
 
     @property
-    def lesson(self) -> Cell | None:
+    def teacher_cell(self) -> Cell | None:
         """The teacher's run that must be finished first."""
         return Cell("teacher", self.data, self.teacher) if self.kind == "distill" else None
 
@@ -170,7 +170,7 @@ def _cells(plan: Plan) -> Iterator[Cell]:
                         yield Cell("distill", data, teacher, student, distiller, strategy, seed)
 
 
-def _networks(pair: str) -> tuple[str, str]:
+def _split_pair(pair: str) -> tuple[str, str]:
     found = networks(pair)
     if found is None:
         raise SpotkdError(f"pairs has {pair}: give TEACHER-STUDENT, as resnet56-resnet20")

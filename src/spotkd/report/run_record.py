@@ -1,4 +1,4 @@
-"""What a run's own files tell about it, and what its networks cost."""
+"""What a run's own files hold."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import DistillConfig, RunConfig, TrainConfig, read_config
-from ..data import Dataset
 from ..errors import SpotkdError, one_line
-from ..models import build_model
 from ..training.course import CourseRow, read_course
 from ..training.run import read_metrics
 
@@ -24,7 +20,7 @@ CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunRecord:
     """A run, from its files alone.
 
     Attributes:
@@ -34,7 +30,7 @@ class RunFacts:
         yaml: its ``config.yaml`` as it stands there.
         metrics: the columns of ``metrics.csv``.
         summary: its result; None for a run that has not finished.
-        course: spots and rows of ``decisions.csv``.
+        decisions: spots and rows of ``decisions.csv``.
     """
 
     name: str
@@ -43,24 +39,24 @@ class RunFacts:
     yaml: str
     metrics: dict[str, list[float]]
     summary: dict[str, Any] | None
-    course: tuple[tuple[str, ...], list[CourseRow]]
+    decisions: tuple[tuple[str, ...], list[CourseRow]]
 
     @property
-    def distils(self) -> DistillConfig | None:
+    def distill_options(self) -> DistillConfig | None:
         """The options of a distillation; None for a network trained on labels."""
         return self.config if isinstance(self.config, DistillConfig) else None
 
     @property
     def student(self) -> str:
         """The network that was trained."""
-        return self.config.student.name if isinstance(self.config, DistillConfig) else _model(self.config)
+        return self.config.student.name if isinstance(self.config, DistillConfig) else _network_name(self.config)
 
     @property
     def epochs(self) -> list[int]:
         return [int(epoch) for epoch in self.metrics["epoch"]]
 
     @property
-    def watched(self) -> str:
+    def evaluated_split(self) -> str:
         """The split that was evaluated after every epoch."""
         return "val" if "val_top1" in self.metrics else "test"
 
@@ -68,32 +64,32 @@ class RunFacts:
     def command(self) -> str:
         """A command that repeats the run: every option that is not the default."""
         default = type(self.config)()
-        given = dict(_different(asdict(self.config), asdict(default)))
+        given = dict(_changed_options(asdict(self.config), asdict(default)))
         for key in ("out", "overwrite", "recipe"):  # its own folder; consent; the recipe's options are all in the rest
             given.pop(key, None)
-        verb = "distill" if self.distils else "train"
-        words = [f"--{key} {shlex.quote(_spelled(value))}" for key, value in given.items()]
+        verb = "distill" if self.distill_options else "train"
+        words = [f"--{key} {shlex.quote(_format_argument(value))}" for key, value in given.items()]
         return " ".join([f"spotkd {verb}", *words, f"--out {shlex.quote(f'{self.folder}-again')}"])
 
 
-def _model(config: RunConfig) -> str:
+def _network_name(config: RunConfig) -> str:
     return config.model.name if isinstance(config, TrainConfig) else "?"
 
 
-def _different(mine: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _changed_options(mine: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in mine.items():
         if isinstance(value, dict):
-            yield from _different(value, theirs.get(key) or {}, f"{prefix}{key}.")
+            yield from _changed_options(value, theirs.get(key) or {}, f"{prefix}{key}.")
         elif key not in theirs or value != theirs[key]:
             yield prefix + key, value
 
 
-def _spelled(value: object) -> str:
+def _format_argument(value: object) -> str:
     """As the command line reads it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def runs_below(places: Sequence[str]) -> list[Path]:
+def find_runs(places: Sequence[str]) -> list[Path]:
     """The run folders among ``places`` and below them, in order; none where no place is such a folder.
 
     Raises:
@@ -106,11 +102,11 @@ def runs_below(places: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(run for runs in found.values() for run in runs))
 
 
-def read_run(folder: Path, name: str) -> RunFacts:
-    """Everything that the files in ``folder`` tell.
+def read_record(folder: Path, name: str) -> RunRecord:
+    """The record of the run in ``folder``.
 
     Raises:
-        SpotkdError: it holds no run that was carried through an epoch, or a file is damaged.
+        SpotkdError: it holds no run with a finished epoch, or a file is damaged.
     """
     path = folder / CONFIG
     try:
@@ -124,21 +120,5 @@ def read_run(folder: Path, name: str) -> RunFacts:
     config: RunConfig = read_config(kind, path)
     metrics = read_metrics(folder)
     if not metrics:
-        raise SpotkdError(f"{folder}: not an epoch of this run is done yet")
-    return RunFacts(name, folder, config, text, metrics, result, read_course(folder))
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a network costs: parameters, and floating point operations of one image's forward pass (two a product)."""
-
-    parameters: int
-    flops: int
-
-
-def cost(model: str, data: Dataset) -> Cost:
-    """Of the network of that name, for the images and classes of a data set."""
-    network = build_model(model, len(data.classes), image_shape=data.image_shape).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, *data.image_shape))
-    return Cost(sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops())
+        raise SpotkdError(f"{folder}: this run has not finished an epoch yet")
+    return RunRecord(name, folder, config, text, metrics, result, read_course(folder))
