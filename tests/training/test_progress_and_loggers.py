@@ -38,7 +38,7 @@ from spotkd.training.progress import TrainingProgress
 from spotkd.training.run import Run, read_metrics
 
 from ..conftest import TinyNet
-from .killing import tiny_data
+from .killed_runs import tiny_data
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*[349]\d(?:;\d+)*m")

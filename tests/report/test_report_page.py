@@ -24,7 +24,7 @@ from spotkd.report.compare import compare
 from spotkd.report.facts import cost, read_run
 from spotkd.training.run import read_metrics
 
-from ..runs import CLASSES, hostile_data, make_runs
+from ..hostile_runs import CLASSES, hostile_data, make_runs
 
 ROOT = Path(__file__).parents[2]
 SPOTS = ["layer1", "layer2", "layer3", "logits"]
