@@ -25,7 +25,7 @@ from spotkd.training import distill, restore, train
 
 from .. import vision  # noqa: F401  # makes torchvision importable
 from ..conftest import TinyNet, in_memory
-from ..runs import CLASSES, IMAGES, hostile_data, make_runs
+from ..hostile_runs import CLASSES, IMAGES, hostile_data, make_runs
 
 SPOTS = ["layer1", "layer2", "layer3", "logits"]
 

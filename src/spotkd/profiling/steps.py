@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 
 from ..errors import SpotkdError
-from ..folding import folded
+from ..folding import fold_batchnorm
 from ..method import SpotKD
 from ..models import create_model
 from ..routing import STRATEGIES
@@ -68,7 +68,7 @@ class StepFactory:
             )
         routing = STRATEGIES[strategy]()
         if not routing.trains_teacher:
-            teacher = folded(teacher, self.shape).model
+            teacher = fold_batchnorm(teacher, self.shape).model
         labels = torch.arange(self.samples) % self.classes
         method = SpotKD(teacher, student, distiller, routing, image_shape=self.shape, labels=labels).train()
         method = method.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

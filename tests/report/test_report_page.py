@@ -25,7 +25,7 @@ from spotkd.report.costs import network_cost
 from spotkd.report.run_record import read_record
 from spotkd.runs.folder import RunFolder
 
-from ..runs import CLASSES, hostile_data, make_runs
+from ..hostile_runs import CLASSES, hostile_data, make_runs
 
 ROOT = Path(__file__).parents[2]
 SPOTS = ["layer1", "layer2", "layer3", "logits"]

@@ -49,11 +49,11 @@ from spotkd.training.launch import _explain, launch, report
 from spotkd.training.optim import make_optimizer
 
 from ..conftest import TRAINING_LABELS, TinyNet, for_distiller, in_memory, randomise_statistics
-from . import pieces
-from .killing import differences, what_is_left
+from . import distributed_runs
+from .killed_runs import differences, what_is_left
 
 ROOT = Path(__file__).parents[2]
-HERE = "python:tests.training.pieces."
+HERE = "python:tests.training.distributed_runs."
 Case = dict[str, Any]
 
 # What each device computes of its own samples, with BatchNorm; and what is to equal the whole batch in one process.
@@ -112,7 +112,7 @@ def in_processes(count: int, files: Sequence[Path]) -> None:
     if count > 1:
         common |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(count), "NODE_RANK": "0"}
     pairs = [word for file in files for word in (str(file), str(find_free_network_port()))]
-    command, members = [sys.executable, "-m", "tests.training.pieces", *pairs], []
+    command, members = [sys.executable, "-m", "tests.training.distributed_runs", *pairs], []
     for rank in range(count):
         own = common | ({"LOCAL_RANK": str(rank)} if count > 1 else {})
         log = files[0].with_name(f"log-{rank}")
@@ -136,7 +136,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("processes")
     for name in ("wide", "plain_wide"):
         torch.manual_seed(5)
-        network = getattr(pieces, name)(5)
+        network = getattr(distributed_runs, name)(5)
         randomise_statistics(network)
         save_weights(network, place / f"{name}.safetensors", {"model": name, "classes": tuple("abcde")})
     several: list[Path] = []
