@@ -9,8 +9,8 @@ import re
 import tempfile
 import warnings
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -99,8 +99,8 @@ def _look_through(path: Path) -> None:
             return
         with Mapped(file) as content:
             for _ in ("magic number", "protocol", "system"):
-                _Scout(content, {}).load()
-            scout = _Scout(content, None)
+                _Scout(content, {}, content.size).load()
+            scout = _Scout(content, None, content.size)
             scout.load()
             if sum(scout.claimed.values()) > content.size:
                 raise _RefusedError(f"its tensors claim {sum(scout.claimed.values())} bytes of {content.size}")
@@ -120,7 +120,8 @@ def _look_through_zip(path: Path) -> None:
         (top,) = tops
         start = f"{top}/data/"
         records = {name.removeprefix(start): entry.file_size for name, entry in entries.items() if start in name}
-        _Scout(Whole(BytesIO(package.read(f"{top}/data.pkl"))), records).load()
+        pickled = package.read(f"{top}/data.pkl")
+        _Scout(Whole(BytesIO(pickled)), records, len(pickled)).load()
 
 
 class Whole:
@@ -199,12 +200,20 @@ def _nothing(*_: object) -> None:
     """Names that are looked up and make no memory: parameters, types, devices."""
 
 
+def _counter(counts: object) -> Counter[object]:
+    """Milestones of a learning-rate schedule; only from a dictionary: of all else torch would count the elements."""
+    if type(counts) is not dict or any(type(count) is not int for count in counts.values()):
+        raise _RefusedError("it holds a Counter of something else than whole numbers")
+    return Counter(counts)
+
+
 _BYTES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
     "ComplexDouble": 16, "ComplexFloat": 8, "Untyped": 1,
 }  # fmt: skip
 _NAMES: dict[tuple[str, str], Callable[..., object]] = {
     ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "Counter"): _counter,
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
     ("_codecs", "encode"): _nothing,
@@ -225,6 +234,7 @@ class _Scout(pickle._Unpickler):
     Args:
         file: read from where it stands.
         records: bytes of each storage by key; None where the storages follow the pickle.
+        limit: bytes of the pickle, or of the file that it begins.
 
     Attributes:
         claimed: bytes of each storage, as the pickle has it.
@@ -233,9 +243,10 @@ class _Scout(pickle._Unpickler):
     # The last three ways to write something, which torch does not know, ask for memory without filling it.
     dispatch: ClassVar = {op: load for op, load in pickle._Unpickler.dispatch.items() if op < pickle.BYTEARRAY8[0]}
 
-    def __init__(self, file: Any, records: dict[str, int] | None) -> None:
+    def __init__(self, file: Any, records: dict[str, int] | None, limit: int) -> None:
         super().__init__(file, encoding="utf-8", errors="surrogateescape")
         self._records = records
+        self._limit, self._copied = limit, 0
         self.claimed: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -245,7 +256,15 @@ class _Scout(pickle._Unpickler):
             return _Inert(_nothing)
         if (module, name) not in _NAMES:
             raise _RefusedError(f"it holds more than tensors: it names {f'{module}.{name}'[:80]!r}")
-        return _Inert(_NAMES[module, name])
+        make = _NAMES[module, name]
+        return _Inert(lambda *arguments: make(*self._copying(arguments)))
+
+    def _copying(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of a call, which copies them: a pickle that names one of them again and again grows quickly."""
+        self._copied += sum(len(argument) for argument in arguments if isinstance(argument, Sized))
+        if self._copied > self._limit:
+            raise _RefusedError("its calls copy more than it holds")
+        return arguments
 
     def persistent_load(self, pid: Any) -> _Storage:
         _, kind, key, _, count, *_ = pid
