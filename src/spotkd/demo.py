@@ -54,8 +54,11 @@ def run_demo(config: DemoOptions, console: Console) -> None:
 
     def teach(name: str, title: str, distiller: str, strategy: str, policy: PolicyOptions) -> tuple[str, Summary]:
         console.rule(title, align="left")
-        networks = {"teacher": ModelOptions(TEACHER, str(out / "teacher")), "student": ModelOptions(STUDENT)}
-        method = {"distiller": distiller, "strategy": strategy, "policy": policy}
+        networks: dict[str, Any] = {
+            "teacher": ModelOptions(TEACHER, str(out / "teacher")),
+            "student": ModelOptions(STUDENT),
+        }
+        method: dict[str, Any] = {"distiller": distiller, "strategy": strategy, "policy": policy}
         return title, distill(DistillOptions(**common, **networks, **method, out=str(out / name), epochs=config.epochs))
 
     console.print(

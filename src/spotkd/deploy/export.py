@@ -13,7 +13,7 @@ from ..files import atomic_write
 from ..models.weights import find_weights
 from ..options import ExportOptions
 from .formats import FORMATS, Classifier, as_classifier
-from .student import Student, data_options, load_student
+from .student import Student, load_student, named_data
 
 TOLERANCE = 1e-4  # of a logit; of the largest one where that is above 1
 BATCHES = (1, 3, 8)  # images at once, of each comparison
@@ -37,7 +37,7 @@ def export(config: ExportOptions) -> ExportedFile:
     for option, given in (("card_only", config.card_only), ("license", config.license), ("private", config.private)):
         if given:
             raise SpotkdError(f"{option} has no effect without push_to_hub: leave it out or add --push-to-hub")
-    student = load_student(config.run, config.model, data_options(config))
+    student = load_student(config.run, config.model, named_data(config))
     return write_student(student, config.format, _target_path(config), config.overwrite)
 
 

@@ -13,7 +13,7 @@ from ..options import ExportOptions
 from .card import model_card, read_run, shareable_options
 from .export import write_student
 from .formats import FORMATS
-from .student import data_options, load_student
+from .student import load_student, named_data
 
 _SHARED = (  # what a page shows of a run
     "scores", "protocol", "epoch", "epochs", "seconds", "shares", "device", "machine", "spotkd", "torch", "python",
@@ -46,7 +46,7 @@ def publish(config: ExportOptions) -> HubPage:
     if repo.count("/") != 1:
         raise SpotkdError(f"push_to_hub is {repo}: give USER/NAME")
     run, summary = read_run(config.run)
-    student = load_student(config.run, config.model, data_options(config))
+    student = load_student(config.run, config.model, named_data(config))
     wanted = dict.fromkeys(("safetensors", config.format))
     weights = {f"student{FORMATS[name].suffix}": name for name in wanted}
     card = model_card(repo, student, run, summary, list(weights), config.license)

@@ -20,7 +20,7 @@ from ..files import atomic_write
 from ..options import PredictOptions
 from ..untrusted.images import decode_image, ignore_warnings, read_image_file
 from .formats import FORMATS, Classifier, as_classifier
-from .student import data_options, load_student
+from .student import load_student, named_data
 
 
 class Prediction(NamedTuple):
@@ -68,7 +68,7 @@ def predict(config: PredictOptions, failed: Callable[[str], None]) -> Iterator[P
     if config.batch_size < 1 or config.top < 1:
         raise SpotkdError(f"batch_size is {config.batch_size} and top {config.top}: both must be at least 1")
     files = find_images(config.images)
-    student = open_student(config.student, config.model, data_options(config), config.trust)
+    student = open_student(config.student, config.model, named_data(config), config.trust)
     waiting = iter(files)
     while names := list(islice(waiting, config.batch_size)):
         images: dict[str, Tensor] = {}

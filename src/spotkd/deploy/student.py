@@ -13,7 +13,7 @@ from ..deprecation import warn_renamed
 from ..errors import SpotkdError
 from ..models import build_model
 from ..models.weights import find_weights, read_metadata
-from ..options import DataOptions, ExportOptions, PredictOptions
+from ..options import ExportOptions, PredictOptions
 from ..registry import PYTHON
 from .metadata import StudentMetadata, check_metadata
 
@@ -31,7 +31,7 @@ class Student(NamedTuple):
         return self.metadata
 
 
-def data_options(config: ExportOptions | PredictOptions) -> DataOptions | None:
+def named_data(config: ExportOptions | PredictOptions) -> DataSpec | None:
     """Options of the data set that the user has named; None if there is none."""
     if config.data is None:
         return None
