@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from spotkd.data import Dataset, ImageSet, Split
 from spotkd.stages import Batch, StagedModel
 
+pytest_plugins = ["tests.tiers"]
+
 torch.set_num_threads(1)
 
 

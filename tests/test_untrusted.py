@@ -27,7 +27,6 @@ import torch
 
 from spotkd import SpotkdError, create_model
 from spotkd.cli import main
-from spotkd.experiments.report import _cell, plain
 from spotkd.models import save_weights
 from spotkd.options import read_options
 from spotkd.untrusted.archives import unpack_archive
@@ -429,22 +428,6 @@ def test_a_claim_of_a_terabyte_in_a_tar(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
     with pytest.raises(SpotkdError, match="would unfold to more than"):
         unpack_archive(tmp_path / "x.tar", tmp_path / "out")
-
-
-# Names
-
-
-def test_text_that_a_spreadsheet_would_compute() -> None:
-    for text in ("=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1", "\n=1"):
-        assert _cell(text) == f"'{text}"
-    for value in (-1.5, 3, None, "at", "python:a.B", ""):
-        assert _cell(value) == value
-
-
-def test_text_that_markdown_would_obey() -> None:
-    assert plain("a\n# b <script>alert(1)</script>") == "a # b &lt;script>alert(1)&lt;/script>"
-    assert plain("[x](javascript:1) `code` \x1b[2J") == "[x]\\(javascript:1) 'code' [2J"
-    assert plain("wrn_40_2 81.25 ± 0.10 [-1.00, +2.00]") == "wrn_40_2 81.25 ± 0.10 [-1.00, +2.00]"
 
 
 # Names of files and folders

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .escaping import escape_terminal
+
 
 class SpotkdError(ValueError):
     """Wrong input: an unknown name, shapes that do not fit, a file that cannot be read.
@@ -27,9 +29,4 @@ STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 def one_line(error: Exception) -> str:
     """An exception's words on one line, without characters that a terminal would obey: they may quote a file."""
-    return shown(" ".join(str(error).split()) or type(error).__name__)
-
-
-def shown(text: str) -> str:
-    """For a terminal: on one line, and what would steer the terminal as an escape (``\\x1b``)."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return escape_terminal(" ".join(str(error).split()) or type(error).__name__)

@@ -157,7 +157,7 @@ def test_the_folder_is_whole_and_says_what_the_run_noted(
     assert str(tmp_path) not in everything
     noted = json.loads((folder / "config.json").read_text())
     assert noted["summary"]["scores"] == summary["scores"]
-    assert open_student(str(folder)).facts.classes == tuple(noted["classes"])
+    assert open_student(str(folder)).metadata.classes == tuple(noted["classes"])
 
 
 def test_the_shown_command_repeats_the_run(distilled: Path, tmp_path: Path) -> None:

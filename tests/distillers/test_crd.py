@@ -10,8 +10,10 @@ from spotkd import DISTILLERS, Batch, SpotkdError
 from spotkd.distillers import Distiller
 from spotkd.distillers.crd import Negatives
 
-from .cases import MASKS, NARROW, TRAINING_LABELS, WIDE, B, build, inputs, rows, subset_loss, through_own_layers
-from .subsets import crd_memory, crd_scores
+from .common import MASKS, NARROW, TRAINING_LABELS, WIDE, B, build, inputs, rows, subset_loss, through_own_layers
+from .references import crd_memory, crd_scores
+
+pytestmark = pytest.mark.distillers("crd")
 
 SIZES = {0: 12, 1: 7, 2: 4, 3: 9, 4: 1, 6: 3}  # samples by class, 36 in all; nobody is of class 5
 DRAWS = 4000

@@ -36,8 +36,8 @@ from spotkd.training.assemble import open_writer
 from spotkd.training.state import learned_state, load_learned_state
 
 from ..conftest import IMAGE_SHAPE, OPTIONS, TRAINING_LABELS, TinyNet, for_distiller
-from . import killing
-from .killing import configured, differences, what_is_left
+from . import killed_runs
+from .killed_runs import configured, differences, what_is_left
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder with a trained teacher, and the names that the runs use."""
-    monkeypatch.setitem(DATASETS._entries, "tiny", lambda config: killing.tiny_data())
+    monkeypatch.setitem(DATASETS._entries, "tiny", lambda config: killed_runs.tiny_data())
     monkeypatch.setitem(MODELS._entries, "tinynet6", lambda classes: TinyNet(6, classes))
     monkeypatch.setitem(MODELS._entries, "tinynet4", lambda classes: TinyNet(4, classes))
     config = TrainOptions(
@@ -75,7 +75,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("distiller", "seed"), [("at", 1), ("crd", 2), ("ft", 3), ("rkd", 4)])
 def test_killed_at_random_and_ended_the_same(distiller: str, seed: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.training.killing", distiller, "6", str(tmp_path), str(seed)]
+    command = [sys.executable, "-m", "tests.training.killed_runs", distiller, "6", str(tmp_path), str(seed)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert f"{distiller}: 6 kills" in done.stdout
@@ -111,7 +111,7 @@ def test_stopped_by_a_signal_and_ended_the_same(
     assert differences(what_is_left(place / "whole"), what_is_left(place / "stopped")) == []
     whole = json.loads((place / "whole" / "summary.json").read_text())
     assert whole["scores"] == summary.scores._asdict()
-    assert len(RunFolder(place / "stopped").metrics["epoch"]) == killing.EPOCHS
+    assert len(RunFolder(place / "stopped").metrics["epoch"]) == killed_runs.EPOCHS
 
 
 def test_plain_training_goes_on_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,7 +466,7 @@ def test_a_number_that_is_not_finite_stops_the_run_before_it_does_harm(
             distill(configured(place, place / "run", "at"))
     found = json.loads((place / "run" / "nonfinite.json").read_text())
     assert (found["epoch"], found["step"]) == (2, 3)
-    labels = killing.tiny_data().train.labels
+    labels = killed_runs.tiny_data().train.labels
     assert labels is not None
     assert found["labels"] == labels[found["indices"]].tolist()
     assert len(found["indices"]) == 8

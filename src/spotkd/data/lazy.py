@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
+from ..cores import available_cores
 from ..errors import SpotkdError, one_line
 from ..untrusted.images import decode_image, ignore_warnings
 from .images import Dataset, ImageSet, Pass, RawBatch, Split, held_out
-from .pictures import Files, Pictures, common_size, cores, decode_all, pixels
+from .pictures import Files, Pictures, common_size, decode_all, pixels
 from .spec import DataSpec
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet; customary for photographs of any kind
@@ -164,7 +165,7 @@ def workers_for(wanted: int | None) -> int:
     """
     if wanted is not None and wanted < 0:
         raise SpotkdError(f"data.workers is {wanted}: it must be 0 (decode between the steps) or more")
-    return min(_WORKERS, cores()) if wanted is None else wanted
+    return min(_WORKERS, available_cores()) if wanted is None else wanted
 
 
 def _deaf(_: int) -> None:

@@ -10,7 +10,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, get_type_hints
 
 Affects = Literal["result", "numerics", "speed", "place", "display"]
@@ -89,7 +88,6 @@ def section(kind: Callable[[], Any], **instead: Affects) -> Any:
     return dataclasses.field(default_factory=kind, metadata={_KEY: instead})
 
 
-@cache
 def known_options(kind: type) -> dict[str, Option]:
     """The metadata of every option of a dataclass, by full name as ``optim.lr``."""
     return dict(_walk(kind, "", {}))

@@ -53,6 +53,11 @@ class RunFolder:
         return (self.path / layout.SUMMARY).is_file()
 
     @property
+    def modified(self) -> float:
+        """When the run was begun or resumed last, in seconds since the epoch of the operating system."""
+        return (self.path / layout.CONFIG).stat().st_mtime
+
+    @property
     def files(self) -> list[str]:
         """Names of the files and folders of a run that are there, whether or not they make a whole run."""
         return [name for name in (*layout.FILES, *layout.FOLDERS) if (self.path / name).exists()]

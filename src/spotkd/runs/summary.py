@@ -69,11 +69,11 @@ class Summary:
             f"after the last, {self.epochs}: {self.last.top1:.2f} %)"
         )
 
-    def as_json(self) -> str:
+    def as_dict(self) -> dict[str, Any]:
         """The content of ``summary.json``; without the folder, since a run may be moved."""
         content = asdict(self) | {"scores": self.scores._asdict(), "last": self.last._asdict()}
-        del content["folder"]
-        return json.dumps(content | content.pop("versions"), indent=2) + "\n"
+        del content["folder"], content["versions"]
+        return content | self.versions
 
 
 def read_summary(path: Path) -> Summary:

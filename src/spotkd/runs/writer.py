@@ -234,7 +234,7 @@ class RunWriter:
 
     def finish(self, summary: Summary) -> None:
         """Write ``summary.json``."""
-        self.write_text(layout.SUMMARY, summary.as_json())
+        self.write_text(layout.SUMMARY, json.dumps(summary.as_dict(), indent=2) + "\n")
 
 
 class RunFollower(RunWriter):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+from ..cores import available_cores
 from ..errors import SpotkdError, one_line
 
 
@@ -78,8 +78,7 @@ def describe_machine(device: torch.device) -> str:
     """What computes here, for people: ``AMD EPYC 7B13, 2 cores, 2 threads`` or the name of the GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = torch.get_num_threads()
+    cores, threads = available_cores(), torch.get_num_threads()
     return f"{_processor()}, {cores} core{(cores != 1) * 's'}, {threads} thread{(threads != 1) * 's'}"
 
 

@@ -71,6 +71,11 @@ class Supervisor:
         self.workers.append(worker)
         return worker
 
+    def forget(self, worker: subprocess.Popen[bytes]) -> None:
+        """Close what is left of a worker that has ended."""
+        worker.communicate()
+        self.workers.remove(worker)
+
     @property
     def running(self) -> list[subprocess.Popen[bytes]]:
         """The workers that have not ended."""

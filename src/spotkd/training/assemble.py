@@ -85,7 +85,7 @@ def open_run(folder: str, options: TrainOptions | DistillOptions, device: Device
         yield run
 
 
-def open_writer(folder: str, options: TrainOptions | DistillOptions) -> RunWriter:
+def open_writer(folder: str | Path, options: TrainOptions | DistillOptions) -> RunWriter:
     there = RunFolder(folder)
     changes: list[str] = []
     resumes = options.resume is not None and there.exists

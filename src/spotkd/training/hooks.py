@@ -95,7 +95,7 @@ class Hooks(Hook):
         with ExitStack() as stack:
             for hook in self._hooks:
                 hook.on_start(start)
-                stack.push(lambda _, error, __, hook=hook: hook.on_stop(error))  # type: ignore[misc]
+                stack.push(lambda _, error, __, hook=hook: hook.on_stop(error))
             yield self
 
     def before_step(self) -> None:

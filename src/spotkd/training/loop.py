@@ -13,8 +13,9 @@ from ..runtime.collectives import average_gradients, average_statistics
 from ..runtime.device import describe_machine
 from .evaluation import evaluate
 from .hooks import Epoch, Hooks, Start, Step
+from .means import shares_of
 from .session import Session
-from .state import Training, shares_of
+from .state import Training
 
 
 def fit(session: Session) -> Summary:

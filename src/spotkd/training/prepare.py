@@ -71,7 +71,8 @@ class _Preparing:
         self.method, self.loader, self.device, self.run, self.plan = method, loader, device, run, plan
         method.to(device.fabric.device).train()
         saved = run.state
-        self.done, self.steps = (0, 0) if saved is None else (saved["epoch"], saved["step"])
+        self.done: int = 0 if saved is None else saved["epoch"]
+        self.steps: int = 0 if saved is None else saved["step"]
         self.spent, self.summed = 0.0, torch.zeros((), device=device.fabric.device)
 
     def train(self) -> None:

@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..formatting import format_duration
 from .hooks import Epoch, Hook, Start
 from .means import losses_of, shares_of
 
@@ -125,7 +126,7 @@ class TrainingProgress:
         """The time that the steps ahead take at the pace so far; nothing before the first step."""
         made = self._at - self._begun
         seconds = (time.monotonic() - self._started) / max(made, 1) * (self.epochs * self.steps - self._at)
-        return _clock(seconds) if made else ""
+        return format_duration(seconds) if made else ""
 
     def _table(self) -> RenderableType:
         """All that is known now, as wide as the terminal allows."""
@@ -274,9 +275,3 @@ def _number(value: float) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

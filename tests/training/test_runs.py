@@ -134,7 +134,7 @@ def test_a_broken_loss_stops_the_run(tiny: Path) -> None:
 
 
 def test_a_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
-    config = RunOptions()
+    config = TrainOptions()
     with open_writer(tmp_path / "r", config) as run:
         run.log({"epoch": 1, "loss": 0.5})
     (tmp_path / "r" / "notes.txt").write_text("mine")
@@ -146,7 +146,7 @@ def test_a_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
     with pytest.raises(SpotkdError, match=r"already holds a run \(model\.safetensors\)"):
         open_writer(tmp_path / "foreign", config)
     assert (tmp_path / "foreign" / "model.safetensors").read_text() == "from elsewhere"
-    with open_writer(tmp_path / "r", RunOptions(overwrite=True)):
+    with open_writer(tmp_path / "r", TrainOptions(overwrite=True)):
         assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [".lock", "config.yaml", "notes.txt"]
 
 
@@ -161,7 +161,7 @@ def test_a_run_does_not_bury_its_own_teacher(tiny: Path) -> None:
 def test_an_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SpotkdError, match="cannot write a run there"):
-        open_writer(tmp_path / "file" / "run", RunOptions())
+        open_writer(tmp_path / "file" / "run", TrainOptions())
 
 
 def test_replacing_keeps_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:

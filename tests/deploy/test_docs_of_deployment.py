@@ -15,7 +15,7 @@ from spotkd import DATASETS, Dataset, load_glyph94
 from spotkd.cli import main
 from spotkd.data import DataSpec
 from spotkd.deploy import hub
-from spotkd.deploy.hub import Page
+from spotkd.deploy.hub import HubPage
 
 from ..conftest import in_memory
 
@@ -43,7 +43,7 @@ def test_the_page_from_top_to_bottom(
 
     sent: list[tuple[list[str], str]] = []
 
-    def send(page: Page, repo: str, private: bool) -> str:
+    def send(page: HubPage, repo: str, private: bool) -> str:
         sent.append((page.files, repo))
         return f"https://example.org/{repo}"
 

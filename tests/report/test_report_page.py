@@ -18,13 +18,14 @@ from spotkd.cli import main, read
 from spotkd.data import load_glyph94
 from spotkd.models import create_model
 from spotkd.options import ReportOptions
-from spotkd.report import report_runs, runs_below
-from spotkd.report.charts import Drawing, LineChart, thinned
+from spotkd.report import find_runs, report_runs
+from spotkd.report.charts import Drawing, LineChart, evenly_spaced
 from spotkd.report.compare import compare
-from spotkd.report.facts import cost, read_run
+from spotkd.report.costs import network_cost
+from spotkd.report.run_record import read_record
 from spotkd.runs.folder import RunFolder
 
-from ..runs import CLASSES, hostile_data, make_runs
+from ..hostile_runs import CLASSES, hostile_data, make_runs
 
 ROOT = Path(__file__).parents[2]
 SPOTS = ["layer1", "layer2", "layer3", "logits"]
@@ -96,7 +97,7 @@ def test_words_from_outside_stay_words(page: str) -> None:
 
 def test_the_command_repeats_the_run(runs: dict[str, Path], page: str) -> None:
     for folder in runs.values():
-        run = read_run(folder, "x")
+        run = read_record(folder, "x")
         assert run.command in Reader(page).text
         program, command, *arguments = shlex.split(run.command)
         again = read(command, arguments)
@@ -129,7 +130,7 @@ def test_every_figure_is_drawn_for_papers(runs: dict[str, Path], page: str) -> N
 
 def test_a_page_is_the_same_every_time(runs: dict[str, Path], page: str, tmp_path: Path) -> None:
     options = ReportOptions([str(runs["sakd"].parent)], out=str(tmp_path / "again.html"))
-    list(report_runs(runs_below(options.what), options))
+    list(report_runs(find_runs(options.what), options))
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
 
 
@@ -177,7 +178,7 @@ def test_comparison_by_hand() -> None:
 def test_costs_are_those_of_the_networks() -> None:
     """FLOPs of resnet8 by hand: two a product, in its convolutions and its classifier."""
     data = load_glyph94()
-    found = cost("resnet8", data)
+    found = network_cost("resnet8", data)
     assert found.parameters == sum(p.numel() for p in create_model("resnet8", 94).parameters())
     area, products = 32 * 32, 3 * 16 * 9 * 32 * 32
     for width_in, width, shrink in ((16, 16, 1), (16, 32, 4), (32, 64, 4)):
@@ -193,11 +194,11 @@ def test_a_chart_of_one_epoch_and_of_gaps() -> None:
     gap = Drawing(LineChart("k", "t", "u", [1, 2, 3, 4], {"a": [0.0, None, float("nan"), 1.0]}, share=True))
     assert gap.curves[0].path.count("M") == 2
     assert [tick.text for tick in gap.y_ticks] == ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]
-    assert thinned(240, 40)[0] == 0
-    assert thinned(240, 40)[-1] == 239
+    assert evenly_spaced(240, 40)[0] == 0
+    assert evenly_spaced(240, 40)[-1] == 239
 
 
 def test_a_plan_is_no_run(tmp_path: Path) -> None:
-    assert runs_below(["glyph94-small"]) == []
+    assert find_runs(["glyph94-small"]) == []
     with pytest.raises(SpotkdError, match="no run there"):
-        runs_below([str(tmp_path)])
+        find_runs([str(tmp_path)])

@@ -17,7 +17,7 @@ MOST_CLASSES, LONGEST = 1_000_000, 1_000  # classes, and characters of a name, t
 
 
 @dataclass(frozen=True)
-class Facts:
+class StudentMetadata:
     """What stands beside the weights of a student, in every format.
 
     Attributes:
@@ -37,21 +37,21 @@ class Facts:
     protocol: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For :func:`read_facts`, and for the metadata of a weights file; without what is not known."""
+        """For :func:`check_metadata`, and for the metadata of a weights file; without what is not known."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def as_json(self) -> str:
         return json.dumps(self.as_dict())
 
 
-def public(data: str) -> str:
+def public_data_name(data: str) -> str:
     """A data set's name for others: without the folders in which it lies on this machine."""
     source, colon, rest = data.partition(":")
     return f"{source}:{Path(rest).name}" if colon and source == "folder" else data
 
 
-def read_facts(noted: Mapping[str, Any], where: str | Path) -> Facts:
-    """Facts as :meth:`Facts.as_dict` gives them, from a file that may be a stranger's.
+def check_metadata(noted: Mapping[str, Any], where: str | Path) -> StudentMetadata:
+    """Metadata as :meth:`StudentMetadata.as_dict` gives them, from a file that may be a stranger's.
 
     Raises:
         SpotkdError: something in them is missing or not what it must be; ``where`` names the file.
@@ -74,15 +74,17 @@ def read_facts(noted: Mapping[str, Any], where: str | Path) -> Facts:
             problem = "has no usable" if key in noted else "does not note its"
             raise SpotkdError(f"{where}: {problem} {key}; export it again with 'spotkd export'")
     preprocessing = read_preprocessing(noted.get("preprocessing"), str(where))
-    return Facts(noted["model"], public(noted["data"]), tuple(listed), preprocessing, top1, protocol)
+    return StudentMetadata(
+        noted["model"], public_data_name(noted["data"]), tuple(listed), preprocessing, top1, protocol
+    )
 
 
-def parse_facts(content: str | None, where: str | Path) -> Facts:
-    """Facts as :meth:`Facts.as_json` gives them, likewise."""
+def parse_metadata(content: str | None, where: str | Path) -> StudentMetadata:
+    """Metadata as :meth:`StudentMetadata.as_json` gives them, likewise."""
     if content is None:
-        raise SpotkdError(f"{where}: holds no facts of a student; 'spotkd export' writes them")
+        raise SpotkdError(f"{where}: holds no metadata of a student; 'spotkd export' writes them")
     try:
         noted = parse_json(content)
     except ValueError as error:
-        raise SpotkdError(f"{where}: the facts in it are damaged; export it again with 'spotkd export'") from error
-    return read_facts(noted if isinstance(noted, dict) else {}, where)
+        raise SpotkdError(f"{where}: the metadata in it are damaged; export it again with 'spotkd export'") from error
+    return check_metadata(noted if isinstance(noted, dict) else {}, where)

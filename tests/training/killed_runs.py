@@ -1,4 +1,6 @@
-"""Trains once undisturbed and once with kills, and compares what is left: ``python -m tests.training.killing AT 7``.
+"""Trains once undisturbed and once with kills, and compares what is left.
+
+``python -m tests.training.killed_runs AT 7 FOLDER``: at with seven kills.
 
 Every life of the run is a forked process, so that PyTorch is imported once. A life ends by SIGKILL at one of these
 points, drawn at random:

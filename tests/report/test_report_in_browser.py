@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from spotkd.cli import main
 
-from ..runs import CLASSES, hostile_data, make_runs
+from ..hostile_runs import CLASSES, hostile_data, make_runs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [

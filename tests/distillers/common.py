@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spotkd import DISTILLERS, Batch
 from spotkd.distillers import Distiller
 
-from .subsets import REFERENCES, at_the_smaller_size
+from .references import REFERENCES, at_the_smaller_size
 
 Shapes = tuple[tuple[int, ...], ...]
 

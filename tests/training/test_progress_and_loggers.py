@@ -40,7 +40,7 @@ from spotkd.training.hooks import Epoch, Hooks, Start
 from spotkd.training.progress import TrainingProgress
 
 from ..conftest import TinyNet
-from .killing import tiny_data
+from .killed_runs import tiny_data
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*[349]\d(?:;\d+)*m")

@@ -1,6 +1,6 @@
-"""Networks, data and strategies by name, and runs with them: ``python -m tests.training.pieces FILE PORT ...``
+"""Networks, data and strategies by name, and runs with them, in a group of processes or alone.
 
-One distillation for each configuration, in a group of processes or alone.
+``python -m tests.training.distributed_runs FILE PORT ...``: one distillation for each file of options.
 """
 
 from __future__ import annotations
