@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from spotkd.config import DataConfig, DistillConfig, ModelConfig, OptimConfig, PolicyConfig, TrainConfig
-from spotkd.data.glyph94 import FACE
+from spotkd.data.glyph94 import IMAGES_PER_FACE
 from spotkd.training import Summary, distill, train
 
 TEACHER, STUDENT = "resnet20", "resnet8"
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     arguments = parser.parse_args()
     common: dict[str, Any] = {
-        "data": DataConfig(limit=FACE * arguments.faces),
+        "data": DataConfig(limit=IMAGES_PER_FACE * arguments.faces),
         "epochs": arguments.epochs,
         "optim": OptimConfig(lr=0.2, schedule="onecycle"),
         "overwrite": True,
@@ -47,7 +47,8 @@ def main() -> None:
         run.teacher, run.student = ModelConfig(TEACHER, str(folder)), ModelConfig(STUDENT)
         return distill(run)
 
-    print(f"{FACE * arguments.faces} images, {arguments.epochs} epochs; {TEACHER} {teacher.scores.top1:.2f} %\n")
+    images = IMAGES_PER_FACE * arguments.faces
+    print(f"{images} images, {arguments.epochs} epochs; {TEACHER} {teacher.scores.top1:.2f} %\n")
     print("| seed | as shipped, top-1 (%) | all off | difference | seconds |\n|---|---|---|---|---|")
     fast, slow = [], []
     for seed in arguments.seeds:

@@ -20,7 +20,7 @@ from .config import (
     TrainConfig,
 )
 from .data import Loader
-from .data.glyph94 import FACE, FACES
+from .data.glyph94 import IMAGES_PER_FACE, TRAIN_FACES
 from .errors import SpotkdError
 from .files import atomic_write
 from .training import Summary, distill, restore, train
@@ -34,13 +34,13 @@ POLICY = PolicyConfig(bias="scaled", target_share=0.6, target_weight=3.0)
 
 def run_demo(config: DemoConfig, console: Console) -> None:
     """Train the five networks, print the table, write the pictures."""
-    for key, highest in (("teacher_epochs", math.inf), ("epochs", math.inf), ("faces", FACES)):
+    for key, highest in (("teacher_epochs", math.inf), ("epochs", math.inf), ("faces", TRAIN_FACES)):
         if not 1 <= getattr(config, key) <= highest:
             raise SpotkdError(f"{key} is {getattr(config, key)}: it must lie between 1 and {highest}")
     out = Path(config.out)
     common: dict[str, Any] = {
         "overwrite": config.overwrite,
-        "data": DataConfig(limit=FACE * config.faces),
+        "data": DataConfig(limit=IMAGES_PER_FACE * config.faces),
         "batch_size": 32,
         "eval_batch_size": 64,
         "seed": config.seed,
@@ -60,7 +60,7 @@ def run_demo(config: DemoConfig, console: Console) -> None:
         return title, distill(run)
 
     console.print(
-        f"{TEACHER} teaches {STUDENT} to read {FACE * config.faces} images of the 94 printable characters "
+        f"{TEACHER} teaches {STUDENT} to read {IMAGES_PER_FACE * config.faces} images of the 94 printable characters "
         f"in {config.faces} typefaces; tested on 9964 images in 106 others."
     )
     rows = [

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ..config import DistillConfig, TrainConfig, read_config
-from ..data.lazy import library
+from ..data.lazy import import_optional
 from ..errors import SpotkdError, one_line
 from ..experiments.essence import essence
 from ..models import build_model
@@ -83,7 +83,7 @@ def model_card(
     Raises:
         SpotkdError: a licence that the Hub would not take; ``huggingface_hub`` is missing.
     """
-    hub = library("huggingface_hub", "hub")
+    hub = import_optional("huggingface_hub", "hub")
     if license_name is not None and not _LICENSE.fullmatch(license_name):
         raise SpotkdError(f"license is {license_name}: write it as the Hub does, such as apache-2.0, mit or other")
     facts, scores = student.facts, summary["scores"]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import nn
 
 from ..config import ExportConfig, PredictConfig
-from ..data import DataSpec, load_data, preprocessing_of
+from ..data import DataSpec, load_data, make_preprocessing
 from ..errors import SpotkdError
 from ..models import build_model
 from ..models.weights import find_weights, read_metadata
@@ -49,7 +49,7 @@ def load_student(path: str | Path, model: str | None = None, data: DataSpec | No
         noted["model"] = model
     if data is not None:
         opened = load_data(data)
-        noted |= {"data": data.name, "classes": opened.classes, "preprocessing": asdict(preprocessing_of(opened))}
+        noted |= {"data": data.name, "classes": opened.classes, "preprocessing": asdict(make_preprocessing(opened))}
     for key, option in (("model", "model"), ("classes", "data"), ("preprocessing", "data")):
         if key not in noted:
             raise SpotkdError(f"{path}: does not note its {key}; name its {option} with --{option}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import DistillConfig, RunConfig
-from ..data import Dataset, Loader, picked
+from ..data import Dataset, Loader, pick_images
 from ..errors import SpotkdError, one_line
 from ..method import Method, SpotKD
 from .loggers import Loggers
@@ -76,7 +76,7 @@ class Course:
                 count = min(_SHOWN, len(order) // 2)
                 ends |= {f"to_teacher/{spot}": order[::-1][:count], f"to_student/{spot}": order[:count]}
         wanted = sorted({index for indices in ends.values() for index in indices})
-        images = dict(zip(wanted, picked(self.loader.split, wanted), strict=True))
+        images = dict(zip(wanted, pick_images(self.loader.split, wanted), strict=True))
         for title, indices in ends.items():
             self.loggers.images(title, torch.stack([images[index].cpu() for index in indices]), epoch)
 

@@ -23,7 +23,7 @@ from ..config import (
     data_spec,
     read_config,
 )
-from ..data import Dataset, Loader, load_data, preprocessing_of
+from ..data import Dataset, Loader, load_data, make_preprocessing
 from ..errors import SpotkdError, one_line
 from ..folding import folded
 from ..method import Method, SpotKD, Supervised
@@ -343,7 +343,7 @@ def _leave_weights(
         "data": config.data.name,
         "data_options": {key: getattr(config.data, key) for key in DATA_OPTIONS},
         "classes": data.classes,
-        "preprocessing": asdict(preprocessing_of(data)),
+        "preprocessing": asdict(make_preprocessing(data)),
         "test_top1": summary.scores.top1,
         "protocol": summary.protocol,
     }
