@@ -1,4 +1,6 @@
-# make demo: a virtual environment, the package, the demo. make test: its own environment and all that CI runs.
+# make demo: a virtual environment, the package, the demo.
+# make check: style, types and the fast tests. make check-distiller NAME=at: the tests of one distiller alone.
+# make test: style, types and all tests, as CI runs them. All three in an environment of their own.
 # make docs: its own environment and the documentation site.
 
 PYTHON ?= python3
@@ -6,16 +8,29 @@ DEMO_ENV := .venv
 TEST_ENV := .venv-test
 DOCS_ENV := .venv-docs
 
-.PHONY: demo test docs clean
+# Each worker uses one thread; a fast test is one with none of these marks, and has a second of processor time.
+PYTEST := OMP_NUM_THREADS=1 $(TEST_ENV)/bin/pytest --fast-limit 1
+FAST := not slow and not process and not browser and not gpu
+
+.PHONY: demo lint check check-distiller test docs clean
 
 demo: $(DEMO_ENV)/installed
 	$(DEMO_ENV)/bin/spotkd demo --overwrite true
 
-test: $(TEST_ENV)/installed
+lint: $(TEST_ENV)/installed
 	$(TEST_ENV)/bin/ruff check .
 	$(TEST_ENV)/bin/ruff format --check .
 	$(TEST_ENV)/bin/mypy
-	OMP_NUM_THREADS=1 $(TEST_ENV)/bin/pytest -n auto
+
+check: lint
+	$(PYTEST) -n auto -m "$(FAST)"
+
+check-distiller: $(TEST_ENV)/installed
+	$(if $(NAME),,$(error NAME is missing: make check-distiller NAME=at))
+	$(PYTEST) tests/distillers --distiller '$(NAME)'
+
+test: lint
+	$(PYTEST) -n auto
 
 docs: $(DOCS_ENV)/installed
 	$(DOCS_ENV)/bin/python tools/build_site.py

@@ -16,8 +16,16 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from spotkd.config import DataConfig, DistillConfig, ModelConfig, OptimConfig, PolicyConfig, TrainConfig
 from spotkd.data.glyph94 import IMAGES_PER_FACE
+from spotkd.options import (
+    DataOptions,
+    DistillOptions,
+    ModelOptions,
+    OptimOptions,
+    PolicyOptions,
+    TrainOptions,
+    with_values,
+)
 from spotkd.training import Summary, distill, train
 
 TEACHER, STUDENT = "resnet20", "resnet8"
@@ -32,19 +40,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     arguments = parser.parse_args()
     common: dict[str, Any] = {
-        "data": DataConfig(limit=IMAGES_PER_FACE * arguments.faces),
+        "data": DataOptions(limit=IMAGES_PER_FACE * arguments.faces),
         "epochs": arguments.epochs,
-        "optim": OptimConfig(lr=0.2, schedule="onecycle"),
+        "optim": OptimOptions(lr=0.2, schedule="onecycle"),
         "overwrite": True,
         "quiet": True,
     }
     folder = arguments.out / "teacher"
-    teacher = train(TrainConfig(**common, out=str(folder), model=ModelConfig(TEACHER)))
+    teacher = train(TrainOptions(**common, out=str(folder), model=ModelOptions(TEACHER)))
 
     def student(seed: int, name: str, **paths: Any) -> Summary:
-        policy = PolicyConfig(bias="scaled", target_share=0.6, target_weight=3.0)  # as in the demo, which tells why
-        run = DistillConfig(**common, out=str(arguments.out / f"{name}-{seed}"), seed=seed, policy=policy, **paths)
-        run.teacher, run.student = ModelConfig(TEACHER, str(folder)), ModelConfig(STUDENT)
+        policy = PolicyOptions(bias="scaled", target_share=0.6, target_weight=3.0)  # as in the demo, which tells why
+        run = DistillOptions(**common, out=str(arguments.out / f"{name}-{seed}"), seed=seed, policy=policy, **paths)
+        run = with_values(run, {"teacher": ModelOptions(TEACHER, str(folder)), "student": ModelOptions(STUDENT)})
         return distill(run)
 
     images = IMAGES_PER_FACE * arguments.faces

@@ -3,7 +3,7 @@
     python benchmarks/kills.py --kills 200
 
 Half of the kills come from another process after a random time, the others at chosen places, in the middle of writing
-a checkpoint among them (``tests/training/killing.py`` names them). For AT, CRD, FT (with its preparation) and RKD.
+a checkpoint among them (``tests/training/killed_runs.py`` names them). For AT, CRD, FT (with its preparation) and RKD.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.training.killing import main as kill
+from tests.training.killed_runs import main as kill
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--kills", type=int, default=200, help="kills in all")

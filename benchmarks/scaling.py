@@ -33,9 +33,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import SHAPE, Step, a_batch, in_turn
-from spotkd import Batch, SpotKD, create_model, folded
+from spotkd import Batch, SpotKD, create_model, fold_batchnorm
+from spotkd.runtime.device import choose_precision
 from spotkd.stages import StagedModel
-from spotkd.training.device import choose_precision
 from step import SAMPLES, SHIPPED, shipped
 
 HERE = Path(__file__).parent
@@ -128,7 +128,7 @@ def step_of(setting: Setting, device: str, precision: str) -> Step:
         teacher, student = InBlocks(teacher), InBlocks(student)
         spots = [(i, i) for i in np.linspace(1, BLOCKS, setting.spots).astype(int).tolist()]
     method = SpotKD(
-        folded(teacher, SHAPE).model.to(device),
+        fold_batchnorm(teacher, SHAPE).model.to(device),
         student.to(device),
         setting.distiller,
         image_shape=SHAPE,

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from spotkd.config import DistillConfig, ModelConfig, TrainConfig
 from spotkd.errors import Stopped
+from spotkd.options import DistillOptions, ModelOptions, TrainOptions, with_values
+from spotkd.runs.writer import RunWriter
 from spotkd.training import distill, train
-from spotkd.training.run import Run
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--minutes", type=float, default=30.0)
@@ -36,10 +36,10 @@ def read() -> None:
     readings.append(((time.monotonic() - began) / 60, pages * 4096 / 1e6, files))
 
 
-plain = Run.log
+plain = RunWriter.log
 
 
-def log(self: Run, *arguments: object) -> None:
+def log(self: RunWriter, *arguments: object) -> None:
     plain(self, *arguments)  # type: ignore[arg-type]
     read()
     if readings[-1][0] > options.minutes:
@@ -47,13 +47,13 @@ def log(self: Run, *arguments: object) -> None:
 
 
 with tempfile.TemporaryDirectory() as folder:
-    teacher = TrainConfig(model=ModelConfig("resnet20"), epochs=1, out=f"{folder}/teacher", quiet=True)
-    teacher.data.limit = 940
+    teacher = TrainOptions(model=ModelOptions("resnet20"), epochs=1, out=f"{folder}/teacher", quiet=True)
+    teacher = with_values(teacher, {"data.limit": 940})
     train(teacher)
-    Run.log = log  # type: ignore[method-assign,assignment]
-    run = DistillConfig(teacher=ModelConfig("resnet20", f"{folder}/teacher"), student=ModelConfig("resnet8"))
-    run.data.limit, run.epochs, run.out, run.quiet = 940, 100_000, f"{folder}/run", True
-    run.checkpoint_every, run.min_teacher_top1 = 20, 0
+    RunWriter.log = log  # type: ignore[method-assign,assignment]
+    run = DistillOptions(teacher=ModelOptions("resnet20", f"{folder}/teacher"), student=ModelOptions("resnet8"))
+    run = with_values(run, {"data.limit": 940, "epochs": 100_000, "out": f"{folder}/run", "quiet": True})
+    run = with_values(run, {"checkpoint_every": 20, "min_teacher_top1": 0})
     with suppress(Stopped):
         distill(run)
 minutes, megabytes, files = (np.array(column) for column in zip(*readings, strict=True))

@@ -28,6 +28,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -36,10 +37,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import CLASSES, SHAPE, a_batch, in_turn, memory_of, print_peak, ratios, timed
-from spotkd import Batch, SpotKD, create_model, folded
-from spotkd.compiling import compiled
+from spotkd import Batch, SpotKD, create_model, fold_batchnorm
+from spotkd.compiling import compile_method
 from spotkd.distillers.at import at_loss
-from spotkd.distillers.base import at_one_size
+from spotkd.distillers.base import match_sizes
 from spotkd.distillers.nst import nst_loss
 from spotkd.distillers.vid import vid_loss
 
@@ -84,7 +85,7 @@ def method_of(name: str, arguments: argparse.Namespace, paths: Paths, strategy: 
     torch.manual_seed(0)
     teacher, student = (create_model(network, CLASSES).to(arguments.device) for network in arguments.pair)
     labels = torch.arange(SAMPLES, device=arguments.device) % CLASSES
-    teacher = folded(teacher, SHAPE).model if paths.fold else teacher
+    teacher = fold_batchnorm(teacher, SHAPE).model if paths.fold else teacher
     method = SpotKD(teacher, student, name, strategy, image_shape=SHAPE, labels=labels, policy_bias=1.0).train()
     return method.to(arguments.device, memory_format=paths.layout)  # type: ignore[call-overload, no-any-return]
 
@@ -102,9 +103,10 @@ def shipped(
 
     if programs is not None and paths.compile:
         graphs = batch.images.device.type == "cuda"
-        programs.enter_context(compiled(method, len(batch.images), lambda line: print(line, file=sys.stderr), graphs))
+        size, log = len(batch.images), partial(print, file=sys.stderr)
+        programs.enter_context(compile_method(method, size, log, graphs))
     if paths.keep:
-        method.remember_teacher(SAMPLES, limit=math.inf)
+        method.cache_teacher(SAMPLES, limit=math.inf)
 
     def step() -> Tensor:
         with autocast(precision, batch.images.device.type):
@@ -116,8 +118,8 @@ def shipped(
 
     step()  # the first step of a run does more: what is measured is one of a later epoch
     method.start_epoch(2, 2)
-    if method.memory is not None:
-        method.memory.complete = True  # for this batch it is
+    if method.teacher_cache is not None:
+        method.teacher_cache.complete = True  # for this batch it is
     return step
 
 
@@ -135,7 +137,7 @@ def of_subsets(
         if not count:
             continue
         if name == "vid":
-            small_s, small_t = at_one_size(s[chosen], t[chosen])
+            small_s, small_t = match_sizes(s[chosen], t[chosen])
             loss = vid_loss(distiller.regressors[i](small_s), small_t, distiller.log_scales[i]).mean()  # type: ignore[index, operator]
         elif name in ("at", "nst"):
             loss = (at_loss if name == "at" else nst_loss)(s[chosen], t[chosen]).mean()

@@ -21,11 +21,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from spotkd import create_model
-from spotkd.config import DataConfig, DistillConfig, ModelConfig
 from spotkd.data.glyph94 import IMAGES_PER_FACE
 from spotkd.models import save_weights
+from spotkd.options import DataOptions, DistillOptions, ModelOptions
+from spotkd.runs.folder import RunFolder
 from spotkd.training import distill
-from spotkd.training.run import read_metrics
 
 ROWS = 25  # of a profile
 
@@ -52,11 +52,11 @@ def main() -> None:
         def run(name: str, epochs: int) -> tuple[str, list[float], float]:
             started = time.perf_counter()
             summary = distill(
-                DistillConfig(
+                DistillOptions(
                     out=str(Path(folder) / name),
-                    data=DataConfig(limit=arguments.images),
-                    teacher=ModelConfig(arguments.pair[0], str(teacher)),
-                    student=ModelConfig(arguments.pair[1]),
+                    data=DataOptions(limit=arguments.images),
+                    teacher=ModelOptions(arguments.pair[0], str(teacher)),
+                    student=ModelOptions(arguments.pair[1]),
                     distiller=arguments.distiller,
                     min_teacher_top1=0,
                     epochs=epochs,
@@ -71,7 +71,7 @@ def main() -> None:
             )
             took = time.perf_counter() - started
             device = f"{summary.device}, {summary.machine}"
-            return device, read_metrics(summary.folder)["seconds"], took
+            return device, RunFolder(summary.folder).metrics["seconds"], took
 
         _, _, once = run("short", 1)
         device, seconds, took = run("long", 1 + arguments.measured)

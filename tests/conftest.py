@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from spotkd.data import Dataset, ImageSet, Split
 from spotkd.stages import Batch, StagedModel
 
+pytest_plugins = ["tests.tiers"]
+
 torch.set_num_threads(1)
 
 
@@ -100,4 +102,4 @@ def in_memory(split: Split) -> ImageSet:
 @pytest.fixture
 def untrained_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Teachers need not know anything: for tests of what does not depend on it."""
-    monkeypatch.setattr("spotkd.training.jobs.check_teacher", lambda *_: None)
+    monkeypatch.setattr("spotkd.training.build.check_teacher", lambda *_, **__: None)

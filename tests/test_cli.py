@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import math
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,15 @@ from safetensors.torch import load_file
 
 from spotkd import DATASETS, DISTILLERS, MODELS, STRATEGIES, Dataset, create_model, load_glyph94
 from spotkd.cli import main
-from spotkd.data import DataSpec
+from spotkd.data import DataSpec, ImageSet
 from spotkd.distillers import CRD
 from spotkd.models import save_weights
 from spotkd.registry import Registry
+from spotkd.runs.folder import RunFolder
 from spotkd.training import restore
-from spotkd.training.run import read_metrics
 from spotkd.untrusted.torch_files import load_tensors
+
+from .conftest import in_memory
 
 pytestmark = pytest.mark.usefixtures("untrained_teachers")
 
@@ -58,15 +63,9 @@ def test_train_then_distill_twice(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (repeated["seed"], repeated["policy"]["bias"], repeated["data"]["limit"]) == (5, "scaled", 188)
 
 
-@pytest.fixture(scope="module")
-def few_faces() -> Iterator[None]:
-    """glyph94 with two typefaces to train on and one to test, under its own name."""
-    data = load_glyph94()
-    small = dataclasses.replace(
-        data,
-        train=data.train.subset(torch.arange(188)),
-        test=data.test.subset(torch.arange(94)),
-    )
+@contextmanager
+def instead_of_glyph94(small: Dataset) -> Iterator[None]:
+    """The small data set under the large one's name."""
 
     def glyph94(config: DataSpec) -> Dataset:
         """94 printable characters, of a few typefaces"""
@@ -77,17 +76,59 @@ def few_faces() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("strategy", list(STRATEGIES))
-@pytest.mark.parametrize("distiller", list(DISTILLERS))
+@pytest.fixture(scope="module")
+def few_faces() -> Iterator[None]:
+    """Two typefaces to train on and one to test."""
+    data = load_glyph94()
+    train, test = data.train.subset(torch.arange(188)), data.test.subset(torch.arange(94))
+    with instead_of_glyph94(dataclasses.replace(data, train=train, test=test)):
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_glyphs() -> Iterator[None]:
+    """Three batches of 16 to train on, the last one short, and one to test, at a quarter of the size."""
+    data = load_glyph94()
+    train, test = (
+        ImageSet(in_memory(split).images[:count, :, ::2, ::2].contiguous(), in_memory(split).labels[:count])
+        for split, count in ((data.train, 44), (data.test, 16))
+    )
+    with instead_of_glyph94(dataclasses.replace(data, train=train, test=test)):
+        yield
+
+
+# Every distiller with a strategy and every strategy with some distillers; the policy, which learns, with one distiller
+# of each kind: logits, every map, one map, pairs of maps, the embedding, all maps together, a memory, a preparation.
+KINDS = ("kd", "at", "sp", "fsp", "rkd", "reviewkd", "crd", "ft")
+FIXED = [strategy for strategy in STRATEGIES if strategy != "adaptive"]
+COVERING = {(name, FIXED[number % len(FIXED)]) for number, name in enumerate(DISTILLERS)}
+COVERING |= {(name, "adaptive") for name in KINDS}
+
+
+def test_the_covering_set_covers() -> None:
+    assert {name for name, _ in COVERING} == set(DISTILLERS)
+    counts = Counter(strategy for _, strategy in COVERING)
+    assert set(counts) == set(STRATEGIES)
+    assert min(counts.values()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("distiller", "strategy"),
+    [
+        pytest.param(*chosen, marks=() if chosen in COVERING else pytest.mark.slow)
+        for chosen in itertools.product(DISTILLERS, STRATEGIES)
+    ],
+)
 def test_every_distiller_with_every_strategy(
-    distiller: str, strategy: str, weights: str, few_faces: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    distiller: str, strategy: str, weights: str, small_glyphs: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The covering set is among the fast tests; the whole product is slow only because it is many."""
     teacher = str(Path(weights).with_name("fitting.safetensors"))
     options = ["--teacher", "resnet8", "--teacher.checkpoint", teacher, "--out", str(tmp_path / "run")]
-    chosen = ["--distiller", distiller, "--strategy", strategy, "--batch-size", "64"]
+    chosen = ["--distiller", distiller, "--strategy", strategy, "--batch-size", "16"]
     assert run("distill", *options, *chosen, "--epochs", "1", "--quiet", "true") == 0, capsys.readouterr().err
     assert "test top-1" in capsys.readouterr().out
-    assert all(math.isfinite(values[-1]) for values in read_metrics(tmp_path / "run").values())
+    assert all(math.isfinite(values[-1]) for values in RunFolder(tmp_path / "run").metrics.values())
     assert run("evaluate", str(tmp_path / "run")) == 0
     method, _ = restore(tmp_path / "run")  # everything that was learnt is in the checkpoint
     saved = load_file(tmp_path / "run" / "student.safetensors")
@@ -120,7 +161,7 @@ def test_options_of_a_distiller(weights: str, few_faces: None, tmp_path: Path) -
     method, _ = restore(tmp_path / "run")
     assert isinstance(method.distiller, CRD)
     assert (method.distiller.draw.count, method.distiller.draw.relaxed) == (32, True)
-    assert read_metrics(tmp_path / "run")["loss_distill"][0] > 0
+    assert RunFolder(tmp_path / "run").metrics["loss_distill"][0] > 0
 
 
 def test_spots_by_name(weights: str, few_faces: None, tmp_path: Path) -> None:
@@ -172,7 +213,7 @@ def test_code_of_ones_own(
     teacher = ["--teacher", "python:things_of_mine.build", "--teacher.at", "0,1,2,4", "--teacher.checkpoint", "teacher"]
     own = ["--distiller", "python:things_of_mine.Half", "--strategy", "python:things_of_mine.First"]
     assert run("distill", *teacher, *student, *own, *small, "--out", "mine") == 0, capsys.readouterr().err
-    assert read_metrics("mine")["share_2"] == pytest.approx([9 / 188])
+    assert RunFolder("mine").metrics["share_2"] == pytest.approx([9 / 188])
     assert run("evaluate", "mine") == 2  # a file does not get to name code to be run
     assert "say --model python:things_of_mine.build" in capsys.readouterr().err
     assert run("evaluate", "mine", "--model", "python:things_of_mine.build") == 0

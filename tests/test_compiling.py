@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from spotkd import Batch, SpotKD, SpotkdError, Supervised
-from spotkd.compiling import compiled
-from spotkd.config import TrainConfig
+from spotkd.compiling import compile_method
+from spotkd.options import TrainOptions
 from spotkd.training.jobs import train
 
 from .conftest import IMAGE_SHAPE, TinyNet
@@ -87,7 +87,7 @@ def test_a_faithful_program_is_used_for_full_batches(
     compiler = Compiler(faithful)
     monkeypatch.setattr(torch, "compile", compiler)
     fast, plain = Run(pair, "at", True, bf16), Run(pair, "at", True, bf16)
-    with compiled(fast.method, SIZE, told.append):
+    with compile_method(fast.method, SIZE, told.append):
         seen = steps(fast, range(4))
         used = len(compiler.calls)
         fast.method.eval()
@@ -104,7 +104,7 @@ def test_a_faithful_program_is_used_for_full_batches(
 def test_the_passes_are_put_back(pair: tuple[TinyNet, TinyNet]) -> None:
     method = Run(pair, "at", True).method
     before = {name: dict(vars(module)) for name, module in method.named_modules()}
-    with compiled(method, SIZE, print):
+    with compile_method(method, SIZE, print):
         assert "features" in vars(method.student)
     assert {name: dict(vars(module)) for name, module in method.named_modules()} == before
 
@@ -115,7 +115,7 @@ def test_an_unfaithful_program_is_not_used(
 ) -> None:
     monkeypatch.setattr(torch, "compile", Compiler(change))
     fast = Run(pair, "at", True)
-    with compiled(fast.method, SIZE, told.append):
+    with compile_method(fast.method, SIZE, told.append):
         seen = steps(fast, range(4))
     assert_same(seen, steps(Run(pair, "at", True), range(4)))
     refused = [line for line in told if "stays as it is" in line]
@@ -135,7 +135,7 @@ def test_a_program_with_other_outputs_is_not_used(
 
     monkeypatch.setattr(torch, "compile", Compiler(shifted))
     method = Run(pair, "kd", True).method
-    with compiled(method, SIZE, told.append):
+    with compile_method(method, SIZE, told.append):
         method(Batch(torch.randn(SIZE, *IMAGE_SHAPE), torch.arange(SIZE) % 3, torch.arange(SIZE)))
     assert [line.split()[1] for line in told if "stays as it is" in line] == ["teacher", "student"]
 
@@ -154,7 +154,7 @@ def test_a_network_that_knows_one_type_only(
         return stages()[0](x)
 
     monkeypatch.setattr(fast.method.student, "stages", lambda: (only_float32, *stages()[1:]))
-    with compiled(fast.method, SIZE, told.append):
+    with compile_method(fast.method, SIZE, told.append):
         seen = steps(fast, range(3))
     assert "compile: student stays as it is, it cannot be compiled and compared here (expected Float)" in told
     assert all(p.dtype == torch.float32 for p in fast.method.parameters())
@@ -166,15 +166,15 @@ def test_what_is_compiled(distiller: str, pair: tuple[TinyNet, TinyNet]) -> None
     adaptive, fixed = (
         SpotKD(*pair, distiller, strategy, image_shape=IMAGE_SHAPE) for strategy in ("adaptive", "always")
     )
-    name = "observe" if distiller == "ofd" else "features"
-    assert adaptive.passes() == [(pair[0], name), (pair[1], name), (adaptive.routing, "forward")]
-    assert fixed.passes() == [(pair[0], name), (pair[1], name)]
-    assert Supervised(pair[1]).passes() == [(pair[1], "forward")]
+    name = "features_and_preactivations" if distiller == "ofd" else "features"
+    assert adaptive.compilable_calls() == [(pair[0], name), (pair[1], name), (adaptive.routing, "forward")]
+    assert fixed.compilable_calls() == [(pair[0], name), (pair[1], name)]
+    assert Supervised(pair[1]).compilable_calls() == [(pair[1], "forward")]
 
 
 def test_cuda_graphs_need_what_they_record() -> None:
     for compile_too in (False, True):
-        config = TrainConfig(compile=compile_too, cuda_graphs=True, accelerator="cpu")
+        config = TrainOptions(compile=compile_too, cuda_graphs=True, accelerator="cpu")
         with pytest.raises(SpotkdError, match="cuda_graphs records what compile makes"):
             train(config)
 
@@ -189,7 +189,7 @@ def test_other_strategies_compiled(strategy: str, pair: tuple[TinyNet, TinyNet],
         method = SpotKD(*pair, "fitnet", strategy, image_shape=IMAGE_SHAPE).train()
         state = {key: value.clone() for key, value in method.state_dict().items()}
         batch = Batch(torch.randn(SIZE, *IMAGE_SHAPE, dtype=torch.float64), torch.arange(SIZE) % 3)
-        with compiled(method, SIZE if fast else SIZE + 1, told.append):
+        with compile_method(method, SIZE if fast else SIZE + 1, told.append):
             losses = method(batch)
             losses.total.backward()
         found.append([p.grad for p in method.parameters() if p.grad is not None])

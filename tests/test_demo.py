@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spotkd.cli import main
-from spotkd.training.run import read_metrics
+from spotkd.runs.folder import RunFolder
 
 
 @pytest.mark.slow
@@ -19,11 +19,11 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(rows) == 2 + 5
     assert {path.name for path in out.glob("*.png")} == {"accuracy.png", "shares.png", "decisions.png"}
     assert main(["demo", "--faces", "4", "--out", str(out)]) == 2  # not over the first unasked
-    shares = read_metrics(out / "sakd")
+    shares = RunFolder(out / "sakd").metrics
     assert any(0.02 < values[-1] < 0.98 for name, values in shares.items() if name.startswith("share_"))
     printed = capsys.readouterr().out
     for run in ("teacher", "alone", "kd", "at", "sakd"):
-        top1 = read_metrics(out / run)["test_top1"][-1]
+        top1 = RunFolder(out / run).metrics["test_top1"][-1]
         assert f"{top1:.2f}" in printed
         assert any(f" {top1:.2f} " in row for row in rows)
     assert "One run each" in printed

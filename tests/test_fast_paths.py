@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from spotkd import DISTILLERS, Batch, SpotKD, folded
-from spotkd.compiling import compiled
-from spotkd.training.state import learnt, load_learnt
+from spotkd import DISTILLERS, Batch, SpotKD, fold_batchnorm
+from spotkd.compiling import compile_method
+from spotkd.training.state import learned_state, load_learned_state
 
 from .conftest import IMAGE_SHAPE, OPTIONS, TRAINING_LABELS, TinyNet, for_distiller
 
@@ -37,7 +37,7 @@ class Run:
         teacher, student = (network.float() for network in for_distiller(copy.deepcopy(pair), distiller))
         torch.manual_seed(7)
         self.method = SpotKD(
-            folded(teacher, IMAGE_SHAPE).model if fast else teacher,
+            fold_batchnorm(teacher, IMAGE_SHAPE).model if fast else teacher,
             student,
             distiller,
             image_shape=IMAGE_SHAPE,
@@ -95,7 +95,7 @@ def test_twenty_steps_in_float32(distiller: str, pair: tuple[TinyNet, TinyNet]) 
 def test_twenty_steps_compiled(distiller: str, pair: tuple[TinyNet, TinyNet]) -> None:
     told: list[str] = []
     fast = Run(pair, distiller, fast=True)
-    with compiled(fast.method, SIZE, told.append):
+    with compile_method(fast.method, SIZE, told.append):
         assert_equal_to_round_off(fast, Run(pair, distiller, fast=False))
     assert [line.split(" in ")[0] for line in told] == ["compiled teacher", "compiled student", "compiled routing"]
 
@@ -110,7 +110,7 @@ def test_twenty_steps_in_bfloat16(distiller: str, pair: tuple[TinyNet, TinyNet])
     fast, plain = Run(pair, distiller, fast=True, bf16=True), Run(pair, distiller, fast=False)
     differences = []
     for number in range(STEPS):
-        load_learnt(fast.method, learnt(plain.method))
+        load_learned_state(fast.method, learned_state(plain.method))
         a, b = fast.step(number), plain.step(number)
         assert a.total.dtype == torch.float32
         if torch.equal(a.mask, b.mask):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spotkd import MODELS, Batch, SpotKD, StagedModel, create_model, folded, stage
+from spotkd import MODELS, Batch, SpotKD, StagedModel, create_model, fold_batchnorm, stage
 
 from .conftest import IMAGE_SHAPE, TinyNet, randomise_statistics
 from .vision import timm, torchvision
@@ -23,7 +23,9 @@ def norms(model: nn.Module) -> int:
 
 def assert_equal_outputs(model: StagedModel, other: StagedModel, images: Tensor, rtol: float) -> None:
     with torch.no_grad():
-        for found, expected in zip(other.observe(images), model.observe(images), strict=True):
+        for found, expected in zip(
+            other.features_and_preactivations(images), model.features_and_preactivations(images), strict=True
+        ):
             for a, b in zip(found, expected, strict=True):
                 assert float((a - b).norm()) <= rtol * float(b.norm())
 
@@ -34,7 +36,7 @@ def test_every_network_of_the_zoo(name: str) -> None:
     model = create_model(name, 10).double().eval()
     randomise_statistics(model)
     before = copy.deepcopy(model.state_dict())
-    result = folded(model, (3, 32, 32))
+    result = fold_batchnorm(model, (3, 32, 32))
     assert result.reason is None
     assert norms(result.model) == norms(model) - result.pairs
     if not name.startswith("wrn"):  # whose blocks begin with a BatchNorm
@@ -51,7 +53,7 @@ def test_networks_from_elsewhere(name: str) -> None:
     library, _, name = name.partition(":")
     made = torchvision.models.get_model(name) if library == "torchvision" else timm.create_model(name)
     model = stage(made, image_shape=(3, 64, 64)).eval()
-    result = folded(model, (3, 64, 64))
+    result = fold_batchnorm(model, (3, 64, 64))
     assert result.reason is None
     assert norms(result.model) == 0
     assert_equal_outputs(model, result.model, torch.randn(2, 3, 64, 64), rtol=1e-4)
@@ -99,14 +101,14 @@ class Special(StagedModel):
 )
 def test_what_must_be_left_alone(kind: str) -> None:
     model = Special(kind).eval()
-    result = folded(model, IMAGE_SHAPE)
+    result = fold_batchnorm(model, IMAGE_SHAPE)
     assert result.model is model
     assert result.pairs == 0
     assert result.reason
 
 
 def test_the_same_network_without_an_obstacle_is_folded() -> None:
-    assert folded(Special("plain").eval(), IMAGE_SHAPE).pairs == 1
+    assert fold_batchnorm(Special("plain").eval(), IMAGE_SHAPE).pairs == 1
 
 
 def test_a_copy_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +120,7 @@ def test_a_copy_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(folding, "fuse_conv_bn_eval", wrong)
     model = Special("plain").eval()
-    result = folded(model, IMAGE_SHAPE)
+    result = fold_batchnorm(model, IMAGE_SHAPE)
     assert result.model is model
     assert "outputs would change" in str(result.reason)
 
@@ -130,7 +132,7 @@ def test_a_step_under_a_folded_teacher(distiller: str, pair: tuple[TinyNet, Tiny
     for fold in (False, True):
         teacher, student = copy.deepcopy(pair)
         torch.manual_seed(1)
-        used: StagedModel = folded(teacher, IMAGE_SHAPE).model if fold else teacher
+        used: StagedModel = fold_batchnorm(teacher, IMAGE_SHAPE).model if fold else teacher
         assert norms(used) == (0 if fold else 4)
         method = SpotKD(used, student, distiller, image_shape=IMAGE_SHAPE).train()
         losses = method(batch)

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from spotkd import SpotkdError, create_model
 from spotkd.cli import _COMMANDS, _parser, read
-from spotkd.config import EvaluateConfig, TrainConfig, read_config
 from spotkd.data import DataSpec, load_data
 from spotkd.errors import one_line
 from spotkd.experiments.plan import Plan
 from spotkd.models.weights import read_metadata, read_state_dict, save_weights
+from spotkd.options import EvaluateOptions, TrainOptions, read_options
 from spotkd.untrusted.images import decode_image, ignore_warnings, read_image_size
 from spotkd.untrusted.torch_files import load_tensors
 
@@ -102,13 +102,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @cases(450)
-@given(content=DOCUMENTS, kind=st.sampled_from([TrainConfig, Plan, EvaluateConfig]))
-@example(content=b'out: "\\0"\n', kind=TrainConfig)
-@example(content=b"\xff\xfe\x00", kind=TrainConfig)
-@example(content=b"epochs: " + b"9" * 5000, kind=TrainConfig)
+@given(content=DOCUMENTS, kind=st.sampled_from([TrainOptions, Plan, EvaluateOptions]))
+@example(content=b'out: "\\0"\n', kind=TrainOptions)
+@example(content=b"\xff\xfe\x00", kind=TrainOptions)
+@example(content=b"epochs: " + b"9" * 5000, kind=TrainOptions)
 def test_files_of_options(file: Path, content: bytes, kind: type) -> None:
     file.write_bytes(content)
-    config = clean(lambda: read_config(kind, file))
+    config = clean(lambda: read_options(kind, file))
     assert config is None or type(config) is kind
 
 

@@ -161,7 +161,7 @@ def test_gamma_rule(gamma: float, pair: Pair) -> None:
     student = torch.tensor(2.0, dtype=torch.float64)
     for routed, factor in ((3.0, gamma), (1.0, 1 / gamma), (2.0, 1.0), (2.1, gamma)):
         value = torch.tensor(routed, dtype=torch.float64, requires_grad=True)
-        weighted = method.class_weighted(value, student)
+        weighted = method.gamma_weighted(value, student)
         weighted.backward()
         assert weighted.item() == routed * factor
         assert value.grad is not None
@@ -210,8 +210,8 @@ def plain_step(method: SpotKD, batch: Batch) -> None:
     agent = torch.optim.SGD(method.policy_parameters(), lr=0.025, momentum=0.9, weight_decay=1e-3)
     learner = torch.optim.SGD(method.student_parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     with torch.no_grad():
-        t, before_t = method.teacher.observe(images)
-    s, before_s = method.student.observe(images)
+        t, before_t = method.teacher.features_and_preactivations(images)
+    s, before_s = method.student.features_and_preactivations(images)
     z = s[-1]
     decisions = method.strategy.decide(method.policy(t[-2], s[-2]))
     route = decisions.route

@@ -12,8 +12,8 @@ from torch import nn
 
 from spotkd import create_model
 from spotkd.cli import main
-from spotkd.config import ProfileConfig
-from spotkd.profiling import Spread, activations, in_turn, operations, profile, spread
+from spotkd.options import ProfileOptions
+from spotkd.profiling import activation_bytes, count_flops, interleaved, profile
 
 SMALL = ["--batch-size", "4", "--rounds", "2", "--image-shape", "[3,8,8]", "--classes", "5"]
 
@@ -21,31 +21,33 @@ SMALL = ["--batch-size", "4", "--rounds", "2", "--image-shape", "[3,8,8]", "--cl
 def test_operations_and_activations_of_a_network_known_by_hand() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 100), nn.ReLU(), nn.Linear(100, 10))
     images = torch.randn(7, 3, 4, 4)
-    assert operations(network, images[:1]) == 2 * (48 * 100 + 100 * 10)
+    assert count_flops(network, images[:1]) == 2 * (48 * 100 + 100 * 10)
     # The flattened images share their storage; at the ReLU its input and its output are alive.
-    assert activations(network, images) == 4 * 7 * (100 + 100)
+    assert activation_bytes(network, images) == 4 * 7 * (100 + 100)
     convolution = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-    assert operations(convolution, images[:1]) == 2 * 3 * 8 * 9 * 16
-    assert activations(convolution, images) == 4 * 7 * 8 * 16
+    assert count_flops(convolution, images[:1]) == 2 * 3 * 8 * 9 * 16
+    assert activation_bytes(convolution, images) == 4 * 7 * 8 * 16
 
 
 def test_activations_do_not_add_up_over_the_depth() -> None:
     layers = [module for _ in range(20) for module in (nn.Linear(10, 10), nn.ReLU())]
     images = torch.randn(5, 10)
-    assert activations(nn.Sequential(*layers), images) == activations(nn.Sequential(*layers[:4]), images) == 4 * 5 * 20
+    assert (
+        activation_bytes(nn.Sequential(*layers), images)
+        == activation_bytes(nn.Sequential(*layers[:4]), images)
+        == 4 * 5 * 20
+    )
 
 
-def test_spread_and_turns() -> None:
-    assert spread([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0, 3)
-    assert str(spread([1234.5, 0.012345])) == "617 (0.0123 to 1234)"
+def test_measurements_are_interleaved() -> None:
     order: list[str] = []
-    times = in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3, torch.device("cpu"))
+    times = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3, torch.device("cpu"))
     assert order == ["a", "b"] * 5
     assert [len(values) for values in times.values()] == [3, 3]
 
 
 def test_several_students_and_what_does_not_fit() -> None:
-    config = ProfileConfig(
+    config = ProfileOptions(
         "resnet14",
         ["resnet8", "resnet8x4"],
         image_shape=[3, 8, 8],
@@ -62,7 +64,7 @@ def test_several_students_and_what_does_not_fit() -> None:
     for network in result.networks:
         model = create_model(network.name, 5)
         assert network.parameters == sum(parameter.numel() for parameter in model.parameters())
-        assert network.flops == operations(model.eval(), torch.zeros(1, 3, 8, 8))
+        assert network.flops == count_flops(model.eval(), torch.zeros(1, 3, 8, 8))
         assert 0 < network.one.lowest <= network.one.median <= network.one.highest
         assert network.one.n == network.batch.n == 2
     fits, wide = result.steps[:2], result.steps[2:]

@@ -11,10 +11,9 @@ import yaml
 
 from spotkd import DISTILLERS, MODELS, STRATEGIES, SpotkdError
 from spotkd.cli import main
-from spotkd.config import DistillConfig, OptimConfig, TrainConfig, read_config
 from spotkd.data import _ALIASES
+from spotkd.options import DistillOptions, OptimOptions, TrainOptions, milestones, read_options
 from spotkd.recipes import Recipe, describe, is_papers, parse, recipe_names, resolved
-from spotkd.training.optim import milestones
 
 # Teacher, student, of one architecture, the student's rate.
 CIFAR100 = [
@@ -67,15 +66,15 @@ DISTILLATIONS = [
 ]
 
 
-def distillation(name: str, **overrides: object) -> DistillConfig:
+def distillation(name: str, **overrides: object) -> DistillOptions:
     config = resolved(name, overrides)
-    assert isinstance(config, DistillConfig)
+    assert isinstance(config, DistillOptions)
     return config
 
 
-def single(name: str, **overrides: object) -> TrainConfig:
+def single(name: str, **overrides: object) -> TrainOptions:
     config = resolved(name, overrides)
-    assert isinstance(config, TrainConfig)
+    assert isinstance(config, TrainOptions)
     return config
 
 
@@ -149,7 +148,7 @@ def test_another_length_moves_what_depends_on_it() -> None:
     assert (given.optim.milestones, given.policy.bias, given.preparation.epochs) == ([10], 3, 2)
     assert single("cifar100/single/vgg8", epochs=3).optim.milestones is None  # the run finds what fits
     for epochs in (8, 12, 30, 50, 60, 100, 163, 300, 1001):  # as without a recipe
-        assert single("cifar100/single/vgg8", epochs=epochs).optim.milestones == milestones(OptimConfig(), epochs)
+        assert single("cifar100/single/vgg8", epochs=epochs).optim.milestones == milestones(OptimOptions(), epochs)
 
 
 def test_what_follows_other_options() -> None:
@@ -269,7 +268,7 @@ def test_what_is_shown_is_a_file_for_config(strategy: str, capsys: pytest.Captur
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     config = distillation(name, epochs=60, data={"root": "/d"})
-    assert read_config(DistillConfig, path) == config
+    assert read_options(DistillOptions, path) == config
     assert printed(capsys, ["distill", "--config", str(path), "--print_config"]) == text
     given = ["--recipe", name, "--epochs=60", "--data.root", "/d"]
     assert printed(capsys, ["distill", *given, "--print_config"]) == text
@@ -280,7 +279,7 @@ def test_a_network_on_its_own_is_shown_as_a_file_for_config(capsys: pytest.Captu
     path = tmp_path / "recipe.yaml"
     for name in ("tiny-imagenet/single/vgg8", "glyph94/single/resnet8"):
         path.write_text(printed(capsys, ["recipes", "show", name, "--epochs", "60"]))
-        assert read_config(TrainConfig, path) == single(name, epochs=60)
+        assert read_options(TrainOptions, path) == single(name, epochs=60)
         assert printed(capsys, ["train", "--config", str(path), "--print_config"]) == path.read_text()
 
 
@@ -330,4 +329,4 @@ def test_a_file_with_nothing_where_something_must_be(
     assert error.count("\n") == 1
     assert error.startswith(f"spotkd: {content.partition(':')[0]}")
     with pytest.raises(SpotkdError, match=r"mine\.yaml: "):
-        read_config(TrainConfig, path)
+        read_options(TrainOptions, path)

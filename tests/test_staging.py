@@ -79,7 +79,7 @@ def check(model: nn.Module, staged: StagedModel, x: Tensor | None = None) -> Non
         module.eval()
     expected = model(x.clone())
     assert expected.std() > 1e-4  # or else equality means nothing
-    features, (again, before) = staged.features(x), staged.observe(x)
+    features, (again, before) = staged.features(x), staged.features_and_preactivations(x)
     assert len(features) == len(staged.stage_names)
     torch.testing.assert_close(features[-1], expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
     assert features[-2].ndim == 2
@@ -251,7 +251,7 @@ def test_what_stands_before_a_relu() -> None:
     model = Net()
     staged = stage(model, ["features", "stages", "run"], image_shape=SMALL).eval()
     assert [isinstance(run, Rectified) for run in staged.stages()] == [True, True, False, False, False]
-    outputs, before = staged.observe(images())
+    outputs, before = staged.features_and_preactivations(images())
     assert all(torch.equal(out, pre.relu()) and (pre < 0).any() for out, pre in zip(outputs[:2], before, strict=False))
     x = model.stages[0](outputs[0])
     assert torch.equal(before[1], model.stages[1].get_submodule("conv")(x) + x)

@@ -27,9 +27,8 @@ import torch
 
 from spotkd import SpotkdError, create_model
 from spotkd.cli import main
-from spotkd.config import read_config
-from spotkd.experiments.report import _cell, plain
 from spotkd.models import save_weights
+from spotkd.options import read_options
 from spotkd.untrusted.archives import unpack_archive
 from spotkd.untrusted.images import decode_image, ignore_warnings, read_image_size
 from spotkd.untrusted.yaml_files import read_yaml
@@ -431,22 +430,6 @@ def test_a_claim_of_a_terabyte_in_a_tar(tmp_path: Path) -> None:
         unpack_archive(tmp_path / "x.tar", tmp_path / "out")
 
 
-# Names
-
-
-def test_text_that_a_spreadsheet_would_compute() -> None:
-    for text in ("=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1", "\n=1"):
-        assert _cell(text) == f"'{text}"
-    for value in (-1.5, 3, None, "at", "python:a.B", ""):
-        assert _cell(value) == value
-
-
-def test_text_that_markdown_would_obey() -> None:
-    assert plain("a\n# b <script>alert(1)</script>") == "a # b &lt;script>alert(1)&lt;/script>"
-    assert plain("[x](javascript:1) `code` \x1b[2J") == "[x]\\(javascript:1) 'code' [2J"
-    assert plain("wrn_40_2 81.25 ± 0.10 [-1.00, +2.00]") == "wrn_40_2 81.25 ± 0.10 [-1.00, +2.00]"
-
-
 # Names of files and folders
 
 PLACE_NAMES = [
@@ -504,9 +487,9 @@ def test_a_name_that_is_no_text(
 
 def test_a_run_folder_of_a_stranger(tmp_path: Path) -> None:
     """A run folder made by a stranger: its configuration goes the same way."""
-    from spotkd.config import TrainConfig
+    from spotkd.options import TrainOptions
 
     (tmp_path / "config.yaml").write_text("out: !!python/object/apply:os.mkdir [exploded]\n")
-    for read in (lambda path: read_config(TrainConfig, path), read_yaml):
+    for read in (lambda path: read_options(TrainOptions, path), read_yaml):
         with pytest.raises(SpotkdError, match=r"config\.yaml: the YAML tag"):
             read(tmp_path / "config.yaml")

@@ -22,7 +22,7 @@ import spotkd.cli as cli
 import spotkd.routing.strategies as strategies
 import spotkd.training
 from spotkd import DISTILLERS, STRATEGIES
-from spotkd.distillers import LogitDistiller, option_names, what_it_takes
+from spotkd.distillers import LogitDistiller, accepted_features, option_names
 
 DOCS = Path(__file__).parents[1] / "docs"
 NOTE = "<!-- made by tools/build_docs.py from the docstrings: change those -->\n"
@@ -35,7 +35,7 @@ def distiller_page(name: str) -> str:
     facts = [
         ("on the command line", f"`--distiller {name}`"),
         ("sits at", f"`{entry.spot_rule.__name__}`: {inspect.getdoc(entry.spot_rule)}"),
-        ("takes", what_it_takes(entry)),
+        ("takes", accepted_features(entry)),
         ("weight", "`--alpha`, 1" if issubclass(entry, LogitDistiller) else f"`--beta`, {entry.default_weight:g}"),
     ]
     if entry.warmup:
@@ -69,7 +69,7 @@ def distiller_index() -> str:
         entry: Any = DISTILLERS[name]
         title = inspect.getdoc(sys.modules[entry.__module__]).partition("\n")[0]  # type: ignore[union-attr]
         weight = "alpha 1" if issubclass(entry, LogitDistiller) else f"{entry.default_weight:g}"
-        rows.append(f"| [`{name}`]({name}.md) | {title.removesuffix('.')} | {what_it_takes(entry)} | {weight} |")
+        rows.append(f"| [`{name}`]({name}.md) | {title.removesuffix('.')} | {accepted_features(entry)} | {weight} |")
     return f"""{NOTE}
 # Distillers: what to distil
 

@@ -27,6 +27,7 @@ OUTSIDE = (
     "CITATION.cff",
     "benchmarks/README.md",
     "benchmarks/results/**/*",
+    "examples/*.py",
     "src/spotkd/distillers/*.py",
 )
 LINK = re.compile(r"(?<=\]\()([^)#:\s]+)")  # the path of a link or a picture, without its anchor

@@ -12,11 +12,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .compiling import compiled
+    from .compiling import compile_method
     from .data import DATASETS, Dataset, Loader, load_dataset, load_glyph94
     from .distillers import DISTILLERS, Distiller
     from .errors import SpotkdError
-    from .folding import folded
+    from .folding import fold_batchnorm
     from .method import Losses, SpotKD, Supervised
     from .models import MODELS, create_model
     from .routing import STRATEGIES, Decisions, Strategy
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 __version__ = version("spotkd")
 
 _HOME = {
-    "compiling": ("compiled",),
+    "compiling": ("compile_method",),
     "data": ("DATASETS", "Dataset", "Loader", "load_dataset", "load_glyph94"),
     "distillers": ("DISTILLERS", "Distiller"),
     "errors": ("SpotkdError",),
-    "folding": ("folded",),
+    "folding": ("fold_batchnorm",),
     "method": ("Losses", "SpotKD", "Supervised"),
     "models": ("MODELS", "create_model"),
     "routing": ("STRATEGIES", "Decisions", "Strategy"),
@@ -54,16 +54,24 @@ __all__ = [
     "StagedModel",
     "Strategy",
     "Supervised",
-    "compiled",
+    "compile_method",
     "create_model",
-    "folded",
+    "fold_batchnorm",
     "load_dataset",
     "load_glyph94",
     "stage",
 ]
 
 
+_RENAMED = {"compiled": "compile_method", "folded": "fold_batchnorm"}  # former names, for one more release
+
+
 def __getattr__(name: str) -> object:
+    if name in _RENAMED:
+        from .deprecation import warn_renamed
+
+        warn_renamed(f"spotkd.{name}", f"spotkd.{_RENAMED[name]}")
+        name = _RENAMED[name]
     for module, names in _HOME.items():
         if name in names:
             return getattr(import_module(f".{module}", __name__), name)

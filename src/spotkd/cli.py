@@ -10,6 +10,7 @@ import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
@@ -22,49 +23,50 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import __version__
-from .config import (
-    BenchConfig,
-    DemoConfig,
-    DistillConfig,
-    EvaluateConfig,
-    ExportConfig,
-    InspectConfig,
-    PredictConfig,
-    ProfileConfig,
-    ReportConfig,
-    TrainConfig,
+from .errors import STOPPED, SpotkdError, Stopped, one_line
+from .options import (
+    BenchOptions,
+    DemoOptions,
+    DistillOptions,
+    EvaluateOptions,
+    ExportOptions,
+    InspectOptions,
+    PredictOptions,
+    ProfileOptions,
+    ReportOptions,
+    TrainOptions,
     check_filled,
     make_parser,
 )
-from .errors import STOPPED, SpotkdError, Stopped, one_line
 from .untrusted.yaml_files import check_yaml_file
 
 # Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
 _NAMED = ("model", "teacher", "student", "data")
 
 
-def _train(config: TrainConfig) -> None:
+def _train(config: TrainOptions) -> None:
     from .training import train
 
     summary = train(config)
     print(f"{summary}; run in {summary.folder}")
 
 
-def _distill(config: DistillConfig) -> None:
+def _distill(config: DistillOptions) -> None:
     from .training import distill
     from .training.progress import describe_shares
 
     if config.recipe is not None and config.teacher.checkpoint is None:
         if _one_of_several():
             raise SpotkdError(f"recipe {config.recipe}: under torchrun name the --teacher.checkpoint")
-        from .experiments import teach, teacher_for
+        from .experiments import find_or_train_teacher, teacher_options
 
-        config.teacher.checkpoint = str(teach(teacher_for(config), print))
+        trained = str(find_or_train_teacher(teacher_options(config), print))
+        config = replace(config, teacher=replace(config.teacher, checkpoint=trained))
     summary = distill(config)
     print(f"{summary}; distilled in the last epoch: {describe_shares(summary.shares)}; run in {summary.folder}")
 
 
-def _evaluate(config: EvaluateConfig) -> None:
+def _evaluate(config: EvaluateOptions) -> None:
     from .training import evaluate_checkpoint
 
     scores = evaluate_checkpoint(config)
@@ -73,7 +75,7 @@ def _evaluate(config: EvaluateConfig) -> None:
     )
 
 
-def _export(config: ExportConfig) -> None:
+def _export(config: ExportOptions) -> None:
     from .deploy import export, publish
 
     if config.push_to_hub is not None:
@@ -87,23 +89,24 @@ def _export(config: ExportConfig) -> None:
     )
 
 
-def _predict(config: PredictConfig) -> int:
-    from .deploy import predict, tabled
-    from .wording import shown
+def _predict(config: PredictOptions) -> int:
+    from .deploy import predict, save_predictions
+    from .escaping import escape_terminal
 
     failures: list[str] = []
 
     def failed(reason: str) -> None:
         failures.append(reason)
-        print(f"spotkd: {shown(reason)}", file=sys.stderr)
+        print(f"spotkd: {escape_terminal(reason)}", file=sys.stderr)
 
     predictions = predict(config, failed)
-    for file, classes in predictions if config.csv is None else tabled(predictions, config.csv):
-        print(f"{shown(file)}: {', '.join(f'{shown(name)} {100 * share:.2f} %' for name, share in classes)}")
+    for file, classes in predictions if config.csv is None else save_predictions(predictions, config.csv):
+        shares = ", ".join(f"{escape_terminal(name)} {100 * share:.2f} %" for name, share in classes)
+        print(f"{escape_terminal(file)}: {shares}")
     return 1 if failures else 0
 
 
-def _profile(config: ProfileConfig) -> None:
+def _profile(config: ProfileOptions) -> None:
     from .profiling import network_table, profile, step_table, write_csv, write_json
 
     console, bar = Console(), Console(stderr=True)
@@ -137,7 +140,7 @@ def _print_table(console: Console, head: list[str], rows: list[list[str]]) -> No
         print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
-def _inspect(config: InspectConfig) -> None:
+def _inspect(config: InspectOptions) -> None:
     from .analysis import describe, inspect, write_tables
 
     inspection, _ = inspect(config)
@@ -146,13 +149,13 @@ def _inspect(config: InspectConfig) -> None:
         print(line)
 
 
-def _demo(config: DemoConfig) -> None:
+def _demo(config: DemoOptions) -> None:
     from .demo import run_demo
 
     run_demo(config, Console())
 
 
-def _bench(config: BenchConfig) -> int:
+def _bench(config: BenchOptions) -> int:
     from .experiments import list_plan, run_plan
 
     if not config.dry_run:
@@ -161,11 +164,11 @@ def _bench(config: BenchConfig) -> int:
     return 0
 
 
-def _report(config: ReportConfig) -> None:
+def _report(config: ReportOptions) -> None:
     from .experiments import report_plan
-    from .report import report_runs, runs_below
+    from .report import find_runs, report_runs
 
-    runs = runs_below(config.what)
+    runs = find_runs(config.what)
     if runs:
         for line in report_runs(runs, config):
             print(line)
@@ -188,11 +191,11 @@ def _data() -> None:
 
 
 def _distillers() -> None:
-    from .distillers import DISTILLERS, what_it_takes
+    from .distillers import DISTILLERS, accepted_features
 
     for name in DISTILLERS:
         entry: Any = DISTILLERS[name]
-        takes = what_it_takes(entry)
+        takes = accepted_features(entry)
         print(f"{name:<9} {_first_line(sys.modules[entry.__module__])} Takes {takes}.")
 
 
@@ -241,16 +244,16 @@ _LISTS: dict[str, tuple[Callable[[], None], str]] = {
 }
 
 _COMMANDS: dict[str, tuple[type, Callable[[Any], int | None], str]] = {
-    "demo": (DemoConfig, _demo, "a teacher and four students on glyph94, with a table and pictures"),
-    "train": (TrainConfig, _train, "train one network on labels: a teacher, or a student alone"),
-    "distill": (DistillConfig, _distill, "distil a trained teacher into a student"),
-    "evaluate": (EvaluateConfig, _evaluate, "measure a trained network on the test images"),
-    "export": (ExportConfig, _export, "write a trained student as ONNX, torch-export or safetensors"),
-    "predict": (PredictConfig, _predict, "classify pictures with a trained student in any format"),
-    "profile": (ProfileConfig, _profile, "size, speed and cost of a step: which student to choose"),
-    "bench": (BenchConfig, _bench, "run a plan: a grid of data sets, pairs, distillers, strategies and seeds"),
-    "inspect": (InspectConfig, _inspect, "where a run's policy sends every image, as a table"),
-    "report": (ReportConfig, _report, "runs on one HTML page; or the tables of a plan, from its finished runs"),
+    "demo": (DemoOptions, _demo, "a teacher and four students on glyph94, with a table and pictures"),
+    "train": (TrainOptions, _train, "train one network on labels: a teacher, or a student alone"),
+    "distill": (DistillOptions, _distill, "distil a trained teacher into a student"),
+    "evaluate": (EvaluateOptions, _evaluate, "measure a trained network on the test images"),
+    "export": (ExportOptions, _export, "write a trained student as ONNX, torch-export or safetensors"),
+    "predict": (PredictOptions, _predict, "classify pictures with a trained student in any format"),
+    "profile": (ProfileOptions, _profile, "size, speed and cost of a step: which student to choose"),
+    "bench": (BenchOptions, _bench, "run a plan: a grid of data sets, pairs, distillers, strategies and seeds"),
+    "inspect": (InspectOptions, _inspect, "where a run's policy sends every image, as a table"),
+    "report": (ReportOptions, _report, "runs on one HTML page; or the tables of a plan, from its finished runs"),
 }
 
 # The arguments that are given without their names: name, help, and how many (? for one or none, + for one or more).
@@ -374,10 +377,13 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
 
 
 def _check_kind(command: str, folder: str) -> None:
-    """A run is gone on with by the command that began it."""
-    from .training.jobs import kind_of
+    """A run is resumed by the command that began it."""
+    from .runs.folder import RunFolder
 
-    right = "distill" if kind_of(folder) is DistillConfig else "train"
+    run = RunFolder(folder)
+    if not run.exists:
+        raise SpotkdError(f"{folder}: holds no run to resume (no config.yaml)")
+    right = run.kind
     if command != right:
         raise SpotkdError(f"{folder}: is a run of 'spotkd {right}': spotkd {right} --resume {folder}")
 

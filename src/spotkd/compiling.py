@@ -23,15 +23,15 @@ from .method import Method
 from .stages import FrozenTwin
 
 Function = Callable[..., Any]
-_LEAST = 0.01  # what a program may differ from float64 anyhow: a ReLU may fall on the other side of its kink
-_MORE = 2.0  # times what the plain pass does
+_TOLERANCE = 0.01  # what a program may differ from float64 anyhow: a ReLU may fall on the other side of its kink
+_SLACK = 2.0  # times what the plain pass does
 _FLOOR = 0.05  # of the length of all gradients: of what is shorter (a bias before BatchNorm) only that much counts
 _TINY = 1e-30
-_ROUNDS = 5  # of which the fastest is told
+_ROUNDS = 5  # of which the fastest is reported
 
 
 @contextmanager
-def compiled(method: Method, size: int, told: Callable[[str], None], cuda_graphs: bool = False) -> Iterator[None]:
+def compile_method(method: Method, size: int, log: Callable[[str], None], cuda_graphs: bool = False) -> Iterator[None]:
     """While it lasts, training batches of ``size`` images go through compiled passes.
 
     Each is compiled at its first such batch and then compared with the plain pass in float64, in its outputs and in the
@@ -40,22 +40,25 @@ def compiled(method: Method, size: int, told: Callable[[str], None], cuda_graphs
     last one of an epoch, and evaluation take the plain passes, so that nothing is compiled twice.
 
     Args:
-        method: whose passes; they are put back at the end.
+        method: whose passes; they are restored at the end.
         size: images in a full batch, of this process.
-        told: is handed a line for each pass: how long it took, and after how many steps that is paid back.
+        log: is called with a line for each pass: how long compiling took, and after how many steps that is paid back.
         cuda_graphs: on CUDA, also record each program as a graph, which is launched at once.
     """
     options: dict[str, Any] = {"fallback_random": True}  # a network's own random numbers stay what they are
     if cuda_graphs:
         options["triton.cudagraphs"] = True
-    passes = [(owner, name, _Pass(owner, name, method, size, options, told)) for owner, name in method.passes()]
-    before = [vars(owner).get(name) for owner, name, _ in passes]  # mostly none: methods are their class's
-    for owner, name, one in passes:
-        setattr(owner, name, one)
+    calls = [
+        (owner, name, _CompiledCall(owner, name, method, size, options, log))
+        for owner, name in method.compilable_calls()
+    ]
+    before = [vars(owner).get(name) for owner, name, _ in calls]  # mostly none: methods are their class's
+    for owner, name, call in calls:
+        setattr(owner, name, call)
     try:
         yield
     finally:
-        for (owner, name, _), own in zip(passes, before, strict=True):
+        for (owner, name, _), own in zip(calls, before, strict=True):
             if own is None:
                 delattr(owner, name)
             else:
@@ -63,7 +66,7 @@ def compiled(method: Method, size: int, told: Callable[[str], None], cuda_graphs
         torch.compiler.reset()
 
 
-class _Pass:
+class _CompiledCall:
     """A network's method, compiled once it is first called with a full batch."""
 
     def __init__(
@@ -73,50 +76,49 @@ class _Pass:
         method: Method,
         size: int,
         options: dict[str, Any],
-        told: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
         self.plain: Function = getattr(owner, name)
-        self.owner, self.method, self.size, self.options, self.told = owner, method, size, options, told
-        self.what = next(key for key, module in method.named_modules() if module is owner)
-        self.fast: Function | None = None
-        self.tried = False
+        self.owner, self.method, self.size, self.options, self.log = owner, method, size, options, log
+        self.label = next(key for key, module in method.named_modules() if module is owner)
+        self.compiled: Function | None = None
+        self.attempted = False
 
     def __call__(self, images: Tensor, *rest: Any) -> Any:
         if not self.method.student.training or len(images) != self.size:
             return self.plain(images, *rest)
-        if not self.tried:
-            self.tried = True
-            self._try((images, *rest))
-        return (self.fast or self.plain)(images, *rest)
+        if not self.attempted:
+            self.attempted = True
+            self._compile_and_compare((images, *rest))
+        return (self.compiled or self.plain)(images, *rest)
 
-    def _try(self, arguments: tuple[Any, ...]) -> None:
+    def _compile_and_compare(self, arguments: tuple[Any, ...]) -> None:
         started = time.perf_counter()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the compiler's own, about what nobody here has written
+                warnings.simplefilter("ignore")  # the compiler's own, about code that is not ours
                 fast = torch.compile(self.plain, dynamic=False, options=self.options)
                 found = self._outcome(fast, arguments)
             spent = time.perf_counter() - started
-            exact = self._exact(arguments)
+            exact = self._reference_outcome(arguments)
         except Exception as error:  # whatever the compiler, or the network in float64, could not do
             why = one_line(error)[:300]
-            self.told(f"compile: {self.what} stays as it is, it cannot be compiled and compared here ({why})")
+            self.log(f"compile: {self.label} stays as it is, it cannot be compiled and compared here ({why})")
             return
         # The plain pass is rounded too, in a deep network by a few percent: it is what a program may not be worse than.
-        allowed = max(_LEAST, _MORE * _apart(self._outcome(self.plain, arguments), exact))
-        apart = _apart(found, exact)
-        if not apart <= allowed:
-            self.told(
-                f"compile: {self.what} stays as it is, compiled it would differ by {apart:.2g} (up to {allowed:.2g})"
-            )
+        allowed = max(_TOLERANCE, _SLACK * _relative_difference(self._outcome(self.plain, arguments), exact))
+        difference = _relative_difference(found, exact)
+        if not difference <= allowed:
+            measured = f"{difference:.2g} (up to {allowed:.2g})"
+            self.log(f"compile: {self.label} stays as it is, compiled it would differ by {measured}")
             return
-        self.fast = fast
+        self.compiled = fast
         rounds = [[self._outcome(one, arguments).seconds for one in (self.plain, fast)] for _ in range(_ROUNDS)]
         before, after = map(min, zip(*rounds, strict=True))
-        line = f"compiled {self.what} in {spent:.0f} s: {1e3 * after:.0f} ms instead of {1e3 * before:.0f}"
-        self.told(f"{line}, paid back after {spent / (before - after):.0f} steps" if after < before else line)
+        line = f"compiled {self.label} in {spent:.0f} s: {1e3 * after:.0f} ms instead of {1e3 * before:.0f}"
+        self.log(f"{line}, paid back after {spent / (before - after):.0f} steps" if after < before else line)
 
-    def _exact(self, arguments: tuple[Any, ...]) -> _Outcome:
+    def _reference_outcome(self, arguments: tuple[Any, ...]) -> _Outcome:
         """The plain pass's outcome in float64."""
         twins = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, FrozenTwin)]
         device = arguments[0].device.type
@@ -124,27 +126,27 @@ class _Pass:
         held = [t for t in (*self.method.parameters(), *self.method.buffers()) if t.is_floating_point()]
         kept = [tensor.data for tensor in held]
 
-        def put(values: Sequence[Tensor]) -> None:
+        def set_data(values: Sequence[Tensor]) -> None:
             for tensor, value in zip(held, values, strict=True):
                 tensor.data = value
             for twin in twins:
                 twin.refresh()
 
-        def widened(value: Any) -> Any:
+        def to_wide(value: Any) -> Any:
             return value.to(wide) if isinstance(value, Tensor) and value.is_floating_point() else value
 
-        put([value.to(wide) for value in kept])
+        set_data([value.to(wide) for value in kept])
         try:
             with torch.autocast(device, enabled=False):
-                return self._outcome(lambda *given: self.plain(*tree_map(widened, given)), arguments)
+                return self._outcome(lambda *given: self.plain(*tree_map(to_wide, given)), arguments)
         finally:
-            put(kept)
+            set_data(kept)
 
     def _outcome(self, function: Function, arguments: tuple[Any, ...]) -> _Outcome:
-        """Outputs for ``arguments`` and the gradients of a random sum of them; what the pass moves is put back."""
+        """Outputs for ``arguments`` and the gradients of a random sum of them; what the pass changes is restored."""
         device = arguments[0].device
-        trained = [p for p in (*self.owner.parameters(), *tree_leaves(arguments)) if _is_trained(p)]
-        with _unmoved(self.owner, device):
+        trained = [p for p in (*self.owner.parameters(), *tree_leaves(arguments)) if _requires_grad(p)]
+        with _preserve_buffers_and_rng(self.owner, device):
             started = _now(device)
             outputs = [leaf for leaf in tree_leaves(function(*arguments)) if isinstance(leaf, Tensor)]
             forward = _now(device) - started
@@ -179,7 +181,7 @@ def _now(device: torch.device) -> float:
 
 
 @contextmanager
-def _unmoved(network: nn.Module, device: torch.device) -> Iterator[None]:
+def _preserve_buffers_and_rng(network: nn.Module, device: torch.device) -> Iterator[None]:
     """Statistics and random numbers are afterwards what they were, whatever happens."""
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
@@ -191,12 +193,12 @@ def _unmoved(network: nn.Module, device: torch.device) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def _is_trained(value: Any) -> bool:
+def _requires_grad(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
 
-def _apart(found: _Outcome, expected: _Outcome) -> float:
-    """The largest relative difference of an output, or of a gradient; infinite where they are not even alike."""
+def _relative_difference(found: _Outcome, expected: _Outcome) -> float:
+    """The largest relative difference of an output, or of a gradient; infinite where their shapes differ."""
     distances = [0.0]
     for some, others in ((found.outputs, expected.outputs), (found.gradients, expected.gradients)):
         if [tensor.shape for tensor in some] != [tensor.shape for tensor in others]:

@@ -10,29 +10,29 @@ from rich.console import Console
 from rich.table import Table
 
 from .analysis import plot_accuracy, plot_decisions, plot_shares, teacher_probability
-from .config import (
-    DataConfig,
-    DemoConfig,
-    DistillConfig,
-    ModelConfig,
-    OptimConfig,
-    PolicyConfig,
-    TrainConfig,
-)
 from .data import Loader
 from .data.glyph94 import IMAGES_PER_FACE, TRAIN_FACES
 from .errors import SpotkdError
 from .files import atomic_write
+from .options import (
+    DataOptions,
+    DemoOptions,
+    DistillOptions,
+    ModelOptions,
+    OptimOptions,
+    PolicyOptions,
+    TrainOptions,
+)
+from .runs.tables import read_metrics
 from .training import Summary, distill, restore, train
-from .training.run import read_metrics
 
 TEACHER, STUDENT = "resnet20", "resnet8"
 # The paper's objective lets the share of the teacher's path grow to 100 % within a thousand steps, because a trained
 # teacher's path has the lower training loss. A target share keeps the policy choosing: which 60 %, and where.
-POLICY = PolicyConfig(bias="scaled", target_share=0.6, target_weight=3.0)
+POLICY = PolicyOptions(bias="scaled", target_share=0.6, target_weight=3.0)
 
 
-def run_demo(config: DemoConfig, console: Console) -> None:
+def run_demo(config: DemoOptions, console: Console) -> None:
     """Train the five networks, print the table, write the pictures."""
     for key, highest in (("teacher_epochs", math.inf), ("epochs", math.inf), ("faces", TRAIN_FACES)):
         if not 1 <= getattr(config, key) <= highest:
@@ -40,24 +40,26 @@ def run_demo(config: DemoConfig, console: Console) -> None:
     out = Path(config.out)
     common: dict[str, Any] = {
         "overwrite": config.overwrite,
-        "data": DataConfig(limit=IMAGES_PER_FACE * config.faces),
+        "data": DataOptions(limit=IMAGES_PER_FACE * config.faces),
         "batch_size": 32,
         "eval_batch_size": 64,
         "seed": config.seed,
-        "optim": OptimConfig(lr=0.2, schedule="onecycle"),
+        "optim": OptimOptions(lr=0.2, schedule="onecycle"),
         "precision": config.precision,
     }
 
     def learn(name: str, title: str, model: str, epochs: int) -> tuple[str, Summary]:
         console.rule(title, align="left")
-        return title, train(TrainConfig(**common, out=str(out / name), epochs=epochs, model=ModelConfig(model)))
+        return title, train(TrainOptions(**common, out=str(out / name), epochs=epochs, model=ModelOptions(model)))
 
-    def teach(name: str, title: str, distiller: str, strategy: str, policy: PolicyConfig) -> tuple[str, Summary]:
+    def teach(name: str, title: str, distiller: str, strategy: str, policy: PolicyOptions) -> tuple[str, Summary]:
         console.rule(title, align="left")
-        run = DistillConfig(**common, out=str(out / name), epochs=config.epochs, student=ModelConfig(STUDENT))
-        run.teacher = ModelConfig(TEACHER, str(out / "teacher"))
-        run.distiller, run.strategy, run.policy = distiller, strategy, policy
-        return title, distill(run)
+        networks: dict[str, Any] = {
+            "teacher": ModelOptions(TEACHER, str(out / "teacher")),
+            "student": ModelOptions(STUDENT),
+        }
+        method: dict[str, Any] = {"distiller": distiller, "strategy": strategy, "policy": policy}
+        return title, distill(DistillOptions(**common, **networks, **method, out=str(out / name), epochs=config.epochs))
 
     console.print(
         f"{TEACHER} teaches {STUDENT} to read {IMAGES_PER_FACE * config.faces} images of the 94 printable characters "
@@ -66,14 +68,14 @@ def run_demo(config: DemoConfig, console: Console) -> None:
     rows = [
         learn("teacher", f"teacher {TEACHER}", TEACHER, config.teacher_epochs),
         learn("alone", f"{STUDENT} alone", STUDENT, config.epochs),
-        teach("kd", f"{STUDENT} by KD", "kd", "always", PolicyConfig()),
-        teach("at", f"{STUDENT} by AT, every spot", "at", "always", PolicyConfig()),
+        teach("kd", f"{STUDENT} by KD", "kd", "always", PolicyOptions()),
+        teach("at", f"{STUDENT} by AT, every spot", "at", "always", PolicyOptions()),
         teach("sakd", f"{STUDENT} by SAKD-AT", "at", "adaptive", POLICY),
     ]
-    students = {title: read_metrics(summary.folder) for title, summary in rows[1:]}
+    students = {title: read_metrics(summary.folder / "metrics.csv") for title, summary in rows[1:]}
     plot_accuracy({title: metrics["test_top1"] for title, metrics in students.items()}, out / "accuracy.png")
     _, sakd = rows[-1]
-    metrics = read_metrics(sakd.folder)
+    metrics = read_metrics(sakd.folder / "metrics.csv")
     plot_shares({spot: metrics[f"share_{spot}"] for spot in sakd.shares}, out / "shares.png")
     method, data = restore(sakd.folder)
     probability = teacher_probability(method, Loader(data, data.test, 256, training=False))
@@ -81,7 +83,7 @@ def run_demo(config: DemoConfig, console: Console) -> None:
     _report(rows, config, out, console)
 
 
-def _report(rows: list[tuple[str, Summary]], config: DemoConfig, out: Path, console: Console) -> None:
+def _report(rows: list[tuple[str, Summary]], config: DemoOptions, out: Path, console: Console) -> None:
     spots = list(rows[-1][1].shares)
     header = ["run", "top-1 (%)", "seconds", *spots]
     title = (

@@ -1,6 +1,8 @@
-"""Mistakes that the user can mend: one exception, one line."""
+"""Mistakes that the user can fix: one exception, one line."""
 
 from __future__ import annotations
+
+from .escaping import escape_terminal
 
 
 class SpotkdError(ValueError):
@@ -11,8 +13,12 @@ class SpotkdError(ValueError):
     """
 
 
-class Stopped(Exception):  # noqa: N818  # nobody made an error
-    """A run was asked to stop (SIGTERM, SIGINT) and has saved its state; the message says how to go on.
+class RunError(SpotkdError):
+    """A folder that holds no run, or a run with a damaged file."""
+
+
+class Stopped(Exception):  # noqa: N818  # it is no error
+    """A run was asked to stop (SIGTERM, SIGINT) and has saved its state; the message says how to resume it.
 
     The command line prints it and exits with status :data:`STOPPED`.
     """
@@ -23,9 +29,4 @@ STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 def one_line(error: Exception) -> str:
     """An exception's words on one line, without characters that a terminal would obey: they may quote a file."""
-    return shown(" ".join(str(error).split()) or type(error).__name__)
-
-
-def shown(text: str) -> str:
-    """For a terminal: on one line, and what would steer the terminal as an escape (``\\x1b``)."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return escape_terminal(" ".join(str(error).split()) or type(error).__name__)

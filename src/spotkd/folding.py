@@ -2,14 +2,13 @@
 
 In eval mode BatchNorm is one multiplication and one addition a channel, which a convolution can do by its weights.
 Pairs are found by running the network, so its code may be anything; the result is compared with the original before
-anyone relies on it.
+it is used.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,17 +18,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from .errors import one_line
-from .stages import Shape, StagedModel
+from .stages import Shape, StagedModel, StageOutputs
 
 _PROBE = 2  # images in the batch that is compared
 _ROUNDING = 2000  # times the type's epsilon (2e-4 in float32): what folding may change, relative to a feature's length
 
 
-class Folded(NamedTuple):
-    """What :func:`folded` made.
+class FoldResult(NamedTuple):
+    """What :func:`fold_batchnorm` returns.
 
     Attributes:
-        model: a folded copy, or the very network that was given.
+        model: a folded copy, or the network that was given.
         pairs: how many BatchNorms were folded.
         reason: why the network was left as it is; None where it was folded.
     """
@@ -39,7 +38,7 @@ class Folded(NamedTuple):
     reason: str | None = None
 
 
-class _Uses(TorchFunctionMode):
+class _UseCounter(TorchFunctionMode):
     """Counts how often each tensor is an argument of something that gives a tensor."""
 
     def __init__(self) -> None:
@@ -56,12 +55,12 @@ class _Uses(TorchFunctionMode):
         return result
 
 
-def folded(model: StagedModel, image_shape: Shape) -> Folded:
+def fold_batchnorm(model: StagedModel, image_shape: Shape) -> FoldResult:
     """A copy of a frozen network whose BatchNorms are folded into the convolutions before them.
 
     A pair is folded if the convolution's output goes into the BatchNorm and nowhere else, each of the two runs once,
-    and their parameters belong to nobody else. Every stage's output of the copy, before its ReLU and after, must equal
-    the original's to rounding; otherwise the network itself is returned, with the reason.
+    and their parameters belong to no other module. Every stage's output of the copy, before its ReLU and after, must
+    equal the original's to rounding; otherwise the network itself is returned, with the reason.
 
     Args:
         model: a network that will not be trained; it stays as it is. Its copy is in eval mode, without gradients.
@@ -73,22 +72,22 @@ def folded(model: StagedModel, image_shape: Shape) -> Folded:
     images = noise.to(reference.device, reference.dtype)
     try:
         with torch.no_grad():
-            expected, pairs = _watched(copied, images)
+            expected, pairs = _find_pairs(copied, images)
             for convolution, norm in pairs:
-                _replace(copied, convolution, norm)
-            found = copied.observe(images)
+                _fold_pair(copied, convolution, norm)
+            found = copied.features_and_preactivations(images)
     except Exception as error:  # the network's own code, with other modules than it was written for
-        return Folded(model, 0, f"it does not run so ({one_line(error)[:200]})")
+        return FoldResult(model, 0, f"it does not run so ({one_line(error)[:200]})")
     if not pairs:
-        return Folded(model, 0, "it has no convolution that only a BatchNorm follows")
-    apart = max(_distance(a, b) for a, b in zip(_flat(found), expected, strict=True))
-    if not apart <= _ROUNDING * torch.finfo(reference.dtype).eps:
-        return Folded(model, 0, f"its outputs would change by {apart:.1g}")
-    return Folded(copied, len(pairs))
+        return FoldResult(model, 0, "it has no convolution that only a BatchNorm follows")
+    difference = max(_distance(a, b) for a, b in zip(_flatten(found), expected, strict=True))
+    if not difference <= _ROUNDING * torch.finfo(reference.dtype).eps:
+        return FoldResult(model, 0, f"its outputs would change by {difference:.1g}")
+    return FoldResult(copied, len(pairs))
 
 
-def _flat(seen: tuple[Sequence[Tensor], Sequence[Tensor]]) -> list[Tensor]:
-    return [*seen[0], *seen[1]]
+def _flatten(outputs: StageOutputs) -> list[Tensor]:
+    return [*outputs[0], *outputs[1]]
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
@@ -97,13 +96,13 @@ def _distance(found: Tensor, expected: Tensor) -> float:
     return float(difference / expected.double().norm().clamp(min=torch.finfo(torch.float32).tiny))
 
 
-def _watched(model: StagedModel, images: Tensor) -> tuple[list[Tensor], list[tuple[str, str]]]:
+def _find_pairs(model: StagedModel, images: Tensor) -> tuple[list[Tensor], list[tuple[str, str]]]:
     """All stage outputs, and names of convolutions and of the BatchNorms that alone use what they put out."""
     shared = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
     made: dict[int, str] = {}  # by the id of an output: the convolution
     taken: list[tuple[int, str]] = []  # the id of an input and the BatchNorm
     calls: Counter[str] = Counter()
-    uses, handles = _Uses(), []
+    uses, handles = _UseCounter(), []
 
     def watch(name: str, module: nn.Module) -> None:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -121,7 +120,7 @@ def _watched(model: StagedModel, images: Tensor) -> tuple[list[Tensor], list[tup
             watch(name, module)
     try:
         with uses:
-            outputs = _flat(model.observe(images))
+            outputs = _flatten(model.features_and_preactivations(images))
     finally:
         for handle in handles:
             handle.remove()
@@ -139,7 +138,7 @@ def _is_plain(module: nn.Module) -> bool:
     return type(module) is nn.Conv2d
 
 
-def _replace(model: StagedModel, convolution: str, norm: str) -> None:
+def _fold_pair(model: StagedModel, convolution: str, norm: str) -> None:
     conv, batch_norm = model.get_submodule(convolution), model.get_submodule(norm)
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(batch_norm, nn.BatchNorm2d)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from argparse import ArgumentError
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .config import DistillConfig, TrainConfig, check_filled, parser_for
 from .data import DATASETS, resolve_name
 from .distillers import DISTILLERS
 from .errors import SpotkdError, one_line
 from .models import MODELS
+from .options import DistillOptions, TrainOptions, check_filled, parser_for
 from .registry import unknown_name
 from .routing import STRATEGIES
 
@@ -178,7 +178,7 @@ def describe(name: str) -> str:
     return ", ".join(parts if is_papers(name) else ["not the paper's", *parts])
 
 
-def resolved(name: str, overrides: Mapping[str, Any]) -> TrainConfig | DistillConfig:
+def resolved(name: str, overrides: Mapping[str, Any]) -> TrainOptions | DistillOptions:
     """The complete options of a recipe, with those of the user over them.
 
     What a rule derives from another option follows the user's value of that: milestones, the policy's bias and a
@@ -192,7 +192,7 @@ def resolved(name: str, overrides: Mapping[str, Any]) -> TrainConfig | DistillCo
         SpotkdError: an unknown name, key or type; or another data set, distiller or network than the name says.
     """
     recipe = parse(name)
-    kind = DistillConfig if recipe.distiller else TrainConfig
+    kind = DistillOptions if recipe.distiller else TrainOptions
     parser = parser_for(kind)
     try:
         check_filled(kind, overrides)
@@ -201,7 +201,7 @@ def resolved(name: str, overrides: Mapping[str, Any]) -> TrainConfig | DistillCo
         config = kind(**vars(parser.instantiate(parser.parse_object(_options(recipe, given)))))
     except (ArgumentError, TypeError, KeyError) as error:
         raise SpotkdError(f"recipe {name}: {one_line(error)}") from error
-    config.data.name = resolve_name(config.data.name)
+    config = replace(config, data=replace(config.data, name=resolve_name(config.data.name)))
     _must_still_be(recipe, config)
     if beside is not None and parse(beside).name != recipe.name:
         raise SpotkdError(f"recipe {beside} is given beside recipe {recipe.name}: give one of them")
@@ -274,9 +274,9 @@ def _bias(recipe: Recipe, epochs: int) -> float | str:
     return float(10.0 ** min(epochs / EPOCHS, 1)) if recipe.data in PAIRS else "scaled"
 
 
-def _must_still_be(recipe: Recipe, config: TrainConfig | DistillConfig) -> None:
+def _must_still_be(recipe: Recipe, config: TrainOptions | DistillOptions) -> None:
     """A recipe's rules hold for what its name says, so that cannot be changed beside it."""
-    if isinstance(config, DistillConfig):
+    if isinstance(config, DistillOptions):
         networks, distiller = f"{config.teacher.name}-{config.student.name}", config.distiller
         now = f"{config.data.name}/{distiller}/{networks}"
     else:
@@ -294,7 +294,7 @@ def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def as_yaml(config: TrainConfig | DistillConfig) -> str:
+def as_yaml(config: TrainOptions | DistillOptions) -> str:
     """The options as a file for ``--config``; a comment says where they are no experiment of the paper."""
     import yaml
 

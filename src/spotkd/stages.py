@@ -1,7 +1,7 @@
 """A network as a chain of named stages.
 
-Everything here speaks of *stages* ``0..F``. Stage ``k < F`` produces feature ``f_k``; stage ``F`` is the classifier
-and produces the logits. A *spot* is the boundary after a stage, so a spot is named by the index of its stage.
+A network has *stages* ``0..L``. Stage ``k < L`` produces feature ``f_k``; stage ``L`` is the classifier and produces
+the logits. A *spot* is the boundary after a stage, so a spot is named by the index of its stage.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .deprecation import Renamed
+
 Shape = tuple[int, ...]
+StageOutputs = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # of every stage, and the same before the ReLUs
 
 
 class Batch(NamedTuple):
@@ -29,7 +32,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Rectified:
-    """A stage that ends in a ReLU, written so that what stands before it can be seen: ``relu(body(x))``."""
+    """A stage that ends in a ReLU, written so that its pre-activations can be read: ``relu(body(x))``."""
 
     body: Callable[[Tensor], Tensor]
 
@@ -54,7 +57,7 @@ class StagedModel(nn.Module):
         """The stages in order, each a map from the tensor before it to the tensor after it.
 
         A stage whose last operation is a ReLU is given as :class:`Rectified`, so that distillers of pre-activations
-        find them.
+        can read them.
         """
 
     def run(self, x: Tensor, start: int, stop: int) -> Tensor:
@@ -71,7 +74,7 @@ class StagedModel(nn.Module):
             outputs.append(x)
         return tuple(outputs)
 
-    def observe(self, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def features_and_preactivations(self, x: Tensor) -> StageOutputs:
         """As :meth:`features`, and beside it the same before the ReLU that ends each stage (itself where none does)."""
         outputs, before = [], []
         for stage in self.stages():
@@ -83,6 +86,8 @@ class StagedModel(nn.Module):
                 before.append(x)
             outputs.append(x)
         return tuple(outputs), tuple(before)
+
+    observe = Renamed("features_and_preactivations")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, classes)`` of images ``x``."""
@@ -111,8 +116,8 @@ class FrozenTwin:
 
     The routing pass runs the student with eval statistics while the main pass of the same step trains it. The twin
     copies the student's *structure* once and, at each :meth:`refresh`, borrows its current parameters (detached) and
-    buffers. It owns no tensor, so nothing can drift apart: not by ``.to(device)``, not by loading a state dict, not
-    by a wrapper around the student. It is no ``nn.Module`` on purpose: it must not appear in ``parameters()`` or in
+    buffers. It owns no tensor, so the two always agree: after ``.to(device)``, after loading a state dict, with
+    a wrapper around the student. It is no ``nn.Module`` on purpose: it must not appear in ``parameters()`` or in
     a state dict a second time.
 
     Args:

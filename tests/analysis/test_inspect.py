@@ -17,16 +17,15 @@ from pyarrow import parquet
 from spotkd import STRATEGIES, Dataset, SpotKD, SpotkdError, Strategy
 from spotkd.analysis import inspect, write_tables
 from spotkd.cli import main
-from spotkd.config import DataConfig, DistillConfig, InspectConfig, ModelConfig, PolicyConfig, TrainConfig
 from spotkd.data import Loader
+from spotkd.options import DataOptions, DistillOptions, InspectOptions, ModelOptions, PolicyOptions, TrainOptions
 from spotkd.routing.strategies import Decisions
+from spotkd.runs.folder import RunFolder
 from spotkd.training import distill, restore, train
-from spotkd.training.course import read_course
-from spotkd.training.run import read_metrics
 
 from .. import vision  # noqa: F401  # makes torchvision importable
 from ..conftest import TinyNet, in_memory
-from ..runs import CLASSES, IMAGES, hostile_data, make_runs
+from ..hostile_runs import CLASSES, IMAGES, hostile_data, make_runs
 
 SPOTS = ["layer1", "layer2", "layer3", "logits"]
 
@@ -75,13 +74,13 @@ def test_two_calls_give_the_same_bytes(runs: dict[str, Path], tmp_path: Path) ->
 
 
 def test_the_batch_size_does_not_matter(runs: dict[str, Path]) -> None:
-    (one, _), (other, _) = (inspect(InspectConfig(str(runs["sakd"]), batch_size=size)) for size in (7, 64))
+    (one, _), (other, _) = (inspect(InspectOptions(str(runs["sakd"]), batch_size=size)) for size in (7, 64))
     np.testing.assert_allclose(one.probability, other.probability, atol=1e-6, rtol=0)
     assert one.probability.std() > 1e-3  # not all alike: the comparison says something
 
 
 def test_both_files_hold_the_same(runs: dict[str, Path], tmp_path: Path) -> None:
-    inspection, _ = inspect(InspectConfig(str(runs["sakd"])))
+    inspection, _ = inspect(InspectOptions(str(runs["sakd"])))
     list(write_tables(inspection, tmp_path))
     rows, table = rows_of(tmp_path / "inspect-train.csv"), parquet.read_table(tmp_path / "inspect-train.parquet")
     assert list(rows[0]) == table.column_names
@@ -99,7 +98,7 @@ def test_both_files_hold_the_same(runs: dict[str, Path], tmp_path: Path) -> None
 def test_without_pyarrow_one_line_says_what_to_do(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inspection, _ = inspect(InspectConfig(str(runs["sakd"])))
+    inspection, _ = inspect(InspectOptions(str(runs["sakd"])))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert list(write_tables(inspection, tmp_path))[-1].endswith("pip install 'spotkd[parquet]'")
     assert not (tmp_path / "inspect-train.parquet").exists()
@@ -136,30 +135,31 @@ def test_a_strategy_that_does_not_say_is_an_error(pair: tuple[TinyNet, TinyNet],
 
 
 def test_the_course_ends_where_inspect_finds_the_policy(runs: dict[str, Path]) -> None:
-    spots, rows = read_course(runs["sakd"])
+    decisions = RunFolder(runs["sakd"]).decisions
+    spots, rows = decisions.spots, decisions.rows
     assert list(spots) == SPOTS
     assert [row.epoch for row in rows if row.label is None] == [1, 2, 3]
-    inspection, _ = inspect(InspectConfig(str(runs["sakd"])))
+    inspection, _ = inspect(InspectOptions(str(runs["sakd"])))
     last = [row for row in rows if row.epoch == 3]
     np.testing.assert_allclose(last[0].means, inspection.means(), atol=1e-5)
     np.testing.assert_allclose([row.means for row in last[1:]], inspection.class_means(), atol=1e-5)
     assert [row.images for row in last] == [IMAGES, *np.bincount(inspection.labels)]
-    assert read_course(runs["kd"]) == ((), [])
+    assert RunFolder(runs["kd"]).decisions.rows == ()
 
 
 def test_watching_changes_nothing_else(runs: dict[str, Path], tmp_path: Path) -> None:
     with hostile_data(tmp_path) as data:
         for every in (0, 2):
             distill(
-                DistillConfig(
+                DistillOptions(
                     data=data, epochs=3, batch_size=16, quiet=True, precision="32", out=str(tmp_path / str(every)),
-                    teacher=ModelConfig("resnet8", str(runs["teacher"])), distiller="at", strategy="adaptive",
-                    policy=PolicyConfig(bias="scaled", target_share=0.5), inspect_every=every,
+                    teacher=ModelOptions("resnet8", str(runs["teacher"])), distiller="at", strategy="adaptive",
+                    policy=PolicyOptions(bias="scaled", target_share=0.5), inspect_every=every,
                 )
             )  # fmt: skip
     assert not (tmp_path / "0" / "decisions.csv").exists()
-    assert {row.epoch for row in read_course(tmp_path / "2")[1]} == {2}
-    same, every_epoch = read_metrics(tmp_path / "0"), read_metrics(runs["sakd"])
+    assert {row.epoch for row in RunFolder(tmp_path / "2").decisions.rows} == {2}
+    same, every_epoch = RunFolder(tmp_path / "0").metrics, RunFolder(runs["sakd"]).metrics
     for metrics in (same, every_epoch):
         del metrics["seconds"]
     assert same == every_epoch
@@ -176,10 +176,10 @@ def test_files_are_named_and_lazy_images_inspected(tmp_path: Path) -> None:
                 Image.fromarray(pixels).save(tmp_path / "images" / split / label / f"{number}.png")
     common: dict[str, Any] = {"epochs": 1, "batch_size": 3, "quiet": True, "precision": "32"}
     for size, lazy in ((16, False), (104, True)):
-        data, out = DataConfig(f"folder:{tmp_path / 'images'}", image_size=size, workers=0), tmp_path / str(size)
-        train(TrainConfig(**common, data=data, out=str(out / "t"), model=ModelConfig("resnet8")))
-        teacher = ModelConfig("resnet8", str(out / "t"))
-        distill(DistillConfig(**common, data=data, out=str(out / "s"), teacher=teacher, distiller="at"))
+        data, out = DataOptions(f"folder:{tmp_path / 'images'}", image_size=size, workers=0), tmp_path / str(size)
+        train(TrainOptions(**common, data=data, out=str(out / "t"), model=ModelOptions("resnet8")))
+        teacher = ModelOptions("resnet8", str(out / "t"))
+        distill(DistillOptions(**common, data=data, out=str(out / "s"), teacher=teacher, distiller="at"))
         assert main(["inspect", str(out / "s"), "--split", "test"]) == 0
         rows = rows_of(out / "s" / "inspect-test.csv")
         assert [row["file"] for row in rows] == [f"{c}/{i}.png" for c in ("'=cmd()", "b") for i in range(3)], lazy

@@ -7,20 +7,21 @@ import dataclasses
 import pytest
 
 from spotkd import SpotkdError, load_dataset
-from spotkd.config import DataConfig, data_spec
 from spotkd.data import DataSpec
+from spotkd.options import DataOptions
+from spotkd.training.build import data_spec
 
 
 def test_options_and_spec_have_the_same_fields_and_defaults() -> None:
     of_options, of_spec = (
         [(field.name, field.type, field.default) for field in dataclasses.fields(kind)]
-        for kind in (DataConfig, DataSpec)
+        for kind in (DataOptions, DataSpec)
     )
     assert of_options == of_spec
 
 
 def test_options_become_a_spec() -> None:
-    options = DataConfig("cifar10", root="there", limit=5, val_share=0.1, augment=False, workers=2)
+    options = DataOptions("cifar10", root="there", limit=5, val_share=0.1, augment=False, workers=2)
     spec = data_spec(options)
     assert type(spec) is DataSpec
     assert dataclasses.asdict(spec) == dataclasses.asdict(options)

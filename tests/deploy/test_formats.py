@@ -12,17 +12,19 @@ from torch import nn
 
 from spotkd import MODELS, SpotkdError
 from spotkd.data import Preprocessing
-from spotkd.deploy import FORMATS, Facts, Student
-from spotkd.deploy.export import compare, write
-from spotkd.deploy.facts import parse_facts, public, read_facts
-from spotkd.deploy.formats import classifier
+from spotkd.deploy import FORMATS, Student, StudentMetadata
+from spotkd.deploy.export import compare_logits, write_student
+from spotkd.deploy.formats import as_classifier
+from spotkd.deploy.metadata import check_metadata, parse_metadata, public_data_name
 from spotkd.models import build_model
 
 from .. import vision  # noqa: F401  # torchvision and timm, whichever build of torch
 from ..conftest import TinyNet, randomise_statistics
 
 CLASSES = ("<script>", "a b", "=1+1", "ünïcödé", "e")
-FACTS = Facts("tiny", "glyph94", CLASSES, Preprocessing((8, 8), (0.2,), (0.35,), "grey"), 81.5, "last epoch")
+METADATA = StudentMetadata(
+    "tiny", "glyph94", CLASSES, Preprocessing((8, 8), (0.2,), (0.35,), "grey"), 81.5, "last epoch"
+)
 # One of each family and kind of block; the others are deeper or wider, and take CI minutes.
 FAMILIES = [
     *("resnet8", "resnet8x4", "ResNet18", "ResNet50", "wrn_16_1", "wrn_16_2", "vgg8", "vgg8-imagenet"),
@@ -36,7 +38,7 @@ def student() -> Student:
     torch.manual_seed(0)
     network = TinyNet()
     randomise_statistics(network)
-    return Student(network.eval(), FACTS)
+    return Student(network.eval(), METADATA)
 
 
 def of(name: str) -> Student:
@@ -46,7 +48,7 @@ def of(name: str) -> Student:
     network = build_model(name, 5, image_shape=(3, edge, edge))
     randomise_statistics(network)
     rgb = Preprocessing((edge, edge), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
-    return Student(network.eval(), dataclasses.replace(FACTS, model=name, preprocessing=rgb))
+    return Student(network.eval(), dataclasses.replace(METADATA, model=name, preprocessing=rgb))
 
 
 @pytest.mark.slow
@@ -56,10 +58,10 @@ def test_logits_are_the_students(name: str, format_name: str, tmp_path: Path) ->
     student = of(name)
     path = tmp_path / f"a student{FORMATS[format_name].suffix}"
     FORMATS[format_name].write(student, path)
-    logits, facts = FORMATS[format_name].read(path)
-    assert facts == student.facts
+    logits, metadata = FORMATS[format_name].read(path)
+    assert metadata == student.metadata
     for size in (1, 3, 8):
-        images = torch.randn(size, *student.facts.preprocessing.image_shape)
+        images = torch.randn(size, *student.metadata.preprocessing.image_shape)
         with torch.no_grad():
             expected = student.network(images)
         scale = expected.abs().max().item()
@@ -79,18 +81,18 @@ def test_every_network_is_of_a_family_that_is_exported() -> None:
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_facts_and_paths_go_round(
+def test_metadata_and_paths_go_round(
     format_name: str, student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(MODELS._entries, "tiny", lambda classes: TinyNet(num_classes=classes))
     path = tmp_path / "new folder" / f"of mine ü{FORMATS[format_name].suffix}"
-    written = write(student, format_name, path)
+    written = write_student(student, format_name, path)
     assert written.difference <= 1e-5
-    assert FORMATS[format_name].read(path).facts == FACTS
+    assert FORMATS[format_name].read(path).metadata == METADATA
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    with pytest.raises(SpotkdError, match="there already"):
-        write(student, format_name, path)
-    write(student, format_name, path, overwrite=True)
+    with pytest.raises(SpotkdError, match="already exists"):
+        write_student(student, format_name, path)
+    write_student(student, format_name, path, overwrite=True)
 
 
 @pytest.mark.parametrize("format_name", ["onnx", "torch-export"])
@@ -109,17 +111,17 @@ def test_a_file_that_differs_is_not_left(format_name: str, student: Student, tmp
             return self.fc(x.mean((2, 3))) + self.calls
 
     with pytest.raises(SpotkdError, match="differ from the student's by"):
-        write(Student(Counting().eval(), FACTS), format_name, path)
+        write_student(Student(Counting().eval(), METADATA), format_name, path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_not_a_number_is_a_difference(student: Student) -> None:
-    broken = classifier(student)._replace(logits=lambda images: torch.full((len(images), 5), torch.nan))
-    assert compare(student, classifier(student)) == 0
+    broken = as_classifier(student)._replace(logits=lambda images: torch.full((len(images), 5), torch.nan))
+    assert compare_logits(student, as_classifier(student)) == 0
     with pytest.raises(SpotkdError, match="differ"):
-        compare(student, broken)
-    with pytest.raises(SpotkdError, match="facts"):
-        compare(student, classifier(student)._replace(facts=dataclasses.replace(FACTS, model="other")))
+        compare_logits(student, broken)
+    with pytest.raises(SpotkdError, match="metadata"):
+        compare_logits(student, as_classifier(student)._replace(metadata=dataclasses.replace(METADATA, model="other")))
 
 
 def test_a_network_that_no_exporter_takes(tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_a_network_that_no_exporter_takes(tmp_path: Path) -> None:
             return x.mean((2, 3)) if float(x.sum().item()) > 0 else x.amax((2, 3))
 
     with pytest.raises(SpotkdError, match="cannot be written as torch-export") as error:
-        write(Student(Branching().eval(), FACTS), "torch-export", tmp_path / "x.pt2")
+        write_student(Student(Branching().eval(), METADATA), "torch-export", tmp_path / "x.pt2")
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -147,7 +149,7 @@ def test_an_onnx_file_may_not_read_others(student: Student, tmp_path: Path) -> N
     import onnx
 
     path = tmp_path / "x.onnx"
-    write(student, "onnx", path)
+    write_student(student, "onnx", path)
     assert FORMATS["onnx"].read(path).logits(torch.zeros(1, 3, 8, 8)).shape == (1, 5)
     model = onnx.load(str(path))
     with warnings.catch_warnings():
@@ -157,11 +159,11 @@ def test_an_onnx_file_may_not_read_others(student: Student, tmp_path: Path) -> N
         FORMATS["onnx"].read(path)
 
 
-def test_an_onnx_file_of_others_has_no_facts(student: Student, tmp_path: Path) -> None:
+def test_an_onnx_file_of_others_has_no_metadata(student: Student, tmp_path: Path) -> None:
     import onnx
 
     path = tmp_path / "x.onnx"
-    write(student, "onnx", path)
+    write_student(student, "onnx", path)
     model = onnx.load(str(path))
     assert [entry.key for entry in model.metadata_props] == ["spotkd"]
     shape = model.graph.input[0].type.tensor_type.shape.dim
@@ -169,13 +171,13 @@ def test_an_onnx_file_of_others_has_no_facts(student: Student, tmp_path: Path) -
     assert shape[0].dim_param == "batch"
     del model.metadata_props[:]
     onnx.save(model, str(path))
-    with pytest.raises(SpotkdError, match="holds no facts of a student"):
+    with pytest.raises(SpotkdError, match="holds no metadata of a student"):
         FORMATS["onnx"].read(path)
 
 
-def test_facts_of_strangers_are_checked() -> None:
-    good = FACTS.as_dict()
-    assert read_facts(good, "x") == parse_facts(FACTS.as_json(), "x") == FACTS
+def test_metadata_of_strangers_are_checked() -> None:
+    good = METADATA.as_dict()
+    assert check_metadata(good, "x") == parse_metadata(METADATA.as_json(), "x") == METADATA
     wrong: list[tuple[str, object]] = [
         ("model", 3),
         ("model", ""),
@@ -205,12 +207,12 @@ def test_facts_of_strangers_are_checked() -> None:
     ]
     for key, value in wrong:
         with pytest.raises(SpotkdError, match=key):
-            read_facts(good | {key: value}, "x")
+            check_metadata(good | {key: value}, "x")
     for content in ("", "[1]", "{", "[" * 100_000):
         with pytest.raises(SpotkdError, match="x: "):
-            parse_facts(content, "x")
+            parse_metadata(content, "x")
 
 
 def test_where_a_folder_lies_is_nobody_elses_affair() -> None:
-    assert public("folder:/home/somebody/birds") == "folder:birds"
-    assert [public(name) for name in ("glyph94", "hf:user/name")] == ["glyph94", "hf:user/name"]
+    assert public_data_name("folder:/home/somebody/birds") == "folder:birds"
+    assert [public_data_name(name) for name in ("glyph94", "hf:user/name")] == ["glyph94", "hf:user/name"]

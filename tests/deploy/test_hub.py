@@ -16,8 +16,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from spotkd.cli import main, read
-from spotkd.config import DistillConfig
 from spotkd.deploy import open_student
+from spotkd.options import DistillOptions
 
 SMALL = ["--data.limit", "188", "--epochs", "1", "--quiet", "--batch-size", "94"]
 
@@ -157,7 +157,7 @@ def test_the_folder_is_whole_and_says_what_the_run_noted(
     assert str(tmp_path) not in everything
     noted = json.loads((folder / "config.json").read_text())
     assert noted["summary"]["scores"] == summary["scores"]
-    assert open_student(str(folder)).facts.classes == tuple(noted["classes"])
+    assert open_student(str(folder)).metadata.classes == tuple(noted["classes"])
 
 
 def test_the_shown_command_repeats_the_run(distilled: Path, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_the_shown_command_repeats_the_run(distilled: Path, tmp_path: Path) -> N
     command = "spotkd distill --config config.yaml --teacher.checkpoint TEACHER"
     assert f"\n{command}\n" in (folder / "README.md").read_text()
     config = read("distill", ["--config", str(folder / "config.yaml"), "--teacher.checkpoint", "t"])
-    assert isinstance(config, DistillConfig)
+    assert isinstance(config, DistillOptions)
     original = yaml.safe_load((distilled / "config.yaml").read_text())
     assert (config.student.name, config.seed, config.batch_size) == ("resnet8", original["seed"], 94)
     assert (config.data.limit, config.epochs, config.teacher.name) == (188, 1, "resnet14")

@@ -200,7 +200,7 @@ def test_a_pt2_file_is_opened_only_when_it_is_trusted(
         assert "can run code" in capsys.readouterr().err
         with pytest.raises(SpotkdError, match="the file was opened"):  # so the switch is what decides
             open_student(str(run / "student.pt2"), trust=True)
-    assert open_student(str(run / "student.pt2"), trust=True).facts.model == "resnet8"
+    assert open_student(str(run / "student.pt2"), trust=True).metadata.model == "resnet8"
 
 
 def test_weights_that_name_code_run_it_only_when_told(

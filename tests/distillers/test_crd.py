@@ -10,8 +10,10 @@ from spotkd import DISTILLERS, Batch, SpotkdError
 from spotkd.distillers import Distiller
 from spotkd.distillers.crd import Negatives
 
-from .cases import MASKS, NARROW, TRAINING_LABELS, WIDE, B, build, inputs, rows, subset_loss, through_own_layers
-from .subsets import crd_memory, crd_scores
+from .common import MASKS, NARROW, TRAINING_LABELS, WIDE, B, build, inputs, rows, subset_loss, through_own_layers
+from .references import crd_memory, crd_scores
+
+pytestmark = pytest.mark.distillers("crd")
 
 SIZES = {0: 12, 1: 7, 2: 4, 3: 9, 4: 1, 6: 3}  # samples by class, 36 in all; nobody is of class 5
 DRAWS = 4000
@@ -159,9 +161,9 @@ def test_mean_scores_are_computed_only_until_an_epoch_starts_with_normalisers(mo
     for one in (distiller, always):
         step(one, "all")
     known = {key: value.clone() for key, value in distiller.state_dict().items()}
-    assert not distiller.settled
+    assert not distiller.norms_ready
     distiller.start_epoch(2, 3)
-    assert distiller.settled
+    assert distiller.norms_ready
 
     exponentials: list[Tensor] = []
     exp = Tensor.exp
@@ -186,7 +188,7 @@ def test_mean_scores_are_computed_only_until_an_epoch_starts_with_normalisers(mo
     resumed = build("crd")
     resumed.load_state_dict(known)
     resumed.start_epoch(2, 3)
-    assert resumed.settled
+    assert resumed.norms_ready
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -18,10 +18,11 @@ from torch.func import functional_call
 from spotkd import DISTILLERS, Batch
 from spotkd.distillers import Distiller
 
-from .cases import MASKS, VARIANTS, B, build, inputs, rows, shapes_for, subset_loss
-from .subsets import REFERENCES
+from .common import MASKS, VARIANTS, B, build, inputs, rows, shapes_for, subset_loss
+from .references import REFERENCES
 
 
+@pytest.mark.distillers("all")
 def test_every_entry_has_a_reference() -> None:
     assert set(DISTILLERS) == set(REFERENCES)
 

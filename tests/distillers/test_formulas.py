@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spotkd import DISTILLERS, Batch
 from spotkd.distillers import LogitDistiller
-from spotkd.distillers.base import standardised
+from spotkd.distillers.base import standardise_logits
 from spotkd.distillers.dist import dist_loss
 from spotkd.distillers.dkd import dkd_loss
 from spotkd.distillers.kd import kd_loss
@@ -20,7 +20,7 @@ from spotkd.distillers.kdsvd import directions
 from spotkd.distillers.nst import nst_loss
 from spotkd.distillers.vid import vid_loss
 
-from .cases import MASKS, NARROW, WIDE, B, build, inputs
+from .common import MASKS, NARROW, WIDE, B, build, inputs
 from .test_spots import FIVE
 
 
@@ -31,6 +31,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 # NST.
 
 
+@pytest.mark.distillers("nst")
 @pytest.mark.parametrize(
     ("shape_s", "shape_t"),
     [
@@ -52,6 +53,7 @@ def test_nst_is_the_published_product(shape_s: tuple[int, ...], shape_t: tuple[i
     torch.testing.assert_close(nst_loss(s, t), expected, rtol=1e-11, atol=1e-14)
 
 
+@pytest.mark.distillers("nst")
 def test_nst_of_equal_patterns_is_zero() -> None:
     """Channels need not correspond: the order and the scale of each are of no account."""
     t = random(B, 6, 4, 4)
@@ -62,6 +64,7 @@ def test_nst_of_equal_patterns_is_zero() -> None:
 # VID.
 
 
+@pytest.mark.distillers("vid")
 def test_vid_begins_with_variance_five() -> None:
     distiller = DISTILLERS["vid"](NARROW, WIDE)
     for i, channels in enumerate((5, 7, 9)):
@@ -72,6 +75,7 @@ def test_vid_begins_with_variance_five() -> None:
     assert difference.item() == pytest.approx(0.5 * (1 / 5 + math.log(5)), rel=1e-6)
 
 
+@pytest.mark.distillers("vid")
 def test_vid_has_no_bias() -> None:
     shapes = [tuple(p.shape) for p in DISTILLERS["vid"](NARROW, WIDE).get_submodule("regressors.0").parameters()]
     assert shapes == [(5, 4, 1, 1), (5, 5, 1, 1), (5, 5, 1, 1)]
@@ -80,6 +84,7 @@ def test_vid_has_no_bias() -> None:
 # FT.
 
 
+@pytest.mark.distillers("ft")
 def test_ft_names_its_layers_as_published() -> None:
     names = set(DISTILLERS["ft"](NARROW, WIDE).state_dict())
     paraphraser = {
@@ -94,6 +99,7 @@ def test_ft_names_its_layers_as_published() -> None:
     assert names == paraphraser | convolutions | norms
 
 
+@pytest.mark.distillers("ft")
 def test_ft_shapes_follow_the_rate() -> None:
     weights = {
         key: tuple(p.shape[:2])
@@ -113,6 +119,7 @@ def test_ft_shapes_follow_the_rate() -> None:
     }
 
 
+@pytest.mark.distillers("ft")
 def test_ft_reconstructs_the_teachers_map() -> None:
     distiller = build("ft")
     _, (t,), _ = inputs(distiller, NARROW, WIDE)
@@ -124,6 +131,7 @@ def test_ft_reconstructs_the_teachers_map() -> None:
     torch.testing.assert_close(distiller.preparation_loss([], [t]), (x - t).pow(2).mean(), rtol=1e-12, atol=0)
 
 
+@pytest.mark.distillers("ft")
 def test_ft_trains_its_paraphraser_in_the_preparation_alone() -> None:
     distiller = build("ft")
     paraphraser, translator = distiller.get_submodule("paraphraser"), distiller.get_submodule("translator")
@@ -144,6 +152,7 @@ def test_ft_trains_its_paraphraser_in_the_preparation_alone() -> None:
 # AB.
 
 
+@pytest.mark.distillers("ab")
 def test_ab_prepares_with_the_loss_of_everybody() -> None:
     distiller = build("ab")
     student, teacher, batch = inputs(distiller, NARROW, WIDE)
@@ -155,6 +164,7 @@ def test_ab_prepares_with_the_loss_of_everybody() -> None:
     assert distiller.prepared_modules() == [distiller.get_submodule("connectors")]
 
 
+@pytest.mark.distillers("ab")
 def test_ab_connects_only_what_differs() -> None:
     other = (*FIVE[:2], (96, 16, 16), *FIVE[3:])
     connectors = DISTILLERS["ab"](other, FIVE).get_submodule("connectors")
@@ -162,6 +172,7 @@ def test_ab_connects_only_what_differs() -> None:
     assert connectors.get_submodule("1")(torch.randn(2, 96, 16, 16)).min() < 0  # no ReLU
 
 
+@pytest.mark.distillers("ab")
 def test_ab_is_zero_beyond_the_margin() -> None:
     distiller = DISTILLERS["ab"](FIVE, FIVE)
     maps = [random(2, *FIVE[i], seed=i).float() for i in (1, 2, 3)]
@@ -188,6 +199,7 @@ def test_preparations_and_views(name: str) -> None:
 # OFD.
 
 
+@pytest.mark.distillers("ofd")
 def test_ofd_margins_are_means_over_all_training_batches() -> None:
     distiller = build("ofd")
     student, _, batch = inputs(distiller, NARROW, WIDE)
@@ -206,6 +218,7 @@ def test_ofd_margins_are_means_over_all_training_batches() -> None:
     assert all(torch.equal(value, state[key]) for key, value in distiller.state_dict().items())
 
 
+@pytest.mark.distillers("ofd")
 def test_ofd_margin_without_negative_values_is_zero() -> None:
     margin = build("ofd").get_submodule("margins.0")
     assert not margin(random(B, 5, 8, 8).abs()).any()
@@ -214,6 +227,7 @@ def test_ofd_margin_without_negative_values_is_zero() -> None:
 # CC.
 
 
+@pytest.mark.distillers("cc")
 @pytest.mark.parametrize("train_teacher", [False, True])
 def test_cc_trains_the_teachers_layer_on_request(train_teacher: bool) -> None:
     distiller = DISTILLERS["cc"](NARROW, WIDE, train_teacher=train_teacher).double()
@@ -227,6 +241,7 @@ def test_cc_trains_the_teachers_layer_on_request(train_teacher: bool) -> None:
 # DKD.
 
 
+@pytest.mark.distillers("dkd")
 def test_dkd_takes_kd_apart() -> None:
     """KD = TCKD + (1 - p_t) NCKD, with p_t the teacher's probability of the label."""
     s, t, labels = 5 * random(B, 6), 5 * random(B, 6, seed=1), torch.arange(B) % 6
@@ -235,6 +250,7 @@ def test_dkd_takes_kd_apart() -> None:
     torch.testing.assert_close(tckd + (1 - p_t) * nckd, kd_loss(s, t, 4.0), rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.distillers("dkd")
 def test_dkd_ignores_the_labels_logit_among_the_others() -> None:
     s, t, labels = random(B, 6), random(B, 6, seed=1), torch.arange(B) % 6
     changed = s + 9 * F.one_hot(labels, 6)
@@ -242,6 +258,7 @@ def test_dkd_ignores_the_labels_logit_among_the_others() -> None:
     torch.testing.assert_close(dkd_loss(changed, t, labels, 4.0, 0.0, 1.0), nckd, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.distillers("dkd")
 def test_dkd_of_a_sure_teacher_is_exact() -> None:
     """Label probabilities within 1e-7 of one, in float32: the others' share is not lost to rounding."""
     labels = torch.tensor([2])
@@ -258,6 +275,7 @@ def blended(p: Tensor, share: Tensor | float) -> Tensor:
     return 4 * ((1 - share) * p + share / p.shape[1]).log()
 
 
+@pytest.mark.distillers("dist")
 def test_dist_does_not_see_scale_and_shift() -> None:
     t = 3 * random(B, 6)
     p, ones = F.softmax(t / 4, 1), torch.ones(B)
@@ -268,6 +286,7 @@ def test_dist_does_not_see_scale_and_shift() -> None:
     assert dist_loss(by_sample, t, ones, 4.0, 0.0, 2.0) > 1e-3
 
 
+@pytest.mark.distillers("dist")
 def test_dist_of_opposites_is_its_largest_value() -> None:
     """Correlation -1 everywhere: both terms are 2, so tau^2 (2 * 2 + 2 * 2)."""
     p = F.softmax(0.1 * random(B, 6), 1)
@@ -275,6 +294,7 @@ def test_dist_of_opposites_is_its_largest_value() -> None:
     assert loss.item() == pytest.approx(16 * 8, rel=1e-12)
 
 
+@pytest.mark.distillers("dist")
 def test_dist_of_constant_probabilities_has_no_gradient() -> None:
     """Correlation 0 by definition, not that of rounding errors."""
     t = random(B, 10, seed=1).float()
@@ -291,6 +311,7 @@ def test_dist_of_constant_probabilities_has_no_gradient() -> None:
 # KDSVD.
 
 
+@pytest.mark.distillers("kdsvd")
 @pytest.mark.parametrize("size", [2, 5])
 def test_kdsvd_does_not_see_scale_and_sign(size: int) -> None:
     s, t = random(B, 9, size, size), random(B, 9, size, size, seed=1)
@@ -302,6 +323,7 @@ def test_kdsvd_does_not_see_scale_and_sign(size: int) -> None:
     assert ((v_s * v_t).sum(1) >= 0).all()
 
 
+@pytest.mark.distillers("kdsvd")
 def test_kdsvd_takes_the_candidate_nearest_to_the_teachers() -> None:
     """The student's third direction is the teacher's first; its fifth would be nearer, but only four are looked at."""
     torch.manual_seed(0)
@@ -320,18 +342,20 @@ def test_kdsvd_takes_the_candidate_nearest_to_the_teachers() -> None:
 # Logits brought to mean 0 and deviation 1.
 
 
+@pytest.mark.distillers("kd", "dkd", "dist")
 def test_standardised_is_the_z_score() -> None:
     x = 3 * random(B, 7) + 5
-    torch.testing.assert_close(standardised(x), (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True))
-    assert torch.allclose(standardised(x).std(1), torch.ones(B, dtype=x.dtype))  # unbiased
+    torch.testing.assert_close(standardise_logits(x), (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True))
+    assert torch.allclose(standardise_logits(x).std(1), torch.ones(B, dtype=x.dtype))  # unbiased
 
 
+@pytest.mark.distillers("kd", "dkd", "dist")
 @pytest.mark.parametrize("classes", [2, 10, 100, 200])
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e-3, 7.3, -3.3e3])
 def test_standardised_constants_are_zeros(value: float, classes: int) -> None:
     """Not the rounding errors of their mean, brought to deviation 1."""
     x = torch.full((B, classes), value, requires_grad=True)
-    y = standardised(x)
+    y = standardise_logits(x)
     assert not y.any()
     assert not torch.autograd.grad(y[:, 0].sum(), x)[0].any()
 
@@ -387,7 +411,7 @@ def test_temperature_divides_both(name: str) -> None:
 @pytest.mark.parametrize("name", DISTILLERS)
 def test_warm_up(name: str, epochs: int, ramps: dict[int, float]) -> None:
     distiller = build(name)
-    assert distiller.ramp == 1
+    assert distiller.warmup_factor == 1
     for epoch, ramp in ramps.items():
         distiller.start_epoch(epoch, epochs)
-        assert distiller.ramp == pytest.approx(ramp if name in ("dkd", "reviewkd") else 1)
+        assert distiller.warmup_factor == pytest.approx(ramp if name in ("dkd", "reviewkd") else 1)

@@ -96,5 +96,6 @@ def test_golden(name: str, kind: str) -> None:
     assert total == pytest.approx(GOLDEN["losses"][name][kind], rel=1e-10)
 
 
+@pytest.mark.distillers("all")
 def test_every_loss_has_golden_values() -> None:
     assert {*LOSSES, *CONSECUTIVE} == set(GOLDEN["losses"])

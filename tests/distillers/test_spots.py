@@ -8,7 +8,7 @@ import torch
 from spotkd import DISTILLERS, SpotkdError
 from spotkd.distillers import Distiller
 
-from .cases import CONSECUTIVE, NARROW, WIDE, Shapes
+from .common import CONSECUTIVE, NARROW, WIDE, Shapes
 
 FIVE: Shapes = ((32, 32, 32), (64, 32, 32), (128, 16, 16), (256, 8, 8), (256,), (100,))  # resnet8x4
 SIX: Shapes = ((64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 4, 4), (512,), (100,))  # vgg8

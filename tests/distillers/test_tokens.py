@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from spotkd import DISTILLERS, Batch
 from spotkd.distillers import Distiller
 
-from . import subsets
-from .cases import MASKS, B, Shapes
+from . import references
+from .common import MASKS, B, Shapes
 
 GRID_S, GRID_T = (6, 8, 8), (7, 8, 8)
 LINES_S, LINES_T = (65, 6), (65, 7)  # the same grids behind a class token
@@ -71,6 +71,7 @@ def test_tokens_are_the_map_of_their_grid(name: str, side: str) -> None:
             assert not g[:, 0].any()  # the class token takes no part
 
 
+@pytest.mark.distillers("sp")
 @pytest.mark.parametrize("side", SIDES)
 def test_sp_compares_samples_by_all_their_tokens(side: str) -> None:
     distiller = build("sp", *SIDES[side])
@@ -79,12 +80,13 @@ def test_sp_compares_samples_by_all_their_tokens(side: str) -> None:
     teacher = [tokens(t) if side != "student" else t for t in teacher]
     loss, (gradient,) = loss_and_gradients(distiller, student, teacher)
     chosen = MASKS["some"].bool()
-    expected = chosen.double().mean() * subsets.sp(student[0][chosen], teacher[0][chosen])
+    expected = chosen.double().mean() * references.sp(student[0][chosen], teacher[0][chosen])
     torch.testing.assert_close(loss, expected, rtol=1e-11, atol=0)
     assert gradient[chosen].any()
     assert not gradient[~chosen].any()
 
 
+@pytest.mark.distillers("fitnet")
 @pytest.mark.parametrize("side", SIDES)
 def test_fitnet_regresses_to_the_teachers_kind(side: str) -> None:
     distiller = build("fitnet", *SIDES[side])
@@ -94,7 +96,7 @@ def test_fitnet_regresses_to_the_teachers_kind(side: str) -> None:
     loss, (gradient,) = loss_and_gradients(distiller, student, teacher)
     regressor: nn.Module = distiller.get_submodule("regressor")
     chosen = MASKS["some"].bool()
-    expected = chosen.double().mean() * subsets.fitnet(regressor(student[0])[chosen], teacher[0][chosen])
+    expected = chosen.double().mean() * references.fitnet(regressor(student[0])[chosen], teacher[0][chosen])
     torch.testing.assert_close(loss, expected, rtol=1e-11, atol=0)
     assert torch.isfinite(gradient).all()
     assert gradient[chosen].any()

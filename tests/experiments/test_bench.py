@@ -152,18 +152,18 @@ def test_a_dry_run_lists_the_cells_of_every_shipped_plan(capsys: pytest.CaptureF
 
 
 def test_an_estimate_follows_the_options(bright: Path) -> None:
-    from spotkd.config import ModelConfig, TrainConfig
-    from spotkd.experiments.estimate import seconds
+    from spotkd.experiments.estimate import estimate_seconds
+    from spotkd.options import ModelOptions, TrainOptions, with_values
 
-    config = TrainConfig(model=ModelConfig("resnet8"), epochs=10)
-    config.data.name = "cifar100"  # which is not there, and need not be
-    once = seconds(config)
-    config.epochs = 20
-    assert seconds(config) == pytest.approx(2 * once)
-    config.data.limit, config.data.val_share = 10_000, 0.1
-    assert seconds(config) == pytest.approx(2 * once * 0.2 * 0.9)
-    config.model.name = "resnet56"
-    assert seconds(config) > 2 * once * 0.2 * 0.9
+    config = TrainOptions(model=ModelOptions("resnet8"), epochs=10)
+    config = with_values(config, {"data.name": "cifar100"})  # which is not there, and need not be
+    once = estimate_seconds(config)
+    config = with_values(config, {"epochs": 20})
+    assert estimate_seconds(config) == pytest.approx(2 * once)
+    config = with_values(config, {"data.limit": 10_000, "data.val_share": 0.1})
+    assert estimate_seconds(config) == pytest.approx(2 * once * 0.2 * 0.9)
+    config = with_values(config, {"model.name": "resnet56"})
+    assert estimate_seconds(config) > 2 * once * 0.2 * 0.9
 
 
 def test_mistakes(bright: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from spotkd import DISTILLERS, STRATEGIES, SpotkdError
-from spotkd.config import DistillConfig, TrainConfig
 from spotkd.experiments import cells, find_plan, read_plan, shipped_plans
 from spotkd.experiments.plan import Cell, configuration
+from spotkd.options import DistillOptions, TrainOptions
 
 PAPER = {"fitnet", "at", "nst", "vid", "ft", "sp", "rkd", "pkt", "cc", "crd"}
 GOOD = """
@@ -57,18 +57,18 @@ def test_options_of_a_cell(tmp_path: Path) -> None:
     plan = read_plan(written(tmp_path, GOOD))
     by_name = {str(cell): configuration(plan, cell) for cell in cells(plan)}
     teacher = by_name["glyph94 teachers resnet20"]
-    assert isinstance(teacher, TrainConfig)
+    assert isinstance(teacher, TrainOptions)
     assert (teacher.model.name, teacher.epochs, teacher.batch_size, teacher.data.limit) == ("resnet20", 5, 32, 940)
     assert teacher.optim.milestones is None  # so few epochs have no three of them; the run finds its own
     alone = by_name["glyph94 alone resnet8 seed2"]
-    assert isinstance(alone, TrainConfig)
+    assert isinstance(alone, TrainOptions)
     assert (alone.model.name, alone.epochs, alone.seed) == ("resnet8", 3, 2)
     adaptive = by_name["glyph94 resnet14-resnet8 at adaptive seed1"]
-    assert isinstance(adaptive, DistillConfig)
+    assert isinstance(adaptive, DistillOptions)
     assert (adaptive.teacher.name, adaptive.student.name) == ("resnet14", "resnet8")
     assert (adaptive.beta, adaptive.strategy, adaptive.policy.target_share) == (1000, "adaptive", 0.6)
     always = by_name["glyph94 resnet14-resnet8 at always seed1"]
-    assert isinstance(always, DistillConfig)
+    assert isinstance(always, DistillOptions)
     assert always.policy.target_share is None
 
 

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 from spotkd import DISTILLERS, SpotkdError
-from spotkd.config import TrainConfig
 from spotkd.experiments.plan import Cell, Plan, cells
-from spotkd.experiments.report import method_name, paired, reach, read_results, spread, tex, write_report
-from spotkd.training.evaluate import Scores
-from spotkd.training.run import Run, Summary
+from spotkd.experiments.report import write_report
+from spotkd.experiments.results import paired_difference, read_results
+from spotkd.experiments.tables import method_name
+from spotkd.options import TrainOptions
+from spotkd.runs.summary import Scores, Summary
+from spotkd.training.assemble import open_writer
 
-T = {2: 12.706, 3: 4.303, 5: 2.776}  # two-sided 95 % points of Student's t by number of values, from a printed table
 COMMAND = "spotkd bench mine.yaml"
 LAST, VAL, TEST = "last epoch", "best on validation", "best on test"
 TOP1 = {"teacher": 82.0, "alone": 79.0, "always": 80.0, "random": 80.0, "adaptive": 80.5}
@@ -46,7 +47,7 @@ def finish(folder: Path, cell: Cell, top1: float, protocol: str = LAST, seconds:
         model="", scores=last._replace(top1=top1), protocol=protocol, epoch=2, last=last, epochs=3, seconds=seconds,
         shares={}, folder=folder, device="cpu, 32-true", machine="a processor",
     )  # fmt: skip
-    with Run(folder / cell.folder, TrainConfig(overwrite=True)) as run:
+    with open_writer(folder / cell.folder, TrainOptions(overwrite=True)) as run:
         run.finish(summary)
 
 
@@ -70,35 +71,6 @@ def method_row(folder: Path, distiller: str, strategy: str, data: str = "glyph94
     wanted = {"data": data, "distiller": distiller, "strategy": strategy}
     (row,) = [row for row in table(folder / "report.csv") if wanted.items() <= row.items()]
     return row
-
-
-@pytest.mark.parametrize("n", [2, 3, 5])
-def test_statistics(n: int) -> None:
-    values = np.random.default_rng(n).normal(80, 2, n)
-    found = spread(values.tolist())
-    assert found is not None
-    assert found.n == n
-    assert found.mean == pytest.approx(np.mean(values))
-    assert found.std == pytest.approx(np.std(values, ddof=1))
-    half = T[n] * np.std(values, ddof=1) / math.sqrt(n)
-    assert found.interval == pytest.approx((np.mean(values) - half, np.mean(values) + half), rel=1e-3)
-    assert reach(n) == pytest.approx(T[n] / math.sqrt(n), rel=1e-3)
-
-
-def test_statistics_by_hand() -> None:
-    two = spread([1.0, 3.0])  # mean 2, standard deviation sqrt 2, of the mean 1
-    assert two is not None
-    assert two.interval == pytest.approx((2 - 12.706, 2 + 12.706), abs=1e-3)
-    five = spread([1.0, 2.0, 3.0, 4.0, 5.0])  # mean 3, standard deviation sqrt 2.5, of the mean sqrt 0.5
-    assert five is not None
-    assert five.interval == pytest.approx((3 - 2.776 * math.sqrt(0.5), 3 + 2.776 * math.sqrt(0.5)), abs=1e-3)
-    same = spread([0.5, 0.5, 0.5])
-    assert same is not None
-    assert same.interval == (0.5, 0.5)
-    one = spread([4.0])
-    assert one is not None
-    assert (one.n, one.mean, one.std, one.interval) == (1, 4.0, None, None)
-    assert spread([]) is None
 
 
 def test_names_of_the_field() -> None:
@@ -170,7 +142,7 @@ very wide and says little.
         assert len({tuple(match.start() for match in re.finditer(r"\|", line)) for line in lines.splitlines()}) == 1
 
 
-def test_seeds_are_paired(tmp_path: Path) -> None:
+def test_seeds_are_paired_difference(tmp_path: Path) -> None:
     plan = planned()
     missing = {
         Cell("distill", "glyph94", "wrn_40_2", "resnet8", "at", strategy, seed)
@@ -254,11 +226,11 @@ def test_pairing_needs_seed_and_protocol(tmp_path: Path) -> None:
     results, _ = read_results(planned(), tmp_path)
     ours = [result for result in results if result.cell.strategy == "adaptive"]
     theirs = [result for result in results if (result.cell.distiller, result.cell.strategy) == ("at", "always")]
-    found = paired(ours, reversed(theirs))
+    found = paired_difference(ours, reversed(theirs))
     assert found is not None
     assert (found.n, found.mean, found.std) == pytest.approx((3, 0.7, 0.1))
-    assert paired(ours, [replace(result, protocol=VAL) for result in theirs]) is None
-    assert paired(ours, []) is None
+    assert paired_difference(ours, [replace(result, protocol=VAL) for result in theirs]) is None
+    assert paired_difference(ours, []) is None
 
 
 def test_failed_and_waiting_runs_are_listed(tmp_path: Path) -> None:
@@ -415,10 +387,3 @@ def test_latex(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         subprocess.run(
             ["pdflatex", "-draftmode", "-halt-on-error", "all"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL
         )
-
-
-def test_latex_escapes() -> None:
-    assert tex("wrn_40_2") == r"wrn\_40\_2"
-    assert tex("-0.20 [-1.00, +0.60]") == "$-$0.20 [$-$1.00, +0.60]"
-    assert tex("resnet20-8 and a-1") == "resnet20-8 and a-1"
-    assert tex("a\\b ~^ {x} 5% ±") == r"a\textbackslash{}b \textasciitilde{}\textasciicircum{} \{x\} 5\% $\pm$"

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from spotkd.cli import main
-from spotkd.config import DistillConfig, TrainConfig
-from spotkd.experiments import find_teacher, teach, teacher_for
-from spotkd.experiments.essence import differences, essence
+from spotkd.experiments import find_or_train_teacher, find_teacher, teacher_options
+from spotkd.options import DistillOptions, TrainOptions, result_differences, result_options
 from spotkd.recipes import resolved
 
 from .conftest import DATA
@@ -21,9 +20,9 @@ RECIPE = f"{DATA}/at/resnet14-resnet8"
 SMALL = ["--epochs", "1", "--batch_size", "16", "--quiet", "--policy.bias", "0"]
 
 
-def wanted(**options: object) -> TrainConfig:
+def wanted(**options: object) -> TrainOptions:
     config = resolved(f"{DATA}/single/resnet8", {"epochs": 1, "quiet": True, **options})
-    assert isinstance(config, TrainConfig)
+    assert isinstance(config, TrainOptions)
     return config
 
 
@@ -34,7 +33,7 @@ def test_what_decides_what_is_learnt() -> None:
         replace(config, data=replace(config.data, root="elsewhere", workers=2)),
         replace(config, optim=replace(config.optim, milestones=[1]) if config.optim.milestones else config.optim),
     ):
-        assert essence(same) == essence(config)
+        assert result_options(same) == result_options(config)
     for other, keys in (
         (replace(config, seed=1), ["seed"]),
         (replace(config, select="best_test"), ["select"]),
@@ -42,13 +41,13 @@ def test_what_decides_what_is_learnt() -> None:
         (replace(config, optim=replace(config.optim, lr=1.0)), ["optim.lr"]),
         (replace(config, epochs=240), ["epochs", "optim.milestones"]),
     ):
-        assert differences(config, other) == keys
+        assert result_differences(config, other) == keys
 
 
 def test_the_teachers_own_run() -> None:
     config = resolved("cifar100/at/resnet56-resnet20", {"seed": 7, "epochs": 60, "data": {"root": "/d", "limit": 500}})
-    assert isinstance(config, DistillConfig)
-    teacher = teacher_for(config)
+    assert isinstance(config, DistillOptions)
+    teacher = teacher_options(config)
     assert (teacher.recipe, teacher.model.name) == ("cifar100/single/resnet56", "resnet56")
     assert (teacher.epochs, teacher.optim.milestones, teacher.seed) == (60, [38, 45, 52], 1029)
     assert (teacher.data.root, teacher.data.limit) == ("/d", 500)
@@ -56,17 +55,19 @@ def test_the_teachers_own_run() -> None:
 
 def test_found_again_or_trained(bright: Path) -> None:
     said: list[str] = []
-    first = teach(wanted(), said.append)
+    first = find_or_train_teacher(wanted(), said.append)
     assert first.parent == Path("runs/teachers")
     assert "no run under runs/ matches" in said[0]
     assert "training it in" in said[0]
     said.clear()
-    assert teach(wanted(quiet=True, eval_batch_size=3), said.append) == first
+    assert find_or_train_teacher(wanted(quiet=True, eval_batch_size=3), said.append) == first
     top1 = json.loads((first / "summary.json").read_text())["scores"]["top1"]
     assert said == [f"teacher: resnet8 of {first}, test top-1 {top1:.2f} %"]
-    other = teach(wanted(seed=5), said.append)
+    other = find_or_train_teacher(wanted(seed=5), said.append)
     assert other != first
-    also = teach(wanted(batch_size=32), said.append)  # of one name with the first, and another run all the same
+    also = find_or_train_teacher(
+        wanted(batch_size=32), said.append
+    )  # of one name with the first, and another run all the same
     assert len({first, other, also}) == 3
     assert find_teacher(wanted(batch_size=32)) == also
     # An unfinished run, one with damaged files, and folders of others are no teachers.
@@ -76,13 +77,15 @@ def test_found_again_or_trained(bright: Path) -> None:
     (Path("runs") / "notes" / "config.yaml").write_text("nothing")
     assert find_teacher(wanted()) is None
     assert find_teacher(wanted(seed=5)) is None
-    assert teach(wanted(), said.append) == first  # begun anew where it was interrupted
+    assert find_or_train_teacher(wanted(), said.append) == first  # begun anew where it was interrupted
 
 
 def test_two_who_need_one_teacher_train_it_once(bright: Path) -> None:
     said: list[str] = []
     found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(teach(wanted(), said.append))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: found.append(find_or_train_teacher(wanted(), said.append))) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import zipfile
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn, optim
+from torch.optim import lr_scheduler
 
 from spotkd import MODELS, SpotkdError, create_model
 from spotkd.models.weights import load_weights, read_metadata, save_weights
@@ -32,6 +35,39 @@ def parallel(state: State) -> State:
     return {f"module.{key}": value for key, value in state.items()}
 
 
+SCHEDULES: dict[str, Callable[[optim.Optimizer], lr_scheduler.LRScheduler]] = {
+    "multistep": lambda optimizer: lr_scheduler.MultiStepLR(optimizer, [1, 150, 180, 180]),
+    "step": lambda optimizer: lr_scheduler.StepLR(optimizer, 30),
+    "cosine": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 240),
+    "onecycle": lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10),
+    "plateau": lr_scheduler.ReduceLROnPlateau,
+    "lambda": lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 / (epoch + 1)),
+    "warm-up": lambda optimizer: lr_scheduler.SequentialLR(
+        optimizer, [lr_scheduler.LinearLR(optimizer), lr_scheduler.MultiStepLR(optimizer, [3, 5])], [2]
+    ),
+}
+
+
+def with_schedule(state: State, schedule: str = "multistep") -> dict[str, Any]:
+    """A checkpoint from which training can continue: an optimizer and its scheduler have taken a step."""
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = optim.SGD([weight], 0.05, momentum=0.9, weight_decay=5e-4)
+    scheduler = SCHEDULES[schedule](optimizer)
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        scheduler.step(0.5)
+    else:
+        scheduler.step()
+    return {
+        "epoch": 240,
+        "model": state,
+        "best_acc": torch.tensor(72.3),
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": scheduler.state_dict(),
+    }
+
+
 # What torch.save gets; both numbers beside the weights are tensors in files that were written on a GPU.
 LAYOUTS: dict[str, Callable[[State], dict[str, Any]]] = {
     "bare": lambda state: state,
@@ -42,6 +78,7 @@ LAYOUTS: dict[str, Callable[[State], dict[str, Any]]] = {
         "accuracy": torch.tensor(72.3),
         "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
     },
+    "with a schedule": with_schedule,
     "mdistiller": lambda state: {"epoch": 240, "model": parallel(state), "best_acc": torch.tensor(72.3)},
     "state_dict": lambda state: {"state_dict": state, "arch": "resnet", "best_acc1": 72.3},
     "model_state_dict": lambda state: {"epoch": 5, "model_state_dict": state, "loss": 0.4},
@@ -52,6 +89,16 @@ LAYOUTS: dict[str, Callable[[State], dict[str, Any]]] = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pytorch_layouts(layout: str, state: State, tmp_path: Path) -> None:
     torch.save(LAYOUTS[layout](state), tmp_path / "x.pth")
+    assert_same(create_model("resnet8", 10, tmp_path / "x.pth").state_dict(), state)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_checkpoint_with_a_schedulers_state(schedule: str, new_format: bool, state: State, tmp_path: Path) -> None:
+    content = with_schedule(state, schedule)
+    if schedule == "multistep":
+        assert type(content["lr_scheduler"]["milestones"]) is Counter
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=new_format)
     assert_same(create_model("resnet8", 10, tmp_path / "x.pth").state_dict(), state)
 
 
@@ -203,6 +250,49 @@ def test_no_pickle_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(SpotkdError, match=rf"{name}: refused"):
             create_model("resnet8", 10, name)
     assert not Path("exploded").exists()
+
+
+def calling(name: bytes, argument: bytes, calls: int = 1) -> bytes:
+    """A pickle: a list of ``name``, an argument, and what the one makes of the other, again and again."""
+    return b"\x80\x02](c%sq\x01%sq\x02" % (name, argument) + b"h\x01h\x02\x85R" * calls + b"e."
+
+
+def write_pickle(content: bytes, path: Path) -> None:
+    """A file of ``torch.save`` with one storage, number 0, and this pickle."""
+    torch.save({"a": torch.zeros(2)}, path.with_suffix(".whole"))
+    with zipfile.ZipFile(path.with_suffix(".whole")) as whole, zipfile.ZipFile(path, "w") as changed:
+        for name in whole.namelist():
+            changed.writestr(name, content if name.endswith("data.pkl") else whole.read(name))
+
+
+NUMBERS = b"".join(b"M" + number.to_bytes(2, "little") for number in range(1000))
+COUNTS = b"}(" + b"".join(b"M" + number.to_bytes(2, "little") + b"K\x01" for number in range(1000)) + b"u"
+STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x02tQ"
+LONG_TENSOR = (
+    b"ctorch._utils\n_rebuild_tensor_v2\n(%sK\0J\0\0\0\x7f\x85K\0\x85\x89ccollections\nOrderedDict\n)RtR" % STORAGE
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "calls", "message"),
+    [
+        (b"collections\nCounter\n", COUNTS, 1, "holds no state dict"),  # read, and no checkpoint
+        (b"collections\nCounter\n", LONG_TENSOR, 1, "refused, it holds a Counter of something else"),
+        (b"collections\nCounter\n", b"(" + NUMBERS + b"t", 1, "refused, it holds a Counter of something else"),
+        (b"collections\nCounter\n", b"}K\1]s", 1, "refused, it holds a Counter of something else"),
+        (b"collections\nCounter\n", COUNTS, 1000, "refused, its calls copy more than it holds"),
+        (b"collections\nOrderedDict\n", COUNTS, 1000, "refused, its calls copy more than it holds"),
+        (b"builtins\nset\n", b"(" + NUMBERS + b"t", 1000, "refused, its calls copy more than it holds"),
+        (b"torch\nSize\n", b"(" + NUMBERS + b"t", 1000, "refused, its calls copy more than it holds"),
+    ],
+)
+def test_containers_take_no_more_memory_than_the_file(
+    name: bytes, argument: bytes, calls: int, message: str, tmp_path: Path
+) -> None:
+    """A few bytes can ask for a lot: a tensor of 2 ** 31 times the same number, or a thousand copies of one tuple."""
+    write_pickle(calling(name, argument, calls), tmp_path / "x.pt")
+    with pytest.raises(SpotkdError, match=message):
+        create_model("resnet8", 10, tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", "x.pt"])

@@ -139,7 +139,7 @@ def test_chain_and_what_stands_before_the_relus(named: tuple[str, StagedModel]) 
     name, model = named
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        features, (outputs, before) = model.features(images), model.observe(images)
+        features, (outputs, before) = model.features(images), model.features_and_preactivations(images)
         assert torch.equal(features[-1], model(images))
         assert torch.equal(model.run(features[1], 2, len(features)), features[-1])
     assert {k for k, stage in enumerate(model.stages()) if isinstance(stage, Rectified)} == rectified_stages(name)

@@ -8,18 +8,20 @@ import pytest
 import torch
 
 from spotkd import Batch, SpotKD, SpotkdError
-from spotkd.config import OptimConfig
-from spotkd.training.optim import make_optimizer, milestones
+from spotkd.options import OptimOptions, milestones
+from spotkd.training.optim import make_optimizer
 
 from ..conftest import IMAGE_SHAPE, TinyNet
 
 Pair = tuple[TinyNet, TinyNet]
 
 
-def rates(pair: Pair, config: OptimConfig, epochs: int, steps: int) -> list[list[float]]:
+def rates(pair: Pair, config: OptimOptions, epochs: int, steps: int) -> list[list[float]]:
     """The two groups' rates in the first step of every epoch."""
     method = SpotKD(*pair, "at", image_shape=IMAGE_SHAPE)
-    optimizer, schedule = make_optimizer(method, config, epochs, steps)
+    optimizer, schedule = make_optimizer(
+        method, epochs=epochs, steps_per_epoch=steps, lr=config.lr, milestones=milestones(config, epochs)
+    )
     found = []
     for _ in range(epochs):
         found.append([group["lr"] for group in optimizer.param_groups])
@@ -30,7 +32,7 @@ def rates(pair: Pair, config: OptimConfig, epochs: int, steps: int) -> list[list
 
 
 def test_papers_rates(pair: Pair) -> None:
-    found = rates(pair, OptimConfig(), epochs=240, steps=2)
+    found = rates(pair, OptimOptions(), epochs=240, steps=2)
     factors = {1: 1, 150: 1, 151: 0.1, 180: 0.1, 181: 0.01, 210: 0.01, 211: 0.001, 240: 0.001}
     for epoch, factor in factors.items():
         student, policy = found[epoch - 1]
@@ -40,26 +42,26 @@ def test_papers_rates(pair: Pair) -> None:
 
 
 def test_one_cycle_ends_near_zero_with_the_same_ratio(pair: Pair) -> None:
-    found = rates(pair, OptimConfig(lr=0.1, schedule="onecycle"), epochs=10, steps=3)
+    found = rates(pair, OptimOptions(lr=0.1, schedule="onecycle"), epochs=10, steps=3)
     assert max(student for student, _ in found) == pytest.approx(0.1, rel=0.05)
     assert found[-1][0] < 0.01
     assert all(policy == pytest.approx(student / 2) for student, policy in found)
 
 
 def test_milestones_scale_with_the_length() -> None:
-    assert milestones(OptimConfig(), 240) == [150, 180, 210]
-    assert milestones(OptimConfig(), 60) == [38, 45, 52]
-    assert milestones(OptimConfig(milestones=[3, 5]), 8) == [3, 5]
+    assert milestones(OptimOptions(), 240) == [150, 180, 210]
+    assert milestones(OptimOptions(), 60) == [38, 45, 52]
+    assert milestones(OptimOptions(milestones=[3, 5]), 8) == [3, 5]
     for wrong in ([5, 3], [0], [9], [3, 3]):
         with pytest.raises(SpotkdError, match=r"optim\.milestones"):
-            milestones(OptimConfig(milestones=wrong), 8)
+            milestones(OptimOptions(milestones=wrong), 8)
 
 
 def test_two_groups_are_two_optimizers(pair: Pair, batch: Batch) -> None:
     torch.manual_seed(0)
     one = SpotKD(*pair, "at", image_shape=IMAGE_SHAPE).double()
     two = copy.deepcopy(one)
-    together, _ = make_optimizer(one, OptimConfig(), 1, 9)
+    together, _ = make_optimizer(one, epochs=1, steps_per_epoch=9, milestones=milestones(OptimOptions(), 1))
     student = torch.optim.SGD(two.student_parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     policy = torch.optim.SGD(two.policy_parameters(), lr=0.025, momentum=0.9, weight_decay=1e-3)
     for step in range(3):

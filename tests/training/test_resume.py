@@ -22,18 +22,22 @@ from torch import Tensor, nn
 
 from spotkd import DATASETS, DISTILLERS, MODELS, STRATEGIES, Batch, SpotKD, SpotkdError
 from spotkd.cli import main
-from spotkd.config import DistillConfig, ModelConfig, OptimConfig, TrainConfig
 from spotkd.distillers import AT
 from spotkd.errors import STOPPED, Stopped
 from spotkd.method import Method
-from spotkd.training import checkpoint, distill, restore, resume, train
-from spotkd.training.checkpoint import newest, read_sealed, write_sealed
-from spotkd.training.run import Run, interval, read_metrics
-from spotkd.training.state import learnt, load_learnt
+from spotkd.options import DistillOptions, ModelOptions, OptimOptions, TrainOptions, with_values
+from spotkd.options.grammar import parse_interval
+from spotkd.runs import checkpoint
+from spotkd.runs.checkpoint import load_newest, read_checkpoint, write_checkpoint
+from spotkd.runs.folder import RunFolder
+from spotkd.runs.writer import RunWriter
+from spotkd.training import distill, restore, resume, train
+from spotkd.training.assemble import open_writer
+from spotkd.training.state import learned_state, load_learned_state
 
 from ..conftest import IMAGE_SHAPE, OPTIONS, TRAINING_LABELS, TinyNet, for_distiller
-from . import killing
-from .killing import configured, differences, what_is_left
+from . import killed_runs
+from .killed_runs import configured, differences, what_is_left
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,28 +45,28 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder with a trained teacher, and the names that the runs use."""
-    monkeypatch.setitem(DATASETS._entries, "tiny", lambda config: killing.tiny_data())
+    monkeypatch.setitem(DATASETS._entries, "tiny", lambda config: killed_runs.tiny_data())
     monkeypatch.setitem(MODELS._entries, "tinynet6", lambda classes: TinyNet(6, classes))
     monkeypatch.setitem(MODELS._entries, "tinynet4", lambda classes: TinyNet(4, classes))
-    config = TrainConfig(
-        model=ModelConfig("tinynet6"), epochs=1, batch_size=8, quiet=True, out=str(tmp_path / "teacher")
+    config = TrainOptions(
+        model=ModelOptions("tinynet6"), epochs=1, batch_size=8, quiet=True, out=str(tmp_path / "teacher")
     )
-    config.data.name = "tiny"
+    config = with_values(config, {"data.name": "tiny"})
     train(config)
     return tmp_path
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """The process is asked to stop, by a real signal, after so many steps from now on."""
-    plain, left = Run.after_step, [steps]
+    plain, left = RunWriter.after_step, [steps]
 
-    def after_step(self: Run, state: Any) -> None:
+    def after_step(self: RunWriter, state: Any) -> None:
         left[0] -= 1
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGTERM)
         plain(self, state)
 
-    monkeypatch.setattr(Run, "after_step", after_step)
+    monkeypatch.setattr(RunWriter, "after_step", after_step)
 
 
 # ------------------------------------------------------------------------------------------------------------ exactness
@@ -71,7 +75,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("distiller", "seed"), [("at", 1), ("crd", 2), ("ft", 3), ("rkd", 4)])
 def test_killed_at_random_and_ended_the_same(distiller: str, seed: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.training.killing", distiller, "6", str(tmp_path), str(seed)]
+    command = [sys.executable, "-m", "tests.training.killed_runs", distiller, "6", str(tmp_path), str(seed)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert f"{distiller}: 6 kills" in done.stdout
@@ -79,9 +83,9 @@ def test_killed_at_random_and_ended_the_same(distiller: str, seed: int, tmp_path
 
 CASES: list[tuple[str, dict[str, Any], int]] = [
     ("adaptive", {}, 3),
-    ("adaptive", {"optim": OptimConfig(lr=0.1, schedule="onecycle")}, 7),
+    ("adaptive", {"optim": OptimOptions(lr=0.1, schedule="onecycle")}, 7),
     ("adaptive", {"select": "best_test"}, 12),
-    ("joint", {"optim": OptimConfig(milestones=[1, 2])}, 8),
+    ("joint", {"optim": OptimOptions(milestones=[1, 2])}, 8),
     ("random", {"distiller": "ofd"}, 5),
     ("anti", {"distiller": "ab"}, 4),
     ("adaptive", {"distiller": "reviewkd", "precision": "bf16-mixed"}, 6),
@@ -98,7 +102,7 @@ def test_stopped_by_a_signal_and_ended_the_same(
     with monkeypatch.context() as patched:
         stop_after(patched, steps)
         with pytest.raises(
-            Stopped, match=r"stopped by SIGTERM; the state is saved, go on with: spotkd distill --resume "
+            Stopped, match=r"stopped by SIGTERM; the state is saved, resume with: spotkd distill --resume "
         ):
             distill(configured(place, place / "stopped", distiller, **kind))
     torch.manual_seed(99)  # whoever goes on has drawn other numbers before
@@ -107,14 +111,13 @@ def test_stopped_by_a_signal_and_ended_the_same(
     assert differences(what_is_left(place / "whole"), what_is_left(place / "stopped")) == []
     whole = json.loads((place / "whole" / "summary.json").read_text())
     assert whole["scores"] == summary.scores._asdict()
-    assert len(read_metrics(place / "stopped")["epoch"]) == killing.EPOCHS
+    assert len(RunFolder(place / "stopped").metrics["epoch"]) == killed_runs.EPOCHS
 
 
 def test_plain_training_goes_on_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def config(out: str) -> TrainConfig:
-        made = TrainConfig(model=ModelConfig("tinynet4"), epochs=3, batch_size=8, quiet=True, out=str(place / out))
-        made.data.name = "tiny"
-        return made
+    def config(out: str) -> TrainOptions:
+        common = {"epochs": 3, "batch_size": 8, "quiet": True, "out": str(place / out)}
+        return with_values(TrainOptions(model=ModelOptions("tinynet4")), common | {"data.name": "tiny"})
 
     train(config("whole"))
     with monkeypatch.context() as patched:
@@ -122,7 +125,7 @@ def test_plain_training_goes_on_too(place: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(Stopped, match="spotkd train --resume"):
             train(config("stopped"))
     resume(place / "stopped")
-    whole, stopped = (read_sealed(place / name / "last.ckpt")["method"] for name in ("whole", "stopped"))
+    whole, stopped = (read_checkpoint(place / name / "last.ckpt")["method"] for name in ("whole", "stopped"))
     assert differences(whole, stopped) == []
 
 
@@ -187,7 +190,7 @@ def trained_and_loaded(pair: tuple[TinyNet, TinyNet], distiller: Any, strategy: 
             optimizer.zero_grad()
             one(batch).total.backward()
             optimizer.step()
-    load_learnt(two, {key: tensor.clone() for key, tensor in learnt(one).items()})
+    load_learned_state(two, {key: tensor.clone() for key, tensor in learned_state(one).items()})
     two.start_epoch(2, 4)
     two.train()
     for parameter in one.parameters():
@@ -221,24 +224,24 @@ def test_a_state_that_is_not_saved_is_found(pair: tuple[TinyNet, TinyNet], batch
 def test_any_damage_is_detected_and_the_previous_one_used(place: Path) -> None:
     distill(configured(place, place / "run", "at", epochs=1))
     good, dice = (place / "run" / "last.ckpt").read_bytes(), random.Random(5)
-    assert differences(read_sealed(place / "run" / "last.ckpt"), read_sealed(place / "run" / "last.ckpt")) == []
+    assert differences(read_checkpoint(place / "run" / "last.ckpt"), read_checkpoint(place / "run" / "last.ckpt")) == []
     for number in range(200):
         folder = place / "damaged"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        write_sealed(folder / "previous.ckpt", {"format": checkpoint.FORMAT, "whole": True})
+        write_checkpoint(folder / "previous.ckpt", {"format": checkpoint.FORMAT, "whole": True})
         bad = bytearray(good)
         if number % 2:
             bad[dice.randrange(len(bad))] ^= 1 << dice.randrange(8)
         else:
             del bad[dice.randrange(len(bad)) :]
         (folder / "last.ckpt").write_bytes(bad)
-        state, note = newest(folder)
+        state, note = load_newest(folder)
         assert state is not None
         assert state["whole"]
         assert note is not None
         assert "\n" not in note
-        assert note.endswith("going on with previous.ckpt instead")
+        assert note.endswith("resuming from previous.ckpt instead")
         assert sorted(path.name for path in folder.iterdir()) == ["damaged.ckpt", "previous.ckpt"]
 
 
@@ -253,7 +256,7 @@ def test_a_run_goes_on_from_the_previous_checkpoint_and_says_so(
     path = place / "run" / "last.ckpt"
     path.write_bytes(path.read_bytes()[:-1000])
     assert main(["distill", "--resume", str(place / "run")]) == 0
-    assert f"{path}: not a checkpoint of spotkd, or cut short; going on with previous.ckpt" in capsys.readouterr().out
+    assert f"{path}: not a checkpoint of spotkd, or cut short; resuming from previous.ckpt" in capsys.readouterr().out
     assert differences(what_is_left(place / "whole"), what_is_left(place / "run")) == []
 
 
@@ -266,7 +269,7 @@ def test_no_checkpoint_left(place: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert main(["distill", "--resume", str(place / "run")]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "last.ckpt" in line
-    assert "no checkpoint is left to go on with: train anew, --overwrite true" in line
+    assert "no checkpoint is left to resume from; start over: --overwrite true" in line
 
 
 def test_a_state_of_something_else_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,13 +277,13 @@ def test_a_state_of_something_else_is_refused(place: Path, monkeypatch: pytest.M
         stop_after(patched, 7)
         with pytest.raises(Stopped):
             distill(configured(place, place / "run", "at"))
-    state = read_sealed(place / "run" / "last.ckpt")
+    state = read_checkpoint(place / "run" / "last.ckpt")
     for key, value, told in (
-        ("method", {}, "cannot go on from its checkpoint"),
-        ("tallies", {"unknown": 1}, "cannot go on from its checkpoint"),
+        ("method", {}, "cannot be resumed from its checkpoint"),
+        ("tallies", {"unknown": 1}, "cannot be resumed from its checkpoint"),
         ("constants", state["constants"] | {"teacher": "0"}, "teacher's weights are other than when this run was"),
     ):
-        write_sealed(place / "run" / "last.ckpt", state | {key: value})
+        write_checkpoint(place / "run" / "last.ckpt", state | {key: value})
         with pytest.raises(SpotkdError, match=told):
             resume(place / "run")
 
@@ -293,10 +296,10 @@ def test_too_little_space_is_seen_before_writing(place: Path, monkeypatch: pytes
     amounts = iter([usage(1 << 40)] * 3 + [usage(1 << 10)] * 100)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: next(amounts))
     with pytest.raises(
-        SpotkdError, match=r"MB are free; .*last\.ckpt holds epoch 1.*make room, then go on: spotkd dis"
+        SpotkdError, match=r"MB are free; .*last\.ckpt holds epoch 1.*make room, then resume: spotkd dis"
     ):
         distill(configured(place, place / "run", "at"))
-    assert read_sealed(place / "run" / "last.ckpt")["epoch"] == 1
+    assert read_checkpoint(place / "run" / "last.ckpt")["epoch"] == 1
     monkeypatch.undo()
 
 
@@ -354,16 +357,16 @@ def test_other_options_are_refused_with_the_difference(
     run = str(place / "run")
     assert main(["distill", "--resume", run, "--optim.lr", "0.5", "--epochs", "4"]) == 2
     assert (
-        "was begun with other options: epochs was 3 and is 4; optim.lr was 0.05 and is 0.5" in capsys.readouterr().err
+        "was started with other options: epochs was 3 and is 4; optim.lr was 0.05 and is 0.5" in capsys.readouterr().err
     )
     assert main(["train", "--resume", run]) == 2
     assert f"is a run of 'spotkd distill': spotkd distill --resume {run}" in capsys.readouterr().err
     assert main(["distill", "--resume", str(place)]) == 2
-    assert "holds no run to go on with" in capsys.readouterr().err
-    with pytest.raises(SpotkdError, match=r"holds a run already .* --resume auto"):
+    assert "holds no run to resume" in capsys.readouterr().err
+    with pytest.raises(SpotkdError, match=r"already holds a run .* --resume auto"):
         distill(configured(place, place / "run", "at", resume=None))
     assert main(["distill", "--resume", run, "--epochs", "4", "--accept_changes"]) == 0
-    assert read_metrics(run)["epoch"] == [1, 2, 3, 4]
+    assert RunFolder(run).metrics["epoch"] == [1, 2, 3, 4]
     assert yaml.safe_load((place / "run" / "config.yaml").read_text())["epochs"] == 4
 
 
@@ -375,7 +378,7 @@ def test_a_finished_run_is_only_read_and_can_be_prolonged(place: Path) -> None:
     assert (place / "run" / "last.ckpt").read_bytes() == before
     longer = distill(configured(place, place / "run", "at", epochs=4, accept_changes=True))
     assert longer.epochs == 4
-    assert read_metrics(place / "run")["epoch"] == [1, 2, 3, 4]
+    assert RunFolder(place / "run").metrics["epoch"] == [1, 2, 3, 4]
 
 
 def test_auto_begins_where_there_is_nothing_and_replaces_another_run_if_told_to(place: Path) -> None:
@@ -388,7 +391,7 @@ def test_auto_begins_where_there_is_nothing_and_replaces_another_run_if_told_to(
 
 def test_one_process_at_a_time(place: Path) -> None:
     wanted = configured(place, place / "run", "at")
-    with Run(place / "run", wanted), pytest.raises(SpotkdError, match="another process is at work there"):
+    with open_writer(place / "run", wanted), pytest.raises(SpotkdError, match="another process is running there"):
         distill(wanted)
     distill(wanted)
 
@@ -396,10 +399,10 @@ def test_one_process_at_a_time(place: Path) -> None:
 def test_a_second_signal_quits_at_once(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys, time\n"
-        "from spotkd.training.interrupt import Interrupt\n"
-        "with Interrupt() as interrupt:\n"
+        "from spotkd.runtime.signals import StopRequest\n"
+        "with StopRequest() as request:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    assert interrupt.asked == 'SIGINT'\n"
+        "    assert request.received == 'SIGINT'\n"
         "    print('noted', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(60)\n"
@@ -425,13 +428,13 @@ def test_the_command_line_tells_a_stop_from_a_failure(place: Path, monkeypatch: 
     [(None, 0, 0), (500, 500, 0), ("20 steps", 20, 0), ("10min", 0, 600), ("1.5m", 0, 90)],
 )
 def test_how_often_to_save(given: int | str | None, steps: int, seconds: float) -> None:
-    assert interval(given) == (steps, seconds)
+    assert parse_interval(given) == (steps, seconds)
 
 
 @pytest.mark.parametrize("given", [0, "often", "-3", "1.5", "10 hours", "0min"])
 def test_how_often_not_to_save(given: int | str) -> None:
     with pytest.raises(SpotkdError, match=r"checkpoint_every is .*: give steps, as 500, or minutes, as 10min"):
-        interval(given)
+        parse_interval(given)
 
 
 # --------------------------------------------------------------------------------------------------------------- guards
@@ -463,7 +466,7 @@ def test_a_number_that_is_not_finite_stops_the_run_before_it_does_harm(
             distill(configured(place, place / "run", "at"))
     found = json.loads((place / "run" / "nonfinite.json").read_text())
     assert (found["epoch"], found["step"]) == (2, 3)
-    labels = killing.tiny_data().train.labels
+    labels = killed_runs.tiny_data().train.labels
     assert labels is not None
     assert found["labels"] == labels[found["indices"]].tolist()
     assert len(found["indices"]) == 8
@@ -476,10 +479,10 @@ def test_steps_may_be_skipped(place: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with monkeypatch.context() as patched:
         broken_at(patched, 2, 8)
         distill(configured(place, place / "run", "crd", skip_nonfinite=2))
-    state = read_sealed(place / "run" / "last.ckpt")
+    state = read_checkpoint(place / "run" / "last.ckpt")
     assert state["tallies"]["skipped"] == 2
     assert all(tensor.isfinite().all() for tensor in state["method"].values() if tensor.is_floating_point())
-    assert all(torch.tensor(values).isfinite().all() for values in read_metrics(place / "run").values())
+    assert all(torch.tensor(values).isfinite().all() for values in RunFolder(place / "run").metrics.values())
     with monkeypatch.context() as patched:
         broken_at(patched, 2, 4, 8)
         with pytest.raises(SpotkdError, match="step 3 of 5: not finite after 2 skipped steps"):
@@ -488,7 +491,7 @@ def test_steps_may_be_skipped(place: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_policy_that_no_longer_decides_is_reported_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = configured(place, place / "run", "at", quiet=False)
-    config.policy.bias = 50.0
+    config = with_values(config, {"policy.bias": 50.0})
     distill(config)
     lines = [line for line in capsys.readouterr().out.splitlines() if "no longer decides" in line]
     assert [line.partition(" at ")[2].partition(":")[0] for line in lines] == ["layer1", "layer2", "layer3", "logits"]
@@ -498,7 +501,7 @@ def test_a_policy_that_no_longer_decides_is_reported_once(place: Path, capsys: p
 
 
 def test_a_wrong_teacher_is_caught(place: Path) -> None:
-    def wanted(least: float | None) -> DistillConfig:
+    def wanted(least: float | None) -> DistillOptions:
         return configured(place, place / "run", "at", epochs=1, resume=None, overwrite=True, min_teacher_top1=least)
 
     scores = json.loads((place / "teacher" / "summary.json").read_text())["scores"]
@@ -510,12 +513,12 @@ def test_a_wrong_teacher_is_caught(place: Path) -> None:
     untrained = TinyNet(6)
     torch.save(untrained.state_dict(), place / "untrained.pt")
     config = wanted(None)
-    config.teacher.checkpoint = str(place / "untrained.pt")
+    config = with_values(config, {"teacher.checkpoint": str(place / "untrained.pt")})
     with pytest.raises(
         SpotkdError, match=r"untrained\.pt: the teacher gets .* commonest class 20\.0 % .*: is it the wrong"
     ):
         distill(config)
-    config.min_teacher_top1 = 0
+    config = with_values(config, {"min_teacher_top1": 0})
     distill(config)
     with pytest.raises(SpotkdError, match=r"min_teacher_top1 is 101.*percentage"):
         distill(wanted(101.0))
@@ -526,15 +529,15 @@ def test_restore_reads_a_run_that_was_stopped(place: Path, monkeypatch: pytest.M
     with pytest.raises(Stopped):
         distill(configured(place, place / "run", "at"))
     method, _ = restore(place / "run")
-    state = read_sealed(place / "run" / "last.ckpt")["method"]
-    assert differences(dict(learnt(method)), state) == []
+    state = read_checkpoint(place / "run" / "last.ckpt")["method"]
+    assert differences(dict(learned_state(method)), state) == []
 
 
 def test_who_only_reads_leaves_a_damaged_checkpoint_where_it_is(place: Path) -> None:
     distill(configured(place, place / "run", "at", epochs=1))
-    previous = read_sealed(place / "run" / "previous.ckpt")["method"]
+    previous = read_checkpoint(place / "run" / "previous.ckpt")["method"]
     (place / "run" / "last.ckpt").write_bytes(b"nonsense" * 100)
     names = sorted(path.name for path in (place / "run").iterdir())
     method, _ = restore(place / "run")
-    assert differences(dict(learnt(method)), previous) == []
+    assert differences(dict(learned_state(method)), previous) == []
     assert sorted(path.name for path in (place / "run").iterdir()) == names

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import DistillConfig, InspectConfig, read_config
 from ..data import Dataset, Loader, Split
-from ..errors import SpotkdError
+from ..errors import RunError, SpotkdError
 from ..method import SpotKD
+from ..options import InspectOptions
+from ..runs.folder import RunFolder
 from ..training import make_fabric, restore
-from ..training.course import ask
-from ..training.run import read_checkpoint
+from ..training.decision_log import predict_teacher_probability as ask
 
 Array = npt.NDArray[np.float32]
 
@@ -29,9 +28,9 @@ class Inspection:
 
     Attributes:
         split: train, val or test.
-        epoch: of the checkpoint that was asked.
+        epoch: of the checkpoint.
         strategy: the strategy's name.
-        learnt: whether a policy was asked; without one ``probability`` is what the strategy does to every sample.
+        learnt: whether there is a policy; without one ``probability`` is what the strategy does to every sample.
         spots: names of the columns of ``probability``.
         classes: class names, by label.
         files: what the images' files are called, if they have files.
@@ -113,12 +112,12 @@ def teacher_probability(method: SpotKD, loader: Loader) -> Tensor:
     uses the statistics of the batch.) A strategy without a policy gives the probability that a sample is distilled.
 
     Raises:
-        SpotkdError: the strategy has no policy and does not say.
+        SpotkdError: the strategy has no policy and no ``teacher_probability``.
     """
     return ask(method, loader)[0]
 
 
-def split_of(data: Dataset, name: str) -> Split:
+def get_split(data: Dataset, name: str) -> Split:
     """The split of that name.
 
     Raises:
@@ -130,23 +129,25 @@ def split_of(data: Dataset, name: str) -> Split:
     return split
 
 
-def inspect(config: InspectConfig) -> tuple[Inspection, Dataset]:
-    """Ask the policy of a distillation, as it was after the last epoch, about every image of a split.
+def inspect(config: InspectOptions) -> tuple[Inspection, Dataset]:
+    """Evaluate a distillation's policy, as it was after the last epoch, on every image of a split.
 
     Raises:
-        SpotkdError: the folder holds no distillation that was carried through an epoch, or its data are not there.
+        SpotkdError: the folder holds no distillation with a finished epoch, or its data are not there.
     """
-    folder = Path(config.run)
-    if not (folder / "config.yaml").is_file():
-        raise SpotkdError(f"{folder}: no config.yaml in it; name the folder of a run of 'spotkd distill'")
-    run = read_config(DistillConfig, folder / "config.yaml")
-    method, data = restore(folder)
-    epoch = int(read_checkpoint(folder / "last.ckpt")["epoch"])
+    folder = RunFolder(config.run)
+    if not folder.exists:
+        raise RunError(f"{folder.path}: no config.yaml in it; name the folder of a run of 'spotkd distill'")
+    run = folder.distill_options
+    method, data = restore(folder.path)
+    epoch = int((folder.state() or {})["epoch"])
     method.start_epoch(epoch, run.epochs)  # a strategy of the user's may follow the epochs
-    split = split_of(data, config.split)
+    split = get_split(data, config.split)
     fabric = make_fabric(config.accelerator, "32")  # probabilities of bfloat16 would be good to two digits
     loader = Loader(data, split, config.batch_size, training=False, device=fabric.device, workers=run.data.workers)
-    columns = [np.concatenate(part) for part in zip(*_asked(method.to(fabric.device).eval(), loader), strict=True)]
+    columns = [
+        np.concatenate(part) for part in zip(*_evaluate_batches(method.to(fabric.device).eval(), loader), strict=True)
+    ]
     inspection = Inspection(
         config.split, epoch, run.strategy, method.strategy.learns, method.spot_names, data.classes, split.files(),
         *columns,
@@ -155,11 +156,11 @@ def inspect(config: InspectConfig) -> tuple[Inspection, Dataset]:
 
 
 @torch.inference_mode()
-def _asked(method: SpotKD, loader: Loader) -> Iterator[tuple[npt.NDArray[np.generic], ...]]:
+def _evaluate_batches(method: SpotKD, loader: Loader) -> Iterator[tuple[npt.NDArray[np.generic], ...]]:
     """For every batch the fields of an inspection from ``labels`` on."""
     for batch in loader.epoch(0):
         teacher, student = method.teacher.features(batch.images), method.student.features(batch.images)
         losses = [F.cross_entropy(logits[-1], batch.labels, reduction="none") for logits in (teacher, student)]
-        guesses = [logits[-1].argmax(1) for logits in (teacher, student)]
-        found = [batch.labels, method.teacher_probability(teacher, student), *losses, *guesses]
+        predictions = [logits[-1].argmax(1) for logits in (teacher, student)]
+        found = [batch.labels, method.teacher_probability(teacher, student), *losses, *predictions]
         yield tuple(tensor.cpu().numpy() for tensor in found)

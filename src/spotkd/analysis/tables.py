@@ -14,11 +14,12 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from ..errors import SpotkdError
+from ..escaping import escape_csv, escape_terminal
 from ..files import atomic_write
-from ..wording import cell, shown
+from ..formatting import format_signed
 from .decisions import Inspection
 
-_LISTED = 5  # classes at either end that are told in words
+_MOST_LISTED = 5  # classes at either end
 
 
 def columns(inspection: Inspection) -> dict[str, Any]:
@@ -99,15 +100,15 @@ def write_tables(inspection: Inspection, folder: Path) -> Iterator[str]:
 def _write_csv(table: Mapping[str, Any], path: Path) -> str:
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(map(cell, table))
-        writer.writerows(zip(*map(_as_text, table.values()), strict=True))
+        writer.writerow(map(escape_csv, table))
+        writer.writerows(zip(*map(_format_column, table.values()), strict=True))
     return f"{path}: {len(next(iter(table.values())))} rows"
 
 
-def _as_text(values: Any) -> list[str]:
+def _format_column(values: Any) -> list[str]:
     if isinstance(values, np.ndarray):
         return ["" if value != value else f"{value:.9g}" for value in values.tolist()]  # nan: there is no such number
-    return [cell(value) for value in values]
+    return [escape_csv(value) for value in values]
 
 
 def describe(inspection: Inspection) -> Group:
@@ -124,28 +125,32 @@ def describe(inspection: Inspection) -> Group:
         lines.append("strategy anti distils the complement: where P is high, the student is not distilled")
     spots = Table(Column("spot"), *(Column(name, justify="right") for name in (f"mean {what}", "share above 0.5")))
     for spot, mean, share in zip(inspection.spots, inspection.means(), inspection.decisions.mean(0), strict=True):
-        spots.add_row(escape(shown(spot)), f"{mean:.3f}", f"{share:.1%}")
+        spots.add_row(escape(escape_terminal(spot)), f"{mean:.3f}", f"{share:.1%}")
     lines.append(spots)
     if inspection.learnt:
-        lines += [_correlations(inspection), _extremes(inspection)]
+        lines += [_correlations(inspection), _extreme_classes(inspection)]
     return Group(*lines)
 
 
 def _correlations(inspection: Inspection) -> Table:
     found = inspection.correlations()
     table = Table(
-        Column("correlation of P with"), *(Column(escape(shown(s)), justify="right") for s in inspection.spots)
+        Column("correlation of P with"),
+        *(Column(escape(escape_terminal(s)), justify="right") for s in inspection.spots),
     )
     for name, values in found.items():
-        table.add_row(name, *("-" if np.isnan(value) else f"{round(float(value), 2) + 0.0:+.2f}" for value in values))
+        table.add_row(name, *(format_signed(float(value)) for value in values))
     return table
 
 
-def _extremes(inspection: Inspection) -> Table:
+def _extreme_classes(inspection: Inspection) -> Table:
     table = Table(Column("spot"), Column("classes most to the teacher"), Column("classes most to the student"))
     for spot, means in zip(inspection.spots, inspection.class_means().T, strict=True):
         order = [int(label) for label in np.argsort(-means, kind="stable") if not np.isnan(means[label])]
-        ends = (order[:_LISTED], order[: -_LISTED - 1 : -1])
-        told = (", ".join(f"{shown(inspection.classes[label])} {means[label]:.2f}" for label in end) for end in ends)
-        table.add_row(escape(shown(spot)), *map(escape, told))
+        ends = (order[:_MOST_LISTED], order[: -_MOST_LISTED - 1 : -1])
+        texts = (
+            ", ".join(f"{escape_terminal(inspection.classes[label])} {means[label]:.2f}" for label in end)
+            for end in ends
+        )
+        table.add_row(escape(escape_terminal(spot)), *map(escape, texts))
     return table

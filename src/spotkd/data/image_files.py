@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from ..cores import available_cores
 from ..untrusted.images import decode_image, ignore_warnings, read_image_file, read_image_size
 
 EXTENSIONS = frozenset(["jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif", "ppm", "pgm"])
@@ -120,13 +121,8 @@ def decode_images(pictures: ImageFiles, numbers: Sequence[int], size: tuple[int,
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
     text = TextColumn("{task.description}", markup=False)
     bar = Progress(text, *columns, console=console, transient=True, disable=not console.is_terminal)
-    with ignore_warnings(), bar, ThreadPoolExecutor(min(_THREADS, count_cores())) as threads:
+    with ignore_warnings(), bar, ThreadPoolExecutor(min(_THREADS, available_cores())) as threads:
         task = bar.add_task(title, total=len(numbers))
         for done in threads.map(fill, range(0, len(numbers), _BLOCK)):
             bar.advance(task, done)
     return torch.from_numpy(images)
-
-
-def count_cores() -> int:
-    """Number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

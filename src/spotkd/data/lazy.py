@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
+from ..cores import available_cores
 from ..errors import SpotkdError, one_line
 from ..untrusted.images import decode_image, ignore_warnings
-from .image_files import FolderImages, ImageFiles, count_cores, decode_images, find_common_size, image_to_tensor
+from .image_files import FolderImages, ImageFiles, decode_images, find_common_size, image_to_tensor
 from .images import Dataset, EpochSpec, ImageSet, RawBatch, Split, split_per_class
 from .spec import DataSpec
 
@@ -166,7 +167,7 @@ def count_workers(wanted: int | None) -> int:
     """
     if wanted is not None and wanted < 0:
         raise SpotkdError(f"data.workers is {wanted}: it must be 0 (decode between the steps) or more")
-    return min(_MAX_WORKERS, count_cores()) if wanted is None else wanted
+    return min(_MAX_WORKERS, available_cores()) if wanted is None else wanted
 
 
 def _ignore_signals(_: int) -> None:

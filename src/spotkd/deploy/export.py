@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 import torch
 
-from ..config import ExportConfig
 from ..errors import SpotkdError, one_line
 from ..files import atomic_write
 from ..models.weights import find_weights
-from .formats import FORMATS, Classifier, classifier
-from .student import Student, load_student, named
+from ..options import ExportOptions
+from .formats import FORMATS, Classifier, as_classifier
+from .student import Student, load_student, named_data
 
 TOLERANCE = 1e-4  # of a logit; of the largest one where that is above 1
 BATCHES = (1, 3, 8)  # images at once, of each comparison
 
 
-class Exported(NamedTuple):
+class ExportedFile(NamedTuple):
     """A written file, and its largest difference from the student's logits on random images."""
 
     path: Path
@@ -27,21 +27,21 @@ class Exported(NamedTuple):
     images: int
 
 
-def export(config: ExportConfig) -> Exported:
+def export(config: ExportOptions) -> ExportedFile:
     """Write the student of a run in another format.
 
     Raises:
         SpotkdError: nothing to export; the format's library is missing; a network that the format cannot hold; a file
-            that is in the way; or one whose logits are not the student's, of which nothing is left.
+            that already exists; or one whose logits are not the student's, of which nothing is left.
     """
     for option, given in (("card_only", config.card_only), ("license", config.license), ("private", config.private)):
         if given:
             raise SpotkdError(f"{option} has no effect without push_to_hub: leave it out or add --push-to-hub")
-    student = load_student(config.run, config.model, named(config))
-    return write(student, config.format, _target(config), config.overwrite)
+    student = load_student(config.run, config.model, named_data(config))
+    return write_student(student, config.format, _target_path(config), config.overwrite)
 
 
-def _target(config: ExportConfig) -> Path:
+def _target_path(config: ExportOptions) -> Path:
     """Where the file goes."""
     suffix = FORMATS[config.format].suffix
     source = find_weights(config.run)
@@ -53,47 +53,47 @@ def _target(config: ExportConfig) -> Path:
     return path
 
 
-def write(student: Student, format_name: str, path: Path, overwrite: bool = False) -> Exported:
+def write_student(student: Student, format_name: str, path: Path, overwrite: bool = False) -> ExportedFile:
     """Write a student, read it again and compare the two; on any error what was at ``path`` stays as it is.
 
     Raises:
         SpotkdError: see :func:`export`.
     """
-    made_as = FORMATS[format_name]
+    file_format = FORMATS[format_name]
     if path.exists() and not overwrite:
-        raise SpotkdError(f"{path}: is there already; give another file with --out, or replace it: --overwrite")
+        raise SpotkdError(f"{path}: already exists; give another file with --out, or replace it: --overwrite")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             made = Path(folder) / path.name
             try:
-                made_as.write(student, made)
+                file_format.write(student, made)
             except (SpotkdError, OSError):
                 raise
             except Exception as error:  # whatever the exporter says of the network
                 raise SpotkdError(
-                    f"{student.facts.model}: cannot be written as {format_name} "
+                    f"{student.metadata.model}: cannot be written as {format_name} "
                     f"({type(error).__name__}: {one_line(error)[:300]})"
                 ) from error
-            difference = compare(student, made_as.read(made))
+            difference = compare_logits(student, file_format.read(made))
             with atomic_write(path) as temporary:
                 made.replace(temporary)
     except OSError as error:
         raise SpotkdError(f"{path}: cannot be written ({error.strerror or error})") from error
-    return Exported(path, difference, sum(BATCHES))
+    return ExportedFile(path, difference, sum(BATCHES))
 
 
-def compare(student: Student, written: Classifier) -> float:
+def compare_logits(student: Student, written: Classifier) -> float:
     """The largest difference between the logits of both, on random images in batches of several sizes.
 
     Raises:
-        SpotkdError: it is above the tolerance, or the facts differ.
+        SpotkdError: it is above the tolerance, or the metadata differ.
     """
-    if written.facts != student.facts:
-        raise SpotkdError(f"{student.facts.model}: the facts in the written file are not the student's")
+    if written.metadata != student.metadata:
+        raise SpotkdError(f"{student.metadata.model}: the metadata in the written file are not the student's")
     generator = torch.Generator().manual_seed(0)
-    preprocessing = student.facts.preprocessing
-    original = classifier(student).logits
+    preprocessing = student.metadata.preprocessing
+    original = as_classifier(student).logits
     largest = 0.0
     for size in BATCHES:
         raw = torch.randint(256, (size, *preprocessing.image_shape), generator=generator, dtype=torch.uint8)
@@ -103,7 +103,7 @@ def compare(student: Student, written: Classifier) -> float:
         allowed = TOLERANCE * max(1.0, expected.abs().max().item())
         if not difference <= allowed:  # so that NaN fails, too
             raise SpotkdError(
-                f"{student.facts.model}: the written file's logits differ from the student's by {difference:.2g} on "
+                f"{student.metadata.model}: the written file's logits differ from the student's by {difference:.2g} on "
                 f"{size} images, and {allowed:.2g} is allowed; nothing was left"
             )
         largest = max(largest, difference)

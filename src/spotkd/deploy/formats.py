@@ -1,6 +1,6 @@
 """The file formats of a student: each is written, and read again as a function from images to logits.
 
-Every file holds the :class:`Facts` beside the weights. A safetensors file needs spotkd and PyTorch to run, a
+Every file holds the :class:`StudentMetadata` beside the weights. A safetensors file needs spotkd and PyTorch to run, a
 torch-export file (.pt2) PyTorch, an ONNX file any ONNX runtime. Both take float images ``images`` ``(B, 3, H, W)``,
 normalised, and give ``logits`` ``(B, classes)`` for every B.
 """
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from ..data.lazy import import_optional
+from ..deprecation import warn_renamed
 from ..errors import SpotkdError, one_line
 from ..models import save_weights
 from ..models.weights import read_metadata
 from ..untrusted.images import ignore_warnings
-from .facts import KEY, Facts, parse_facts
+from .metadata import KEY, StudentMetadata, parse_metadata
 from .student import Student, load_student
 
 OPSET = 18  # of ONNX: what PyTorch's exporter writes without a conversion afterwards
@@ -34,11 +35,17 @@ class Classifier(NamedTuple):
 
     Attributes:
         logits: from float images ``(B, 3, H, W)``, normalised, to ``(B, classes)``.
-        facts: on the student.
+        metadata: what one must know to use it.
     """
 
     logits: Callable[[Tensor], Tensor]
-    facts: Facts
+    metadata: StudentMetadata
+
+    @property
+    def facts(self) -> StudentMetadata:
+        """Former name of ``metadata``."""
+        warn_renamed("Classifier.facts", "Classifier.metadata")
+        return self.metadata
 
 
 class Format(NamedTuple):
@@ -55,51 +62,51 @@ class Format(NamedTuple):
     read: Callable[[Path], Classifier]
 
 
-def classifier(student: Student) -> Classifier:
-    """A student as it is."""
+def as_classifier(student: Student) -> Classifier:
+    """A student as it is, as a classifier."""
 
     def logits(images: Tensor) -> Tensor:
         with torch.inference_mode():
             return cast(Tensor, student.network(images))
 
-    return Classifier(logits, student.facts)
+    return Classifier(logits, student.metadata)
 
 
 def _write_safetensors(student: Student, path: Path) -> None:
-    save_weights(student.network, path, student.facts.as_dict())
+    save_weights(student.network, path, student.metadata.as_dict())
 
 
 def _read_safetensors(path: Path) -> Classifier:
-    return classifier(load_student(path, str(read_metadata(path).get("model"))))
+    return as_classifier(load_student(path, str(read_metadata(path).get("model"))))
 
 
-def _example(student: Student) -> tuple[Tensor, tuple[dict[int, Any]]]:
+def _example_input(student: Student) -> tuple[Tensor, tuple[dict[int, Any]]]:
     """Images to trace the network with, and which of their sizes may vary."""
-    images = torch.zeros(2, *student.facts.preprocessing.image_shape)
+    images = torch.zeros(2, *student.metadata.preprocessing.image_shape)
     return images, ({0: torch.export.Dim("batch")},)
 
 
 def _write_torch_export(student: Student, path: Path) -> None:
-    images, dynamic = _example(student)
+    images, dynamic = _example_input(student)
     with ignore_warnings():
         program = torch.export.export(student.network, (images,), dynamic_shapes=dynamic)
         with path.open("wb") as file:  # by name it would have to end in .pt2
-            torch.export.save(program, file, extra_files={EXTRA: student.facts.as_json()})
+            torch.export.save(program, file, extra_files={EXTRA: student.metadata.as_json()})
 
 
 def _read_torch_export(path: Path) -> Classifier:
     files = {EXTRA: ""}
     try:
-        with ignore_warnings(), _unlogged(), path.open("rb") as file:
+        with ignore_warnings(), _logging_disabled(), path.open("rb") as file:
             network = torch.export.load(file, extra_files=files).module()
     except Exception as error:  # damage makes it raise nearly anything
         raise SpotkdError(f"{path}: damaged or no torch-export file ({one_line(error)[:200]})") from error
-    return classifier(Student(network, parse_facts(files[EXTRA] or None, path)))
+    return as_classifier(Student(network, parse_metadata(files[EXTRA] or None, path)))
 
 
 @contextmanager
-def _unlogged() -> Iterator[None]:
-    """Without PyTorch's traceback of a damaged file: it is told on one line."""
+def _logging_disabled() -> Iterator[None]:
+    """Without PyTorch's traceback of a damaged file: the error is one line."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -111,10 +118,12 @@ def _unlogged() -> Iterator[None]:
 def _write_onnx(student: Student, path: Path) -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         import_optional(name, "export")
-    images, dynamic = _example(student)
+    images, dynamic = _example_input(student)
     size = sum(tensor.nbytes for tensor in student.network.state_dict().values())
     if size > LARGEST:
-        raise SpotkdError(f"{student.facts.model}: {size >> 20} MiB are too much for one ONNX file; use torch-export")
+        raise SpotkdError(
+            f"{student.metadata.model}: {size >> 20} MiB are too much for one ONNX file; use torch-export"
+        )
     with ignore_warnings():
         program = torch.onnx.export(
             student.network,
@@ -127,7 +136,7 @@ def _write_onnx(student: Student, path: Path) -> None:
             verbose=False,
         )
         assert program is not None  # for type checkers: it is None without dynamo
-        program.model.metadata_props[KEY] = student.facts.as_json()
+        program.model.metadata_props[KEY] = student.metadata.as_json()
         program.save(str(path), external_data=False)
 
 
@@ -136,7 +145,7 @@ def _read_onnx(path: Path) -> Classifier:
     if path.stat().st_size > LARGEST:
         raise SpotkdError(f"{path}: larger than an ONNX file can be")
     options = runtime.SessionOptions()
-    options.log_severity_level = 4  # what is wrong is raised, and told on one line
+    options.log_severity_level = 4  # errors are raised, on one line
     try:
         content = path.read_bytes()
         if any(tensor.external_data for tensor in _tensors(onnx.load_from_string(content), onnx.TensorProto)):
@@ -146,10 +155,10 @@ def _read_onnx(path: Path) -> Classifier:
         raise
     except Exception as error:  # the runtime's own exceptions have no common base
         raise SpotkdError(f"{path}: damaged or no ONNX file ({one_line(error)[:200]})") from error
-    facts = parse_facts(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+    metadata = parse_metadata(session.get_modelmeta().custom_metadata_map.get(KEY), path)
     names = [entry.name for entry in session.get_inputs()]
     return Classifier(
-        lambda images: torch.from_numpy(session.run(None, {name: images.numpy() for name in names})[0]), facts
+        lambda images: torch.from_numpy(session.run(None, {name: images.numpy() for name in names})[0]), metadata
     )
 
 

@@ -6,17 +6,21 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from ..config import ExportConfig
 from ..data.lazy import import_optional
 from ..errors import SpotkdError, one_line
 from ..files import atomic_write
-from .card import model_card, read_run, recipe
-from .export import write
+from ..options import ExportOptions
+from .card import model_card, read_run, shareable_options
+from .export import write_student
 from .formats import FORMATS
-from .student import load_student, named
+from .student import load_student, named_data
+
+_SHARED = (  # what a page shows of a run
+    "scores", "protocol", "epoch", "epochs", "seconds", "shares", "device", "machine", "spotkd", "torch", "python",
+)  # fmt: skip
 
 
-class Page(NamedTuple):
+class HubPage(NamedTuple):
     """A folder for the Hub, the names of its files, and the address where it is shown, if it was sent."""
 
     folder: Path
@@ -24,11 +28,11 @@ class Page(NamedTuple):
     address: str | None
 
 
-def publish(config: ExportConfig) -> Page:
+def publish(config: ExportOptions) -> HubPage:
     """Write the folder and, unless ``card_only``, send it.
 
     Raises:
-        SpotkdError: not a finished run; a name or a licence that the Hub does not take; files that are in the way; or
+        SpotkdError: not a finished run; a name or a licence that the Hub does not take; files that already exist; or
             the Hub refuses: then the folder is left.
     """
     assert config.push_to_hub is not None
@@ -42,25 +46,30 @@ def publish(config: ExportConfig) -> Page:
     if repo.count("/") != 1:
         raise SpotkdError(f"push_to_hub is {repo}: give USER/NAME")
     run, summary = read_run(config.run)
-    student = load_student(config.run, config.model, named(config))
+    student = load_student(config.run, config.model, named_data(config))
     wanted = dict.fromkeys(("safetensors", config.format))
     weights = {f"student{FORMATS[name].suffix}": name for name in wanted}
     card = model_card(repo, student, run, summary, list(weights), config.license)
     folder = Path(config.out or Path(config.run) / "hub")
     if folder.exists() and not config.overwrite:
-        raise SpotkdError(f"{folder}: is there already; give another folder with --out, or replace it: --overwrite")
+        raise SpotkdError(f"{folder}: already exists; give another folder with --out, or replace it: --overwrite")
     for file, format_name in weights.items():
-        write(student, format_name, folder / file, config.overwrite)
-    content = student.facts.as_dict() | {"summary": summary}
-    texts = {"config.json": json.dumps(content, indent=2) + "\n", "config.yaml": recipe(run), "README.md": card}
+        write_student(student, format_name, folder / file, config.overwrite)
+    known = summary.as_dict()
+    content = student.metadata.as_dict() | {"summary": {key: known[key] for key in _SHARED}}
+    texts = {
+        "config.json": json.dumps(content, indent=2) + "\n",
+        "config.yaml": shareable_options(run),
+        "README.md": card,
+    }
     for name, text in texts.items():
         with atomic_write(folder / name) as path:
             path.write_text(text, encoding="utf-8")
-    page = Page(folder, [*weights, *texts], None)
+    page = HubPage(folder, [*weights, *texts], None)
     return page if config.card_only else page._replace(address=_send(page, repo, config.private))
 
 
-def _send(page: Page, repo: str, private: bool) -> str:
+def _send(page: HubPage, repo: str, private: bool) -> str:
     """Make the repository if need be and send the files, in one commit; the address of its page.
 
     Raises:

@@ -12,15 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import PredictConfig
 from ..data import DataSpec, Preprocessing
 from ..data.image_files import is_image_file
 from ..errors import SpotkdError, one_line
+from ..escaping import escape_csv
 from ..files import atomic_write
+from ..options import PredictOptions
 from ..untrusted.images import decode_image, ignore_warnings, read_image_file
-from ..wording import cell
-from .formats import FORMATS, Classifier, classifier
-from .student import load_student, named
+from .formats import FORMATS, Classifier, as_classifier
+from .student import load_student, named_data
 
 
 class Prediction(NamedTuple):
@@ -44,7 +44,7 @@ def open_student(path: str, model: str | None = None, data: DataSpec | None = No
     """
     suffix = Path(path).suffix
     if suffix not in (".onnx", ".pt2"):
-        return classifier(load_student(path, model, data))
+        return as_classifier(load_student(path, model, data))
     if not Path(path).is_file():
         raise SpotkdError(f"{path}: no such file; 'spotkd export' makes one")
     for option, value in (("model", model), ("data", data)):
@@ -52,38 +52,38 @@ def open_student(path: str, model: str | None = None, data: DataSpec | None = No
             raise SpotkdError(f"{option} has no effect on {path}, which holds its own: leave it out")
     if suffix == ".pt2" and not trust:
         raise SpotkdError(f"{path}: opening a .pt2 file can run code that is in it; if you trust it, say --trust")
-    return next(made_as.read(Path(path)) for made_as in FORMATS.values() if made_as.suffix == suffix)
+    return next(file_format.read(Path(path)) for file_format in FORMATS.values() if file_format.suffix == suffix)
 
 
-def predict(config: PredictConfig, failed: Callable[[str], None]) -> Iterator[Prediction]:
+def predict(config: PredictOptions, failed: Callable[[str], None]) -> Iterator[Prediction]:
     """Classify pictures, in the order given, those in a folder sorted.
 
     Args:
         config: the options.
-        failed: is told, on one line, of each picture that cannot be read; the others go on.
+        failed: called with one line about each picture that cannot be read; the others are classified.
 
     Raises:
         SpotkdError: no such student or picture; a student that cannot be run.
     """
     if config.batch_size < 1 or config.top < 1:
         raise SpotkdError(f"batch_size is {config.batch_size} and top {config.top}: both must be at least 1")
-    files = pictures(config.images)
-    student = open_student(config.student, config.model, named(config), config.trust)
+    files = find_images(config.images)
+    student = open_student(config.student, config.model, named_data(config), config.trust)
     waiting = iter(files)
     while names := list(islice(waiting, config.batch_size)):
         images: dict[str, Tensor] = {}
         with ignore_warnings():
             for name in names:
-                image = _pixels(name, student.facts.preprocessing)
+                image = _load_pixels(name, student.metadata.preprocessing)
                 if isinstance(image, SpotkdError):
                     failed(str(image))
                 else:
                     images[name] = image
         if images:
-            yield from classified(student, list(images), torch.stack(list(images.values())), config.top, config.student)
+            yield from classify(student, list(images), torch.stack(list(images.values())), config.top, config.student)
 
 
-def _pixels(name: str, preprocessing: Preprocessing) -> Tensor | SpotkdError:
+def _load_pixels(name: str, preprocessing: Preprocessing) -> Tensor | SpotkdError:
     """A picture as the network's raw input, or why it is none."""
     try:
         picture = decode_image(name, read_image_file(Path(name)))
@@ -92,25 +92,25 @@ def _pixels(name: str, preprocessing: Preprocessing) -> Tensor | SpotkdError:
     return preprocessing.to_pixels(picture)
 
 
-def classified(student: Classifier, names: Sequence[str], images: Tensor, top: int, path: str) -> Iterator[Prediction]:
+def classify(student: Classifier, names: Sequence[str], images: Tensor, top: int, path: str) -> Iterator[Prediction]:
     """The predictions for uint8 images ``(B, 1 or 3, H, W)``.
 
     Raises:
         SpotkdError: the student, ``path``, cannot be run on them or gives something else than logits.
     """
     try:
-        logits = student.logits(student.facts.preprocessing.normalise(images))
+        logits = student.logits(student.metadata.preprocessing.normalise(images))
     except Exception as error:  # of whichever library runs it
         raise SpotkdError(f"{path}: cannot be run on its images ({one_line(error)[:300]})") from error
-    if logits.shape != (len(names), len(student.facts.classes)) or not logits.isfinite().all():
-        raise SpotkdError(f"{path}: gives no finite logits for its {len(student.facts.classes)} classes")
+    if logits.shape != (len(names), len(student.metadata.classes)) or not logits.isfinite().all():
+        raise SpotkdError(f"{path}: gives no finite logits for its {len(student.metadata.classes)} classes")
     best = logits.double().softmax(1).topk(min(top, logits.shape[1]))
     for name, labels, shares in zip(names, best.indices.tolist(), best.values.tolist(), strict=True):
         of_label = zip(labels, shares, strict=True)
-        yield Prediction(name, tuple((student.facts.classes[label], share) for label, share in of_label))
+        yield Prediction(name, tuple((student.metadata.classes[label], share) for label, share in of_label))
 
 
-def tabled(predictions: Iterable[Prediction], path: str) -> Iterator[Prediction]:
+def save_predictions(predictions: Iterable[Prediction], path: str) -> Iterator[Prediction]:
     """The same predictions, and after the last one a CSV file of them: a row for each file and class.
 
     Raises:
@@ -122,13 +122,13 @@ def tabled(predictions: Iterable[Prediction], path: str) -> Iterator[Prediction]
             writer.writerow(("file", "rank", "class", "probability"))
             for prediction in predictions:
                 for rank, (name, share) in enumerate(prediction.classes, 1):
-                    writer.writerow((cell(prediction.file), rank, cell(name), f"{share:.6f}"))
+                    writer.writerow((escape_csv(prediction.file), rank, escape_csv(name), f"{share:.6f}"))
                 yield prediction
     except OSError as error:
         raise SpotkdError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def pictures(given: Sequence[str]) -> list[str]:
+def find_images(given: Sequence[str]) -> list[str]:
     """Files as they are given, and the pictures below the folders that are, each once.
 
     Raises:
@@ -139,7 +139,7 @@ def pictures(given: Sequence[str]) -> list[str]:
         if Path(name).is_file():
             found.append(name)
         elif Path(name).is_dir():
-            inside = sorted(_below(Path(name)))
+            inside = sorted(_image_files(Path(name)))
             if not inside:
                 raise SpotkdError(f"{name}: no pictures in this folder")
             found += inside
@@ -148,7 +148,7 @@ def pictures(given: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _below(root: Path) -> Iterator[str]:
+def _image_files(root: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (str(Path(folder, name)) for name in files if is_image_file(name))

@@ -8,24 +8,31 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ..config import ExportConfig, PredictConfig
 from ..data import DataSpec, load_data, make_preprocessing
+from ..deprecation import warn_renamed
 from ..errors import SpotkdError
 from ..models import build_model
 from ..models.weights import find_weights, read_metadata
+from ..options import ExportOptions, PredictOptions
 from ..registry import PYTHON
-from .facts import Facts, read_facts
+from .metadata import StudentMetadata, check_metadata
 
 
 class Student(NamedTuple):
-    """A network in eval mode on the CPU, and the facts on it."""
+    """A network in eval mode on the CPU, and what one must know to use it."""
 
     network: nn.Module
-    facts: Facts
+    metadata: StudentMetadata
+
+    @property
+    def facts(self) -> StudentMetadata:
+        """Former name of ``metadata``."""
+        warn_renamed("Student.facts", "Student.metadata")
+        return self.metadata
 
 
-def named(config: ExportConfig | PredictConfig) -> DataSpec | None:
-    """The data set that the user has named, if any."""
+def named_data(config: ExportOptions | PredictOptions) -> DataSpec | None:
+    """Options of the data set that the user has named; None if there is none."""
     if config.data is None:
         return None
     return DataSpec(config.data) if config.root is None else DataSpec(config.data, config.root)
@@ -36,23 +43,23 @@ def load_student(path: str | Path, model: str | None = None, data: DataSpec | No
 
     Args:
         path: a run folder, .safetensors, .pt or .pth.
-        model: the network's name; None takes the one noted in the file.
-        data: the data set it was trained on, for files that note no classes and no preprocessing.
+        model: the network's name; None takes the one stored in the file.
+        data: the data set it was trained on, for files that hold no classes and no preprocessing.
 
     Raises:
-        SpotkdError: no such file; a file that does not note what is needed; weights that do not fit.
+        SpotkdError: no such file; a file without what is needed; weights that do not fit.
     """
-    noted = read_metadata(path)
-    if model is None and str(noted.get("model", "")).startswith(PYTHON):  # the file may come from a stranger
-        raise SpotkdError(f"{path}: notes code as its model; to run it, say --model {noted['model']}")
+    stored = read_metadata(path)
+    if model is None and str(stored.get("model", "")).startswith(PYTHON):  # the file may come from a stranger
+        raise SpotkdError(f"{path}: names code as its model; to run it, say --model {stored['model']}")
     if model is not None:
-        noted["model"] = model
+        stored["model"] = model
     if data is not None:
         opened = load_data(data)
-        noted |= {"data": data.name, "classes": opened.classes, "preprocessing": asdict(make_preprocessing(opened))}
+        stored |= {"data": data.name, "classes": opened.classes, "preprocessing": asdict(make_preprocessing(opened))}
     for key, option in (("model", "model"), ("classes", "data"), ("preprocessing", "data")):
-        if key not in noted:
+        if key not in stored:
             raise SpotkdError(f"{path}: does not note its {key}; name its {option} with --{option}")
-    facts = read_facts(noted, find_weights(path))
-    network = build_model(facts.model, len(facts.classes), path, facts.preprocessing.image_shape)
-    return Student(network.eval(), facts)
+    metadata = check_metadata(stored, find_weights(path))
+    network = build_model(metadata.model, len(metadata.classes), path, metadata.preprocessing.image_shape)
+    return Student(network.eval(), metadata)

@@ -2,11 +2,12 @@
 
 from .ab import AB
 from .at import AT
-from .base import DISTILLERS, Distiller, LogitDistiller, Preparation, Spots, check_options, option_names, what_it_takes
+from .base import DISTILLERS, Distiller, LogitDistiller, Preparation, Spots
 from .cc import CC
 from .crd import CRD
 from .dist import DIST
 from .dkd import DKD
+from .factory import DistillerFactory, accepted_features, check_distiller_options, make_distiller, option_names
 from .fitnet import FitNet
 from .fsp import FSP
 from .ft import FT
@@ -39,12 +40,14 @@ __all__ = [
     "SP",
     "VID",
     "Distiller",
+    "DistillerFactory",
     "FitNet",
     "LogitDistiller",
     "Preparation",
     "ReviewKD",
     "Spots",
-    "check_options",
+    "accepted_features",
+    "check_distiller_options",
+    "make_distiller",
     "option_names",
-    "what_it_takes",
 ]

@@ -30,7 +30,7 @@ from torch import Tensor
 from ..adapters import as_map
 from ..precision import full_precision
 from ..stages import Batch
-from .base import DISTILLERS, MAP, TOKENS, Distiller, all_maps, at_one_size, masked_mean, normalise, total
+from .base import DISTILLERS, MAP, TOKENS, Distiller, all_maps, masked_mean, match_sizes, normalise, total
 
 
 def attention_map(feature: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def at_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     From maps ``(B, C, H, W)`` or tokens ``(B, N, C)``.
     """
-    student, teacher = at_one_size(as_map(student), as_map(teacher))
+    student, teacher = match_sizes(as_map(student), as_map(teacher))
     return (attention_map(student) - attention_map(teacher)).square().mean(1)
 
 

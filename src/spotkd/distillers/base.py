@@ -1,6 +1,6 @@
 """What every distiller shares: the interface, the rules that place it, and masks in place of subsets.
 
-A distiller says WHAT is distilled. WHERE is somebody else's decision and arrives as a mask ``(B, spots)`` of zeros and
+A distiller says WHAT is distilled. WHERE is the strategy's decision and arrives as a mask ``(B, spots)`` of zeros and
 ones. A distiller never picks ``feature[mask]``: a loss that is a mean over samples is computed for every sample and
 multiplied by the mask; a loss on relations between samples takes the mask into its matrices. Both equal
 ``n / B`` times the loss of the ``n`` selected samples, with shapes that do not depend on the mask.
@@ -10,25 +10,25 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import Parameter, signature
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..deprecation import Renamed
 from ..errors import SpotkdError
 from ..precision import full_precision
-from ..registry import Registry, unknown_name
+from ..registry import Registry
 from ..stages import Batch, Shape
 
 SpotRule = Callable[[Sequence[Shape]], tuple[int, ...]]
 Spots = tuple[tuple[int, int], ...]
 
 VECTOR, TOKENS, MAP = 1, 2, 3  # the kinds of features, by the number of dimensions beside the batch's
-_KINDS = {VECTOR: "vectors (D,)", TOKENS: "tokens (N, C)", MAP: "maps (C, H, W)"}
+FEATURE_KINDS = {VECTOR: "vectors (D,)", TOKENS: "tokens (N, C)", MAP: "maps (C, H, W)"}
 
 
 # Where a distiller sits in one network, given the shapes of all its stage outputs. Each network resolves the rule for
@@ -74,7 +74,7 @@ def logits(shapes: Sequence[Shape]) -> tuple[int, ...]:
 _SINGLE = (third_map, last_map, embedding, logits)  # rules of distillers that work at one spot alone
 
 
-def pair(rule: SpotRule, student: Sequence[Shape], teacher: Sequence[Shape]) -> Spots:
+def pair_spots(rule: SpotRule, student: Sequence[Shape], teacher: Sequence[Shape]) -> Spots:
     """The spots of two networks by one rule: like with like, from the shallow end up to the shorter list.
 
     Maps (and tokens) are paired with maps, vectors with vectors.
@@ -121,7 +121,7 @@ class Distiller(nn.Module):
         teacher_shapes: the same of the teacher.
         spots: pairs ``(student stage, teacher stage)``, shallow to deep, in place of those of the rule.
         labels: ``(n,)`` labels of all training samples, in the order of ``Batch.indices``; only distillers that keep a
-            memory of the training set (CRD) need them.
+            memory bank of the training set (CRD) need them.
 
     Attributes:
         spot_rule: where it sits in one network, given the shapes of all stage outputs.
@@ -131,8 +131,8 @@ class Distiller(nn.Module):
         before_relu: whether it sees features before the ReLU that ends a stage.
         relational: whether its loss relates samples to each other; with ``gather`` it then sees those of all devices.
         preparation: a phase of training before distillation, or None.
-        spots: pairs ``(student stage, teacher stage)``, shallow to deep; see :func:`pair`.
-        ramp: the present factor of the warm-up.
+        spots: pairs ``(student stage, teacher stage)``, shallow to deep; see :func:`pair_spots`.
+        warmup_factor: what its weight is multiplied by in this epoch; 1 after the warm-up.
 
     Raises:
         SpotkdError: the rule finds no spot in one of the networks, or features of a kind that it cannot use.
@@ -156,8 +156,8 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         rule, name = type(self).spot_rule, type(self).__name__
-        self.ramp = 1.0
-        self.spots = pair(rule, student_shapes, teacher_shapes) if spots is None else spots
+        self.warmup_factor = 1.0
+        self.spots = pair_spots(rule, student_shapes, teacher_shapes) if spots is None else spots
         if not self.spots:
             raise SpotkdError(
                 f"{name} finds no spot: it distils at '{rule.__name__}' and "
@@ -170,9 +170,10 @@ class Distiller(nn.Module):
         ):
             for stage in stages:
                 if len(shapes[stage]) not in self.takes:
+                    kinds = " or ".join(FEATURE_KINDS[kind] for kind in self.takes)
                     raise SpotkdError(
-                        f"{name} distils {' or '.join(_KINDS[kind] for kind in self.takes)}, and stage {stage} of the "
-                        f"{which} puts out {_KINDS.get(len(shapes[stage]), 'something else')} of shape "
+                        f"{name} distils {kinds}, and stage {stage} of the {which} "
+                        f"puts out {FEATURE_KINDS.get(len(shapes[stage]), 'something else')} of shape "
                         f"{tuple(shapes[stage])}; 'spotkd distillers' shows what each distiller takes"
                     )
 
@@ -190,7 +191,9 @@ class Distiller(nn.Module):
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Epoch ``epoch`` of ``epochs``, counted from 1, begins: moves the warm-up."""
         rising = round(self.warmup * epochs)
-        self.ramp = min(1.0, epoch / rising) if rising else 1.0
+        self.warmup_factor = min(1.0, epoch / rising) if rising else 1.0
+
+    ramp = Renamed("warmup_factor")
 
     def prepared_modules(self) -> list[nn.Module]:
         """The parts of its own that the preparation trains."""
@@ -218,7 +221,7 @@ class LogitDistiller(Distiller):
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
         s, t = student[0], teacher[0]
         if self.standardise:
-            s, t = standardised(s), standardised(t)
+            s, t = standardise_logits(s), standardise_logits(t)
         return self.loss(s, t, mask[:, 0], batch)
 
     @abstractmethod
@@ -251,7 +254,7 @@ def normalise(x: Tensor, dim: int, floor: Tensor | float = 1e-12) -> Tensor:
     return torch.where(alive, x / norm, 0.0)
 
 
-def deviations(x: Tensor, dim: int, mask: Tensor | None = None) -> Tensor:
+def centre_and_normalise(x: Tensor, dim: int, mask: Tensor | None = None) -> Tensor:
     """``x`` less its mean along ``dim``, scaled to length 1: Pearson's correlation is the inner product of two.
 
     Where ``x`` is constant it becomes zeros without gradient. Constant means but for rounding, which is seldom exact
@@ -270,50 +273,13 @@ def deviations(x: Tensor, dim: int, mask: Tensor | None = None) -> Tensor:
 
 
 @full_precision
-def standardised(x: Tensor) -> Tensor:
+def standardise_logits(x: Tensor) -> Tensor:
     """Logits ``(B, C)`` with mean 0 and (unbiased) standard deviation 1 in each row; constant rows become zeros."""
-    return deviations(x, dim=1) * math.sqrt(max(x.shape[1] - 1, 1))
+    return centre_and_normalise(x, dim=1) * math.sqrt(max(x.shape[1] - 1, 1))
 
 
-def at_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Two maps at the smaller of their sizes: the larger one is averaged down."""
+def match_sizes(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring two maps ``(B, C, H, W)`` to the smaller of their sizes: the larger one is averaged down."""
     size = (min(student.shape[-2], teacher.shape[-2]), min(student.shape[-1], teacher.shape[-1]))
     student, teacher = (f if f.shape[-2:] == size else F.adaptive_avg_pool2d(f, size) for f in (student, teacher))
     return student, teacher
-
-
-def check_options(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Every option must be one of the distiller's, of its default's type, and a number that can be meant.
-
-    Raises:
-        SpotkdError: which option it is and what it should be.
-    """
-    known = option_names(factory)
-    for option, value in options.items():
-        if option not in known:
-            raise unknown_name(f"option of distiller {name}", option, list(known))
-        kind = type(known[option])
-        if kind is float and type(value) is int:
-            value = float(value)
-        if kind in (bool, int, float) and type(value) is not kind:
-            raise SpotkdError(f"option {option} of distiller {name} is {value!r}: it must be of type {kind.__name__}")
-        if kind in (int, float) and not (1 if kind is int else 0) <= value < math.inf:
-            lowest = "at least 1" if kind is int else "a finite number, not below 0"
-            raise SpotkdError(f"option {option} of distiller {name} is {value}: it must be {lowest}")
-
-
-def option_names(factory: Callable[..., Any]) -> dict[str, Any]:
-    """The options of a distiller, by name with their defaults: the keyword arguments of its own constructor."""
-    known = {"student_shapes", "teacher_shapes", "spots", "labels"}
-    return {
-        name: parameter.default
-        for name, parameter in signature(factory).parameters.items()
-        if name not in known and parameter.kind is Parameter.KEYWORD_ONLY
-    }
-
-
-def what_it_takes(distiller: type[Distiller]) -> str:
-    """The kinds of features that a distiller can use, in words."""
-    if issubclass(distiller, LogitDistiller):
-        return "logits"
-    return " or ".join(_KINDS[kind].partition(" (")[0] for kind in distiller.takes)

@@ -1,13 +1,13 @@
-"""CRD: contrast with thousands of remembered samples.
+"""CRD: contrast with thousands of stored samples.
 
 Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020, arXiv:1910.10699.
 
 **Idea.** The student's embedding of an image should be told apart from the teacher's embeddings of other images, and
-the other way round. A memory keeps the last embedding of every training sample by either network, so that there are
-thousands of negatives.
+the other way round. A memory bank keeps the last embedding of every training sample by either network, so that there
+are thousands of negatives.
 
 **Formula.** `v_s`, `v_t` are both embeddings after a linear layer to 128 numbers, scaled to length 1; `M_s`, `M_t`
-the memories. For sample `b` with positive `k = 0` and `K` negatives out of `N` training samples, `q = K / N`:
+the memory banks. For sample `b` with positive `k = 0` and `K` negatives out of `N` training samples, `q = K / N`:
 
     o_k = exp( v_s . M_t[k] / tau ) / Z
     l_b(o) = - ln( o_0 / (o_0 + q + eps) ) - sum_k ln( q / (o_k + q + eps) )
@@ -21,9 +21,9 @@ selected sample, so that the mean score there is `1 / N`.
 **Spots.** The pooled embedding. Takes vectors. Needs the labels of all training samples and each sample's index
 (`SpotKD(..., labels=...)` and `Batch.indices`).
 
-**Cost.** Two linear layers and two memories of `N x 128` numbers (51 MB for 50 000 samples), kept in the checkpoint.
-Scores are one matrix product of the batch with the candidates' rows, `B x (K + the largest class)`; the published code
-gathers `B x (K + 1) x 128` numbers twice, 1 GB for 64 samples.
+**Cost.** Two linear layers and two memory banks of `N x 128` numbers (51 MB for 50 000 samples), kept in the
+checkpoint. Scores are one matrix product of the batch with the candidates' rows, `B x (K + the largest class)`; the
+published code gathers `B x (K + 1) x 128` numbers twice, 1 GB for 64 samples.
 
 **Paper and author code.** Negatives are drawn on the device: uniformly from the other classes, without replacement
 where the smallest such pool has enough, else with. Without replacement the samples of one batch share one random order
@@ -114,7 +114,7 @@ class Negatives(nn.Module):
             among += (among >= first[:, None]) * sizes[:, None]  # step over the sample's own class
             return positives, self.order[among], torch.ones_like(among, dtype=torch.bool)
         # One random order of all samples, of which each of the batch takes the first of other classes: so many hold
-        # enough of them for everyone, and every one in the first `count` places is taken.
+        # enough of them for every sample, and every one in the first `count` places is taken.
         # In memory a candidate's samples lie side by side, as its scores will.
         candidates = torch.randperm(total, device=device)[: self.count + self.largest]
         classes = self.labels.index_select(0, candidates)
@@ -126,21 +126,21 @@ class Negatives(nn.Module):
         return positives, candidates, foreign.T
 
 
-def _unsettle(distiller: nn.Module, _: object) -> None:
+def _reset_norms_ready(distiller: nn.Module, _: object) -> None:
     """Loaded buffers may know less: until the next epoch starts, look at them again."""
-    distiller.settled = False  # type: ignore[assignment]
+    distiller.norms_ready = False  # type: ignore[assignment]
 
 
 @DISTILLERS.register("crd")
 class CRD(Distiller):
-    """Contrast: the embeddings of one image by both networks belong together, among thousands of remembered others.
+    """Contrast: the embeddings of one image by both networks belong together, among thousands of stored others.
 
     Args:
         negatives: negatives of each sample.
         relaxed: draw the positive from the sample's class instead of taking the sample itself.
         dim: length of the embedded vectors.
         tau: temperature of the scores.
-        momentum: share of the old value when a memory row is updated.
+        momentum: share of the old value when a row of a memory bank is updated.
     """
 
     spot_rule = embedding
@@ -166,7 +166,7 @@ class CRD(Distiller):
         super().__init__(student_shapes, teacher_shapes, **common)
         labels: Tensor | None = common.get("labels")
         if labels is None:
-            raise SpotkdError("CRD keeps a memory of the training set: give its labels, SpotKD(..., labels=...)")
+            raise SpotkdError("CRD keeps a memory bank of the training set: give its labels, SpotKD(..., labels=...)")
         if tau == 0 or momentum > 1:
             raise SpotkdError(f"CRD: tau is {tau} and momentum {momentum}: give tau above 0 and momentum up to 1")
         ((at_student, at_teacher),) = self.spots
@@ -179,13 +179,13 @@ class CRD(Distiller):
             self.register_buffer(name, torch.empty(len(labels), dim).uniform_(-bound, bound))
         self.register_buffer("norms", torch.ones(2))  # Z of the student's and of the teacher's scores
         self.register_buffer("norms_known", torch.tensor(False))
-        self.settled = False  # what norms_known was at the epoch's start, known to the host
-        self.register_load_state_dict_post_hook(_unsettle)  # type: ignore[no-untyped-call]
+        self.norms_ready = False  # what norms_known was at the epoch's start, known to the host
+        self.register_load_state_dict_post_hook(_reset_norms_ready)  # type: ignore[no-untyped-call]
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """As for any distiller; and reads whether ``Z`` is known, so that no step computes it in vain."""
         super().start_epoch(epoch, epochs)
-        self.settled = bool(self.norms_known)
+        self.norms_ready = bool(self.norms_known)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
         if batch.indices is None:
@@ -200,15 +200,15 @@ class CRD(Distiller):
         positives, candidates, drawn = self.draw(indices, labels)
         barred = torch.where(drawn, 0.0, -math.inf).to(v_s.dtype)
         logarithms = []
-        for v, memory in ((v_s, self.memory_teacher), (v_t, self.memory_student)):
-            # Rows are copied: the memory is updated below, and the backward pass needs it as it was.
+        for v, bank in ((v_s, self.memory_teacher), (v_t, self.memory_student)):
+            # Rows are copied: the memory bank is updated below, and the backward pass needs it as it was.
             query = v / self.tau
             if candidates.dim() == 1:
-                rows = memory.index_select(0, candidates).to(v.dtype)
+                rows = bank.index_select(0, candidates).to(v.dtype)
                 scores = torch.addmm(barred.T, rows, query.T).T
             else:
-                scores = barred + (query @ memory.clone().to(v.dtype).T).gather(1, candidates)
-            positive = (query * memory.index_select(0, positives).to(v.dtype)).sum(1)
+                scores = barred + (query @ bank.clone().to(v.dtype).T).gather(1, candidates)
+            positive = (query * bank.index_select(0, positives).to(v.dtype)).sum(1)
             logarithms.append((positive, scores))
         norms = self._normalisers(logarithms, mask).log()
         ratio = self.draw.count / len(self.memory_student)
@@ -216,13 +216,13 @@ class CRD(Distiller):
             crd_loss(p, n, self.draw.count, ratio, z) for (p, n), z in zip(logarithms, norms.unbind(), strict=True)
         ]
         if self.training:
-            self._remember(v_s.detach(), v_t.detach(), mask, indices)
+            self._update_memory_banks(v_s.detach(), v_t.detach(), mask, indices)
         return masked_mean(losses[0] + losses[1], mask)
 
     @torch.no_grad()
     def _normalisers(self, logarithms: Sequence[tuple[Tensor, Tensor]], mask: Tensor) -> Tensor:
         """Both ``Z``: those kept, or, at the first batch with a selected sample, the mean score times ``N``."""
-        if self.settled:
+        if self.norms_ready:
             return self.norms.to(logarithms[0][0].dtype)
         scores = [((p.exp() + n.exp().sum(1)) * mask).sum() for p, n in logarithms]
         count, *scores = all_reduce_sum(torch.stack([mask.sum(), *scores]))
@@ -235,10 +235,10 @@ class CRD(Distiller):
         return norms
 
     @torch.no_grad()
-    def _remember(self, v_s: Tensor, v_t: Tensor, mask: Tensor, indices: Tensor) -> None:
-        """Move the memory rows of the selected samples towards their present embeddings."""
+    def _update_memory_banks(self, v_s: Tensor, v_t: Tensor, mask: Tensor, indices: Tensor) -> None:
+        """Move the selected samples' rows of both memory banks towards their present embeddings."""
         v_s, v_t, mask, indices = all_gather(v_s), all_gather(v_t), all_gather(mask), all_gather(indices)
-        for memory, v in ((self.memory_student, v_s), (self.memory_teacher, v_t)):
-            old = memory[indices]
+        for bank, v in ((self.memory_student, v_s), (self.memory_teacher, v_t)):
+            old = bank[indices]
             new = normalise(self.momentum * old + (1 - self.momentum) * v.to(old.dtype), dim=1)
-            memory.index_copy_(0, indices, torch.where(mask[:, None] > 0, new, old))
+            bank.index_copy_(0, indices, torch.where(mask[:, None] > 0, new, old))

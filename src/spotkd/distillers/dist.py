@@ -34,7 +34,7 @@ from torch import Tensor
 
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, LogitDistiller, deviations, masked_mean
+from .base import DISTILLERS, LogitDistiller, centre_and_normalise, masked_mean
 
 
 @full_precision
@@ -45,8 +45,8 @@ def dist_loss(
     p_s, p_t = torch.softmax(student / temperature, 1), torch.softmax(teacher / temperature, 1)
     mask = mask.to(p_s.dtype)
     count, chosen = mask.sum(), mask[:, None]
-    inter = masked_mean(1 - (deviations(p_s, 1) * deviations(p_t, 1)).sum(1), mask)
-    over_samples = (deviations(p_s, 0, chosen) * deviations(p_t, 0, chosen)).sum(0)
+    inter = masked_mean(1 - (centre_and_normalise(p_s, 1) * centre_and_normalise(p_t, 1)).sum(1), mask)
+    over_samples = (centre_and_normalise(p_s, 0, chosen) * centre_and_normalise(p_t, 0, chosen)).sum(0)
     intra = (1 - over_samples).mean() * count / len(mask)
     return temperature**2 * (inter_weight * inter + intra_weight * torch.where(count > 1, intra, 0.0))
 

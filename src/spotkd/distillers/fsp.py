@@ -35,12 +35,12 @@ from torch import Tensor
 from ..errors import SpotkdError
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, Distiller, at_one_size, every_map, masked_mean, total
+from .base import DISTILLERS, Distiller, every_map, masked_mean, match_sizes, total
 
 
 def flow(bottom: Tensor, top: Tensor) -> Tensor:
     """``(B, C_top, C_bottom)``: the mean over positions of the products of the channels of two maps."""
-    bottom, top = at_one_size(bottom, top)
+    bottom, top = match_sizes(bottom, top)
     return top.flatten(2) @ bottom.flatten(2).transpose(1, 2) / (top.shape[-2] * top.shape[-1])
 
 

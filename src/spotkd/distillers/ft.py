@@ -37,13 +37,13 @@ from torch import Tensor, nn
 from ..adapters import BatchNorm2d
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, Distiller, Preparation, at_one_size, last_map, masked_mean, normalise
+from .base import DISTILLERS, Distiller, Preparation, last_map, masked_mean, match_sizes, normalise
 
 
 @full_precision
 def ft_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean absolute difference of the normalised energies of each sample's factors, ``(B,)``, from ``(B, C, H, W)``."""
-    student, teacher = at_one_size(student, teacher)
+    student, teacher = match_sizes(student, teacher)
     energy_s, energy_t = (normalise(f.square().mean(1).flatten(1), dim=1) for f in (student, teacher))
     return (energy_s - energy_t).abs().mean(1)
 

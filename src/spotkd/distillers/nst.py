@@ -32,7 +32,7 @@ from torch import Tensor
 from ..adapters import as_map
 from ..precision import full_precision
 from ..stages import Batch
-from .base import DISTILLERS, MAP, TOKENS, Distiller, all_maps, at_one_size, masked_mean, normalise, total
+from .base import DISTILLERS, MAP, TOKENS, Distiller, all_maps, masked_mean, match_sizes, normalise, total
 
 
 @full_precision
@@ -41,7 +41,7 @@ def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     From maps ``(B, C, H, W)`` or tokens ``(B, N, C)``; the numbers of channels may differ.
     """
-    student, teacher = at_one_size(as_map(student), as_map(teacher))
+    student, teacher = match_sizes(as_map(student), as_map(teacher))
     p_s, p_t = (normalise(f.flatten(2), dim=2) for f in (student, teacher))
     wide_s, wide_t, positions = p_s.shape[1], p_t.shape[1], p_s.shape[2]
     if positions * (wide_s + wide_t) < wide_s**2 + wide_s * wide_t + wide_t**2:  # multiplications of either way

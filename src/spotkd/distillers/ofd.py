@@ -37,7 +37,7 @@ from ..adapters import BatchNorm2d
 from ..distributed import all_reduce_sum
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, Distiller, all_maps, at_one_size, masked_mean, total
+from .base import DISTILLERS, Distiller, all_maps, masked_mean, match_sizes, total
 
 _FACTOR = 1 / 1000
 
@@ -90,7 +90,7 @@ class OFD(Distiller):
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
         last, terms = len(student) - 1, []
         for i, (margin, connector) in enumerate(zip(self.margins, self.connectors, strict=True)):
-            s, t = at_one_size(connector(student[i]), teacher[i])
+            s, t = match_sizes(connector(student[i]), teacher[i])
             per_sample = ofd_loss(s, t, margin(teacher[i]))
             terms.append(_FACTOR * 2.0 ** (i - last) * masked_mean(per_sample, mask[:, i]))
         return total(terms)

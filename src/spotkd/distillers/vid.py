@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from ..adapters import as_map, map_shape
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, MAP, TOKENS, Distiller, all_maps, at_one_size, masked_mean, total
+from .base import DISTILLERS, MAP, TOKENS, Distiller, all_maps, masked_mean, match_sizes, total
 
 _SMALLEST, _INITIAL = 1e-5, 5.0  # variance
 
@@ -78,6 +78,6 @@ class VID(Distiller):
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
         terms = []
         for i, (regressor, log_scale) in enumerate(zip(self.regressors, self.log_scales, strict=True)):
-            s, t = at_one_size(as_map(student[i]), as_map(teacher[i]))
+            s, t = match_sizes(as_map(student[i]), as_map(teacher[i]))
             terms.append(masked_mean(vid_loss(regressor(s), t, log_scale), mask[:, i]))
         return total(terms)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -18,17 +17,17 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ..config import BenchConfig, DistillConfig, TrainConfig, read_config
+from ..cores import available_cores
 from ..errors import SpotkdError, Stopped
-from ..files import atomic_write
-from ..training.interrupt import Interrupt
-from ..training.worker import OPTIONS
-from .essence import differences
-from .estimate import seconds
+from ..formatting import format_duration
+from ..options import BenchOptions, DistillOptions, TrainOptions, result_differences, with_values
+from ..runs.folder import RunFolder
+from ..runtime.signals import StopRequest
+from ..runtime.workers import Supervisor
+from .estimate import estimate_seconds
 from .plan import Cell, Plan, cells, configuration, find_plan, read_plan, shipped_plans
 from .report import write_report
 
-LOG, ERROR = "log.txt", "error.txt"
 _POLL = 0.1  # seconds between two looks at the running processes
 _PATIENCE = 60.0  # seconds that a run has to save itself
 _STARTUP = 4.0  # seconds until a process trains; roughly, they count in short runs alone
@@ -39,7 +38,7 @@ def plan_folder(name: str, out: str | None) -> Path:
     return Path(out or f"runs/bench/{name}")
 
 
-def list_plan(config: BenchConfig, console: Console) -> None:
+def list_plan(config: BenchOptions, console: Console) -> None:
     """Print the cells of a plan, or of all that are shipped, with what each will take; nothing is run."""
     for wanted in [config.plan] if config.plan else shipped_plans():
         name, path = find_plan(wanted)
@@ -50,9 +49,11 @@ def list_plan(config: BenchConfig, console: Console) -> None:
             estimate = grid.estimate(cell)
             finished = grid.finished(cell)
             todo += 0.0 if finished else estimate
-            console.print(f"  {cell}: {'finished' if finished else clock(estimate)}", highlight=False, soft_wrap=True)
+            console.print(
+                f"  {cell}: {'finished' if finished else format_duration(estimate)}", highlight=False, soft_wrap=True
+            )
         console.print(
-            f"{name}: {len(grid.cells)} runs, about {clock(todo)} still to go one after the other\n",
+            f"{name}: {len(grid.cells)} runs, about {format_duration(todo)} still to go one after the other\n",
             highlight=False,
             soft_wrap=True,
         )
@@ -63,7 +64,7 @@ def list_plan(config: BenchConfig, console: Console) -> None:
     )
 
 
-def run_plan(config: BenchConfig, console: Console) -> int:
+def run_plan(config: BenchOptions, console: Console) -> int:
     """Run what is not finished yet and write the report; 0, or 1 when a cell failed.
 
     Raises:
@@ -124,16 +125,20 @@ class Grid:
     def __post_init__(self) -> None:
         self.cells = cells(self.plan)
 
-    def options(self, cell: Cell) -> TrainConfig | DistillConfig:
+    def options(self, cell: Cell) -> TrainOptions | DistillOptions:
         """The complete options of a cell's run."""
         config = configuration(self.plan, cell)
-        config.out, config.overwrite, config.quiet = str(self.folder / cell.folder), True, True
-        config.resume = "auto"  # where an earlier call was stopped in the middle of a run
+        # An earlier call may have been stopped in the middle of a run, which is resumed then.
+        values: dict[str, Any] = {"out": str(self.run(cell).path), "overwrite": True, "quiet": True, "resume": "auto"}
         if self.root is not None:
-            config.data = replace(config.data, root=self.root)
-        if cell.lesson is not None and isinstance(config, DistillConfig) and config.teacher.checkpoint is None:
-            config.teacher = replace(config.teacher, checkpoint=str(self.folder / cell.lesson.folder))
-        return config
+            values["data.root"] = self.root
+        if cell.teacher_cell is not None and isinstance(config, DistillOptions) and config.teacher.checkpoint is None:
+            values["teacher.checkpoint"] = str(self.run(cell.teacher_cell).path)
+        return with_values(config, values)
+
+    def run(self, cell: Cell) -> RunFolder:
+        """Where the cell's run lies."""
+        return RunFolder(self.folder / cell.folder)
 
     def finished(self, cell: Cell) -> bool:
         """Whether the cell's run is complete.
@@ -141,14 +146,13 @@ class Grid:
         Raises:
             SpotkdError: it was made with other options than the plan has now.
         """
-        folder = self.folder / cell.folder
-        if not (folder / "summary.json").is_file():
+        run = self.run(cell)
+        if not run.finished:
             return False
-        wanted = self.options(cell)
-        other = differences(read_config(type(wanted), folder / "config.yaml"), wanted)
+        other = result_differences(run.options, self.options(cell))
         if other:
             raise SpotkdError(
-                f"{folder}: was run with another {', '.join(other[:5])} than the plan has; give another --out, or "
+                f"{run.path}: was run with another {', '.join(other[:5])} than the plan has; give another --out, or "
                 "remove that folder"
             )
         return True
@@ -157,7 +161,7 @@ class Grid:
         """Rough seconds; the same for every seed."""
         kind = replace(cell, seed=None)
         if kind not in self._estimates:
-            self._estimates[kind] = _STARTUP + seconds(configuration(self.plan, cell))
+            self._estimates[kind] = _STARTUP + estimate_seconds(configuration(self.plan, cell))
         return self._estimates[kind]
 
 
@@ -186,69 +190,49 @@ class Bench:
         if self.done:
             self._say(f"{len(self.done)} of {total} runs are finished already")
         if self.todo:
-            self._say(f"{len(self.todo)} runs, about {clock(self._left())} by a rough estimate")
-        with self._bar() as bar, Interrupt() as interrupt:
+            self._say(f"{len(self.todo)} runs, about {format_duration(self._left())} by a rough estimate")
+        with self._bar() as bar, Supervisor() as self.supervisor, StopRequest() as request:
             task = bar.add_task("", total=total, completed=len(self.done))
             try:
                 while self.todo or self.running:
-                    if interrupt.asked:
-                        raise Stopped(f"stopped by {interrupt.asked}; the same command goes on where it was")
+                    if request.received:
+                        raise Stopped(f"stopped by {request.received}; the same command resumes it")
                     self._start_what_can_be()
                     time.sleep(_POLL)
                     for one in [one for one in self.running if one.process.poll() is not None]:
                         self._finish(one)
-                    at_work = ", ".join(str(one.cell) for one in self.running)
+                    running = ", ".join(str(one.cell) for one in self.running)
                     counted = len(self.done) + len(self.failed)
-                    note = f"about {clock(self._left())} left  {at_work}"
+                    note = f"about {format_duration(self._left())} left  {running}"
                     bar.update(task, completed=counted, description=f"{counted}/{total}", note=note)
             finally:  # no process is left behind, and each may save its run
-                self._stop()
+                self.supervisor.stop(_PATIENCE)
         return self.failed
-
-    def _stop(self) -> None:
-        for one in self.running:
-            one.process.terminate()
-        deadline = time.monotonic() + _PATIENCE
-        while any(one.process.poll() is None for one in self.running) and time.monotonic() < deadline:
-            time.sleep(_POLL)
-        for one in self.running:
-            one.process.kill()
 
     def _start_what_can_be(self) -> None:
         for cell in list(self.todo):
             if len(self.running) == self.jobs:
                 return
-            if cell.lesson in self.failed:
+            if cell.teacher_cell in self.failed:
                 self.todo.remove(cell)
-                self._fail(cell, f"its teacher failed ({cell.lesson})")
-            elif cell.lesson is None or cell.lesson in self.done:
+                self._fail(cell, f"its teacher failed ({cell.teacher_cell})")
+            elif cell.teacher_cell is None or cell.teacher_cell in self.done:
                 self.todo.remove(cell)
                 self._start(cell)
 
     def _start(self, cell: Cell) -> None:
-        folder = self.grid.folder / cell.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ERROR).unlink(missing_ok=True)
-        config = self.grid.options(cell)
-        command = "distill" if isinstance(config, DistillConfig) else "train"
-        with atomic_write(folder / OPTIONS) as path:
-            path.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+        run, options = self.grid.run(cell), self.grid.options(cell)
+        run.request(yaml.safe_dump(asdict(options), sort_keys=False))
+        command = "distill" if isinstance(options, DistillOptions) else "train"
+        arguments = ["spotkd.training.worker", command, str(run.path)]
         slot = min(set(range(self.jobs)) - {one.slot for one in self.running})
-        with (folder / LOG).open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "spotkd.training.worker", command, str(folder)],
-                stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however it ends
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment(slot),
-                start_new_session=True,  # Ctrl-C reaches this process alone, which tells the others
-            )
+        with run.log.open("wb") as log:
+            process = self.supervisor.start(arguments, self._environment(slot), log, subprocess.STDOUT)
         self.running.append(_Running(cell, process, time.monotonic(), slot))
 
     def _environment(self, slot: int) -> dict[str, str]:
         """The cores shared out among the jobs, and the GPUs in turn."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment = {**os.environ, "OMP_NUM_THREADS": str(max(cores // self.jobs, 1))}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(max(available_cores() // self.jobs, 1))}
         gpus = torch.cuda.device_count()
         if self.jobs > 1 and gpus > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
             environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
@@ -256,31 +240,25 @@ class Bench:
 
     def _finish(self, one: _Running) -> None:
         self.running.remove(one)
-        if one.process.stdin is not None:
-            one.process.stdin.close()
+        self.supervisor.forget(one.process)
         spent = time.monotonic() - one.started
-        folder = self.grid.folder / one.cell.folder
-        if one.process.returncode == 0 and (folder / "summary.json").is_file():
+        run = self.grid.run(one.cell)
+        if one.process.returncode == 0 and run.finished:
             self._spent += spent
             self._expected += self.grid.estimate(one.cell)
             self.done.append(one.cell)
-            top1 = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["scores"]["top1"]
-            self._report(one.cell, f"test top-1 {top1:.2f} %  in {clock(spent)}")
+            self._report(one.cell, f"test top-1 {run.result.scores.top1:.2f} %  in {format_duration(spent)}")
         else:
-            lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            reason = lines[-1] if lines else f"ended with status {one.process.returncode}"
-            self._fail(one.cell, reason)
+            self._fail(one.cell, run.last_words() or f"ended with status {one.process.returncode}")
 
     def _fail(self, cell: Cell, reason: str) -> None:
         self.failed.append(cell)
-        folder = self.grid.folder / cell.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ERROR).write_text(reason + "\n", encoding="utf-8")
+        self.grid.run(cell).fail(reason)
         self._report(cell, f"failed: {reason}")
 
     def _report(self, cell: Cell, what: str) -> None:
         total, counted = len(self.grid.cells), len(self.done) + len(self.failed)
-        left = f", about {clock(self._left())} left" if self.todo or self.running else ""
+        left = f", about {format_duration(self._left())} left" if self.todo or self.running else ""
         self._say(f"[{counted:{len(str(total))}}/{total}] {cell}: {what}{left}")
 
     def _left(self) -> float:
@@ -306,12 +284,3 @@ class Bench:
             disable=not self.console.is_terminal,
         ) as bar:
             yield bar
-
-
-def clock(seconds: float) -> str:
-    """``3 days``, ``1:02:03`` or ``2:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours / 24:.0f} days"
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -9,19 +9,21 @@ estimate by the cells that are finished.
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 import torch
 
-from ..config import DataConfig, DistillConfig, TrainConfig, data_spec
-from ..data import DataSpec, load_data
+from ..data import load_data
 from ..distillers import DISTILLERS
-from ..distillers.base import LogitDistiller, pair
+from ..distillers.base import LogitDistiller, pair_spots
 from ..models import create_model
+from ..options import DataOptions, DistillOptions, TrainOptions
 from ..routing import STRATEGIES
+from ..runtime.device import make_fabric
 from ..stages import feature_shapes
-from ..training.device import make_fabric
+from ..training.build import data_spec
 
 # Training images, classes and edge of the sets that are known by name, so that they need not be there to be counted.
 SIZES = {
@@ -30,8 +32,8 @@ SIZES = {
     "cifar100": (50_000, 100, 32),
     "tiny-imagenet": (100_000, 200, 64),
 }
-IMAGES = 16  # timed at once
-ROUNDS = 2  # of which the faster counts
+TIMED_IMAGES = 16  # timed at once
+TIMED_ROUNDS = 2  # of which the faster counts
 
 
 @cache
@@ -40,47 +42,47 @@ def _stage_seconds(name: str, classes: int, size: int, device: torch.device) -> 
     model = create_model(name, classes, image_shape=(3, size, size)).to(device)
     best = [float("inf")] * len(model.stage_names)
     with torch.no_grad():
-        for _ in range(ROUNDS + 1):  # the first warms up
-            x = torch.randn(IMAGES, 3, size, size, device=device)
+        for _ in range(TIMED_ROUNDS + 1):  # the first warms up
+            x = torch.randn(TIMED_IMAGES, 3, size, size, device=device)
             for stage in range(len(best)):
                 started = time.perf_counter()
                 x = model.run(x, stage, stage + 1)
                 if device.type != "cpu":
                     torch.cuda.synchronize(device)
                 best[stage] = min(best[stage], time.perf_counter() - started)
-    return tuple(seconds / IMAGES for seconds in best)
+    return tuple(seconds / TIMED_IMAGES for seconds in best)
 
 
-def _images(data: DataConfig) -> tuple[int, int, int]:
+def _image_counts(data: DataOptions) -> tuple[int, int, int]:
     """Training images after limit and held-out share, classes, and edge."""
     if data.name in SIZES:
         count, classes, size = SIZES[data.name]
         return round((data.limit or count) * (1 - data.val_share)), classes, size
-    return _opened(data_spec(data))
+    return _open_data(tuple(asdict(data).items()))
 
 
 @cache
-def _opened(spec: DataSpec) -> tuple[int, int, int]:
-    data = load_data(spec)
+def _open_data(options: tuple[tuple[str, Any], ...]) -> tuple[int, int, int]:
+    data = load_data(data_spec(DataOptions(**dict(options))))
     return len(data.train), len(data.classes), data.image_shape[1]
 
 
-def seconds(config: TrainConfig | DistillConfig) -> float:
+def estimate_seconds(config: TrainOptions | DistillOptions) -> float:
     """Rough seconds of training of one run on this machine.
 
     Raises:
         SpotkdError: an unknown name, or a data set that is not there and whose size is not known.
     """
-    count, classes, size = _images(config.data)
+    count, classes, size = _image_counts(config.data)
     device = make_fabric(config.accelerator, "32").device
-    if isinstance(config, TrainConfig):
+    if isinstance(config, TrainOptions):
         return config.epochs * count * 3 * sum(_stage_seconds(config.model.name, classes, size, device))
     teacher, student = (_stage_seconds(model.name, classes, size, device) for model in (config.teacher, config.student))
     t, s = sum(teacher), sum(student)
     cost = t + 3 * s
     strategy: Any = STRATEGIES[config.strategy]
     if strategy.learns:
-        s_prefix, t_prefix = _prefixes(config, classes, size, student, teacher)
+        s_prefix, t_prefix = _prefix_seconds(config, classes, size, student, teacher)
         cost = 3 * t - 2 * t_prefix + 5 * s - s_prefix
         if strategy.trains_teacher:  # its own forward and backward, and no prefix to take over
             cost = 4 * t + 4 * s + (t - t_prefix) + (s - s_prefix)
@@ -90,8 +92,8 @@ def seconds(config: TrainConfig | DistillConfig) -> float:
     return config.epochs * count * cost * (1 + share)
 
 
-def _prefixes(
-    config: DistillConfig, classes: int, size: int, student: tuple[float, ...], teacher: tuple[float, ...]
+def _prefix_seconds(
+    config: DistillOptions, classes: int, size: int, student: tuple[float, ...], teacher: tuple[float, ...]
 ) -> tuple[float, float]:
     """Seconds up to and including the first spot's stage, of student and teacher."""
     distiller: Any = DISTILLERS[config.distiller]
@@ -101,5 +103,5 @@ def _prefixes(
         feature_shapes(create_model(model.name, classes, image_shape=(3, size, size)), (3, size, size))
         for model in (config.student, config.teacher)
     )
-    (s_stage, t_stage), *_ = pair(distiller.spot_rule, *shapes)
+    (s_stage, t_stage), *_ = pair_spots(distiller.spot_rule, *shapes)
     return sum(student[: s_stage + 1]), sum(teacher[: t_stage + 1])

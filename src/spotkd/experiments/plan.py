@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..config import DistillConfig, TrainConfig, read_config
 from ..errors import SpotkdError
+from ..options import DistillOptions, TrainOptions, read_options
 from ..recipes import merged, networks, resolved
 from ..registry import unknown_name
 from ..routing import STRATEGIES
@@ -50,7 +50,7 @@ class Plan:
     @property
     def networks(self) -> list[tuple[str, str]]:
         """Teacher and student of each pair."""
-        return [_networks(pair) for pair in self.pairs]
+        return [_split_pair(pair) for pair in self.pairs]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Cell:
     seed: int | None = None
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def name_parts(self) -> tuple[str, ...]:
         """Its name, from the general to the particular."""
         seed = () if self.seed is None else (f"seed{self.seed}",)
         if self.kind == "teacher":
@@ -86,15 +86,15 @@ class Cell:
         return self.data, f"{self.teacher}-{self.student}", self.distiller, self.strategy, *seed
 
     def __str__(self) -> str:
-        return " ".join(self.parts)
+        return " ".join(self.name_parts)
 
     @property
     def folder(self) -> Path:
         """Where its run lies, below the plan's folder."""
-        return Path(*(part.replace("/", "-").replace(":", "-") for part in self.parts))
+        return Path(*(part.replace("/", "-").replace(":", "-") for part in self.name_parts))
 
     @property
-    def lesson(self) -> Cell | None:
+    def teacher_cell(self) -> Cell | None:
         """The teacher's run that must be finished first."""
         return Cell("teacher", self.data, self.teacher) if self.kind == "distill" else None
 
@@ -127,7 +127,7 @@ def read_plan(path: Path) -> Plan:
     Raises:
         SpotkdError: an unknown key or name, a value of the wrong type, an option that a run does not take.
     """
-    plan = read_config(Plan, path)
+    plan = read_options(Plan, path)
     for key in ("data", "pairs", "seeds"):
         values = getattr(plan, key)
         if not values or len(set(values)) != len(values):
@@ -170,14 +170,14 @@ def _cells(plan: Plan) -> Iterator[Cell]:
                         yield Cell("distill", data, teacher, student, distiller, strategy, seed)
 
 
-def _networks(pair: str) -> tuple[str, str]:
+def _split_pair(pair: str) -> tuple[str, str]:
     found = networks(pair)
     if found is None:
         raise SpotkdError(f"pairs has {pair}: give TEACHER-STUDENT, as resnet56-resnet20")
     return found
 
 
-def configuration(plan: Plan, cell: Cell) -> TrainConfig | DistillConfig:
+def configuration(plan: Plan, cell: Cell) -> TrainOptions | DistillOptions:
     """The options of one run: its recipe's, then the plan's.
 
     Raises:
@@ -191,8 +191,8 @@ def configuration(plan: Plan, cell: Cell) -> TrainConfig | DistillConfig:
             options = merged(options, {"policy": plan.policy})
     else:
         recipe = f"{cell.data}/single/{cell.teacher or cell.student}"
-        known = {entry.name for entry in fields(TrainConfig)}
-        only_distilling = {entry.name for entry in fields(DistillConfig)} - known
+        known = {entry.name for entry in fields(TrainOptions)}
+        only_distilling = {entry.name for entry in fields(DistillOptions)} - known
         options = {key: value for key, value in options.items() if key not in only_distilling}
         if cell.kind == "teacher":
             options = merged(options, plan.teacher)

@@ -1,4 +1,4 @@
-"""What a figure shows, whoever draws it, and its geometry on the page.
+"""What a figure shows, on the page and for papers, and its geometry on the page.
 
 The page's charts are SVG that is drawn here, with the table of their numbers behind them; a few lines of script add
 hovering and toggles. That is crisp in print, light (kilobytes, where a chart library takes megabytes in every page),
@@ -26,7 +26,7 @@ MARKERS = (  # around the origin
     "M0 4L4-3H-4z",
     "M-1.3-4h2.6v2.7h2.7v2.6h-2.7v2.7h-2.6v-2.7h-2.7v-2.6h2.7z",
 )
-_MARKED = 10  # points of a line that get a marker
+_MOST_MARKERS = 10  # points of a line that get a marker
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Drawing:
             if point is not None:
                 path.append(f"{'L' if pen else 'M'}{point[0]} {point[1]}")
             pen = point is not None
-        step = max(1, -(-len(points) // _MARKED))
+        step = max(1, -(-len(points) // _MOST_MARKERS))
         marks = [point for i, point in enumerate(points) if point is not None and i % step == number % step]
         style = number % STYLES
         return Curve(
@@ -147,7 +147,7 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     return low - (air if low else 0.0), high + air
 
 
-def thinned(count: int, most: int) -> list[int]:
+def evenly_spaced(count: int, most: int) -> list[int]:
     """At most ``most`` of the numbers below ``count``, evenly, the first and the last among them."""
     if count <= most:
         return list(range(count))

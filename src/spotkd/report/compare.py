@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..config import ReportConfig
 from ..data import Dataset, Loader
 from ..models import build_model
+from ..options import ReportOptions
 from ..training import make_fabric
-from .facts import RunFacts
+from .run_record import RunRecord
 
-_LISTED = 10  # confusions of either kind
+_MOST_LISTED = 10  # confusions of either kind
 
-Guesses = npt.NDArray[np.int64]
+Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Comparison:
 
 
 @torch.inference_mode()
-def guesses(run: RunFacts, data: Dataset, options: ReportConfig) -> tuple[Guesses, Guesses]:
-    """The labels of the test images, and what the run's resulting student takes them for.
+def predict_labels(run: RunRecord, data: Dataset, options: ReportOptions) -> tuple[Labels, Labels]:
+    """The labels of the test images, and the predictions of the run's student.
 
     Raises:
         SpotkdError: the run's weights are not there or do not fit.
@@ -67,14 +67,14 @@ def guesses(run: RunFacts, data: Dataset, options: ReportConfig) -> tuple[Guesse
     model = build_model(run.student, len(data.classes), run.folder, data.image_shape).to(fabric.device).eval()
     loader = Loader(data, data.test, options.batch_size, training=False, device=fabric.device)
     found = [(batch.labels.cpu(), model(batch.images).argmax(1).cpu()) for batch in loader.epoch(0)]
-    labels, guessed = (torch.cat(part).numpy() for part in zip(*found, strict=True))
-    return labels, guessed
+    labels, predicted = (torch.cat(part).numpy() for part in zip(*found, strict=True))
+    return labels, predicted
 
 
 def compare(
-    before: tuple[str, Guesses], after: tuple[str, Guesses], labels: Guesses, classes: tuple[str, ...]
+    before: tuple[str, Labels], after: tuple[str, Labels], labels: Labels, classes: tuple[str, ...]
 ) -> Comparison:
-    """Two students, each a name and its guesses ``(N,)``, on images with these labels ``(N,)``."""
+    """Two students, each a name and its predictions ``(N,)``, on images with these labels ``(N,)``."""
     from scipy.stats import binomtest  # slow to import, and needed by nothing else
 
     (before_name, old), (after_name, new) = before, after
@@ -93,7 +93,7 @@ def compare(
             Confusion(classes[true], classes[guess], old_times[true, guess], new_times[true, guess])
             for change, (true, guess) in changes
             if change * sign > 0
-        ][:_LISTED]
+        ][:_MOST_LISTED]
 
     return Comparison(
         before_name,

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ..analysis.plots import line_style
 from ..errors import SpotkdError
 from ..files import atomic_write
-from .charts import HeatMap, LineChart, thinned
+from .charts import HeatMap, LineChart, evenly_spaced
 
 _STYLE = {
     "font.size": 9,
@@ -26,8 +26,8 @@ _STYLE = {
     "svg.hashsalt": "spotkd",  # the same figure gives the same file
     "text.parse_math": False,  # a name may hold dollar signs
 }
-_LETTERS = 24  # of a name, beyond which it crowds out the figure
-_ROWS = 48  # of a heat map, beyond which a page of a paper cannot show them
+_MOST_LETTERS = 24  # of a name, beyond which it crowds out the figure
+_MOST_ROWS = 48  # of a heat map, beyond which a page of a paper cannot show them
 
 
 def write_figures(figures: Iterable[LineChart | HeatMap], folder: Path) -> int:
@@ -39,10 +39,10 @@ def write_figures(figures: Iterable[LineChart | HeatMap], folder: Path) -> int:
     count = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for shown in figures:
+        for content in figures:
             with rc_context(_STYLE):  # type: ignore[arg-type]  # the stubs list the keys one by one
-                figure = _lines(shown) if isinstance(shown, LineChart) else _heat(shown)
-                name = re.sub(r"[^A-Za-z0-9_.]+", "-", shown.key)
+                figure = _draw_lines(content) if isinstance(content, LineChart) else _draw_heat_map(content)
+                name = re.sub(r"[^A-Za-z0-9_.]+", "-", content.key)
                 for ending, extra in (("png", {"Software": None}), ("svg", {"Date": None})):
                     with atomic_write(folder / f"{name}.{ending}") as path:
                         figure.savefig(path, format=ending, metadata=extra)
@@ -52,7 +52,7 @@ def write_figures(figures: Iterable[LineChart | HeatMap], folder: Path) -> int:
     return count
 
 
-def _lines(chart: LineChart) -> Figure:
+def _draw_lines(chart: LineChart) -> Figure:
     figure = Figure(figsize=(4.6, 2.9), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(title=chart.title, xlabel="epoch", ylabel=chart.unit)
@@ -62,7 +62,7 @@ def _lines(chart: LineChart) -> Figure:
         axes.plot(
             chart.epochs,
             numbers,
-            label=_short(name),
+            label=_shorten(name),
             linewidth=1.4,
             markersize=4,
             markevery=every,
@@ -77,12 +77,12 @@ def _lines(chart: LineChart) -> Figure:
     return figure
 
 
-def _heat(heat: HeatMap) -> Figure:
+def _draw_heat_map(heat: HeatMap) -> Figure:
     """In print black is 1 and white 0; few enough cells carry their numbers."""
-    rows = thinned(len(heat.rows), _ROWS)
+    rows = evenly_spaced(len(heat.rows), _MOST_ROWS)
     values = np.array([[np.nan if v is None else v for v in heat.values[row]] for row in rows], dtype=float)
     height, width = values.shape
-    names = [_short(heat.rows[row]) for row in rows]
+    names = [_shorten(heat.rows[row]) for row in rows]
     inches = 1.8 + 0.08 * max(map(len, names)) + min(6.0, 0.5 * width)
     figure = Figure(figsize=(inches, 1.5 + 0.16 * height), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
@@ -90,8 +90,8 @@ def _heat(heat: HeatMap) -> Figure:
     figure.suptitle(heat.title + part, x=0.02, ha="left", fontsize=9)
     axes = figure.add_subplot(xlabel=heat.corner[1], ylabel=heat.corner[0])
     image = axes.imshow(values, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    columns = thinned(width, 12)
-    axes.set_xticks(columns, [_short(heat.columns[i]) for i in columns])
+    columns = evenly_spaced(width, 12)
+    axes.set_xticks(columns, [_shorten(heat.columns[i]) for i in columns])
     axes.set_yticks(range(height), names, fontsize=7 if height > 12 else 9)
     if width <= 12:
         for (y, x), value in np.ndenumerate(values):
@@ -102,5 +102,5 @@ def _heat(heat: HeatMap) -> Figure:
     return figure
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
+def _shorten(name: str) -> str:
+    return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -11,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ..errors import SpotkdError
-from ..files import atomic_write
-from ..method import Losses
+from ..losses import Losses
+from ..runs.writer import RunWriter
+from ..runtime.collectives import all_reduce_sum
 from ..stages import Batch
-from .averages import total
-from .run import NONFINITE, Run
+from .hooks import Hook, Start, Step
 
 
-class _Step(NamedTuple):
+class _Pending(NamedTuple):
     """One step: its values on their way to the processor, and which samples it was made from."""
 
     values: Tensor
@@ -30,12 +29,12 @@ class _Step(NamedTuple):
         return self.arrived is None or bool(self.arrived.query())  # type: ignore[no-untyped-call]
 
 
-class Guard:
+class Guard(Hook):
     """Stops a run at the first loss term or gradient that is not finite, or skips the step.
 
-    On the CPU a step is judged before it changes anything. On a GPU nobody waits: its values are copied while it goes
-    on, and judged when they have arrived; :meth:`settle` waits for them, so that nothing is saved before it is known to
-    be sound. Skipping must know at once, and so waits at every step.
+    On the CPU a step is judged before it changes anything. On a GPU no step waits: its values are copied while it goes
+    on, and judged when they have arrived; :meth:`before_save` waits for them, so that nothing is saved before it is
+    known to be sound. Skipping must know at once, and so waits at every step.
 
     Args:
         run: where ``nonfinite.json`` is left for inspection.
@@ -43,50 +42,51 @@ class Guard:
         skip: how many steps of the run may be skipped.
         parameters: what is trained.
         buffers: what the forward pass changes, put back when a step is skipped.
-        skipped: how many have been skipped before.
     """
 
     def __init__(
         self,
-        run: Run,
+        run: RunWriter,
         steps: int,
         skip: int,
         parameters: Iterable[Tensor],
         buffers: Iterable[Tensor],
-        skipped: int = 0,
     ) -> None:
-        self.run, self.steps, self.skip, self.skipped = run, steps, skip, skipped
+        self.run, self.steps, self.skip, self.skipped = run, steps, skip, 0
         self._parameters = list(parameters)
         self._buffers = list(buffers) if skip else []
         self._before: list[Tensor] = []
-        self._pending: list[_Step] = []
+        self._pending: list[_Pending] = []
 
-    def begin(self) -> None:
-        """A step begins."""
+    def on_start(self, start: Start) -> None:
+        self.skipped = start.skipped
+
+    def before_step(self) -> None:
         self._before = [buffer.clone() for buffer in self._buffers]
 
-    def passes(self, losses: Losses, batch: Batch, epoch: int, step: int) -> bool:
-        """Whether the step may change the networks; call it between the backward pass and the optimizer.
+    def allows_step(self, step: Step) -> bool:
+        """Whether the step may change the networks; called between the backward pass and the optimizer.
 
         Raises:
             SpotkdError: a number is not finite, and no more steps may be skipped.
         """
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        values = torch.stack([*(term.detach() for term in losses[: len(Losses.terms())]), norm])
-        values = total(values)  # where one process has a number that is not finite, all know
+        values = torch.stack([*(term.detach() for term in step.losses[: len(Losses.terms())]), norm])
+        values = all_reduce_sum(values)  # where one process has a number that is not finite, all know
         arrived = None
         if values.device.type == "cuda" and not self.skip:
             values = values.to("cpu", non_blocking=True)
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
-        self._pending.append(_Step(values, arrived, batch._replace(images=batch.images[:0]), (epoch, step)))
+        without_images = step.batch._replace(images=step.batch.images[:0])
+        self._pending.append(_Pending(values, arrived, without_images, (step.epoch, step.number)))
         while self._pending and self._pending[0].has_arrived():
             if self._judge(self._pending.pop(0)):
                 return False
         return True
 
-    def settle(self) -> None:
-        """Judge all steps so far.
+    def before_save(self) -> int:
+        """Judge all steps so far; returns how many have been skipped.
 
         Raises:
             SpotkdError: a number was not finite.
@@ -96,8 +96,9 @@ class Guard:
                 step.arrived.synchronize()
             self._judge(step)
         self._pending = []
+        return self.skipped
 
-    def _judge(self, step: _Step) -> bool:
+    def _judge(self, step: _Pending) -> bool:
         numbers = dict(zip((*Losses.terms(), "gradient"), step.values.tolist(), strict=True))
         bad = [name for name, value in numbers.items() if not math.isfinite(value)]
         if not bad:
@@ -116,11 +117,10 @@ class Guard:
             "indices": samples,
             "labels": step.batch.labels.tolist(),
         }
-        with atomic_write(self.run.folder / NONFINITE) as path:
-            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        kept = self.run.keep_nonfinite(content)
         after = f" after {self.skip} skipped steps" if self.skip else ""
         raise SpotkdError(
             f"epoch {epoch}, step {number} of {self.steps}: not finite{after}: {', '.join(bad)}; its samples are in "
-            f"{self.run.folder / NONFINITE}; {self.run.last_good()}; lower --optim.lr or the weight of that loss, or "
+            f"{kept}; {self.run.last_good()}; lower --optim.lr or the weight of that loss, or "
             "leave such steps out: --skip_nonfinite 10"
         )

@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,107 +19,94 @@ from lightning_fabric.loggers.logger import Logger
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from torch import Tensor
 
-from ..config import RunConfig, flattened
 from ..errors import SpotkdError, Stopped, one_line
-from ..files import atomic_write
-from .run import FOREIGN, Run
+from ..runs import layout
+from ..runs.writer import RunWriter
+from .hooks import Epoch, Hook, Start
 
-_NONE = "none"
 _ENTRY = {"wandb": "init", "mlflow": "start_run"}  # what we call of the packages that do not come along
 
 
-def chosen_loggers(logger: Sequence[str] | str) -> list[str]:
-    """``tensorboard,csv`` as a list; ``none`` is an empty one.
+def check_installed(names: Sequence[str]) -> None:
+    """The packages of the loggers must be there.
 
     Raises:
-        SpotkdError: an unknown name, or a package that is not installed.
+        SpotkdError: one is not installed.
     """
-    names = [name.strip() for name in (logger.split(",") if isinstance(logger, str) else logger)]
     for name in names:
-        if name not in (*_LOGGERS, _NONE):
-            raise SpotkdError(f"logger is {name}: it must be {', '.join(_LOGGERS)} or {_NONE}")
         if name in _ENTRY:
             _package(name)
-    if _NONE in names and len(names) > 1:
-        raise SpotkdError(f"logger is {','.join(names)}: {_NONE} stands alone")
-    return [] if _NONE in names else list(dict.fromkeys(names))
 
 
-class Loggers:
-    """All that were chosen, as one; use it in a ``with`` statement, which tells them how the run ended.
+class Loggers(Hook):
+    """Sends the numbers of every epoch to all loggers that were chosen, and how the run ended.
 
     Args:
+        names: of the loggers.
         run: whose folder they write to, and whose state says whether they go on.
-        config: its ``logger`` names them; all options are noted where the logger can.
-        done: complete epochs, where the run goes on.
-        history: the rows of these, by column.
-        writes: whether this process does; of several only the first one.
+        options: all options of the run; a service gets them too.
     """
 
-    def __init__(
-        self, run: Run, config: RunConfig, done: int, history: Mapping[str, list[float]], writes: bool
-    ) -> None:
-        names = chosen_loggers(config.logger) if writes else []
-        self._loggers = [_LOGGERS[name](run, config, done, history) for name in names]
+    def __init__(self, names: Sequence[str], run: RunWriter, options: Mapping[str, Any]) -> None:
+        self.run, self._names, self._options = run, names, options
+        self._loggers: list[Logger] = []
 
-    def __enter__(self) -> Loggers:
-        return self
+    def on_start(self, start: Start) -> None:
+        if self.run.writes:
+            self._loggers = [_LOGGERS[name](self.run, self._options, start) for name in self._names]
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        status = "success" if kind is None else "aborted" if issubclass(kind, Stopped) else "failed"
+    def on_epoch(self, epoch: Epoch) -> None:
+        for logger in self._loggers:
+            logger.log_metrics(dict(epoch.row), epoch.number)
+            logger.save()  # the run may be killed at any moment
+
+    def on_stop(self, error: BaseException | None) -> None:
+        status = "success" if error is None else "aborted" if isinstance(error, Stopped) else "failed"
         for logger in self._loggers:
             logger.finalize(status)
 
-    def log(self, row: Mapping[str, float], epoch: int) -> None:
-        """The numbers of an epoch."""
-        for logger in self._loggers:
-            logger.log_metrics(dict(row), epoch)
-            logger.save()  # the run may be killed at any moment
-
-    def images(self, title: str, pixels: Tensor, epoch: int) -> None:
+    def show_images(self, title: str, pixels: Tensor, epoch: int) -> None:
         """Images ``(N, 3, H, W)`` uint8 side by side, eight in a row, for a logger that shows images (TensorBoard)."""
         for logger in self._loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_images(title, pixels, epoch)
 
     @property
-    def shows_images(self) -> bool:
-        """Whether :meth:`images` does anything."""
-        return any(isinstance(logger, TensorBoardLogger) for logger in self._loggers)
+    def can_show_images(self) -> bool:
+        """Whether :meth:`show_images` does anything."""
+        return self.run.writes and "tensorboard" in self._names
 
 
-def _tensorboard(run: Run, config: RunConfig, done: int, history: Mapping[str, list[float]]) -> Logger:
-    return TensorBoardLogger(run.folder, name="tensorboard", version="", purge_step=done + 1)
+def _tensorboard(run: RunWriter, options: Mapping[str, Any], start: Start) -> Logger:
+    return TensorBoardLogger(run.folder, name="tensorboard", version="", purge_step=start.epochs + 1)
 
 
-def _csv(run: Run, config: RunConfig, done: int, history: Mapping[str, list[float]]) -> Logger:
-    # Fabric's begins its file anew, so it gets the rows of an interrupted run again.
+def _csv(run: RunWriter, options: Mapping[str, Any], start: Start) -> Logger:
+    # Fabric's starts its file over, so it gets the rows of an interrupted run again.
     shutil.rmtree(run.folder / "csv", ignore_errors=True)
     logger = CSVLogger(run.folder, name="csv", version="", flush_logs_every_n_steps=1)
-    for row in zip(*history.values(), strict=True):
-        values = dict(zip(history, row, strict=True))
+    for row in zip(*start.history.values(), strict=True):
+        values = dict(zip(start.history, row, strict=True))
         logger.log_metrics(values, int(values["epoch"]))
     return logger
 
 
-class _Outside(Logger):
-    """A logger with a service of its own, which knows the run by a number that is noted in the run folder."""
+class _Service(Logger):
+    """A logger with a service of its own, which knows the run by an identifier that is kept in the run folder."""
 
-    def __init__(self, run: Run, config: RunConfig, done: int, history: Mapping[str, list[float]]) -> None:
+    def __init__(self, run: RunWriter, options: Mapping[str, Any], start: Start) -> None:
         self._package = _package(str(self.name))
-        noted = run.folder / FOREIGN
-        known = _numbers(noted)
+        known = run.logger_identifiers()
         try:
             self._version = self._start(run.folder, known.get(str(self.name)))
             if self.name not in known:
-                self.log_hyperparams(flattened(asdict(config)))
+                self.log_hyperparams(dict(options))
         except Exception as error:  # of whatever kind the package has
             raise SpotkdError(f"logger {self.name}: does not start ({one_line(error)[:300]})") from error
-        with atomic_write(noted) as path:
-            path.write_text(json.dumps(known | {self.name: self._version}) + "\n", encoding="utf-8")
+        run.write_text(layout.LOGGERS, json.dumps(known | {self.name: self._version}) + "\n")
 
     def _start(self, folder: Path, known: str | None) -> str:
-        """Begin, or go on with the run ``known``; returns its number."""
+        """Begin, or resume the run ``known``; returns its identifier."""
         raise NotImplementedError
 
     @property
@@ -128,7 +114,7 @@ class _Outside(Logger):
         return self._version
 
 
-class _Wandb(_Outside):
+class _Wandb(_Service):
     name = "wandb"
 
     def _start(self, folder: Path, known: str | None) -> str:
@@ -145,7 +131,7 @@ class _Wandb(_Outside):
         self._run.finish(exit_code=0 if status == "success" else 1)
 
 
-class _MLflow(_Outside):
+class _MLflow(_Service):
     name = "mlflow"
 
     def _start(self, folder: Path, known: str | None) -> str:
@@ -164,20 +150,12 @@ class _MLflow(_Outside):
         self._package.end_run({"success": "FINISHED", "aborted": "KILLED"}.get(status, "FAILED"))
 
 
-_LOGGERS: dict[str, Callable[[Run, RunConfig, int, Mapping[str, list[float]]], Logger]] = {
+_LOGGERS: dict[str, Callable[[RunWriter, Mapping[str, Any], Start], Logger]] = {
     "tensorboard": _tensorboard,
     "csv": _csv,
     "wandb": _Wandb,
     "mlflow": _MLflow,
 }
-
-
-def _numbers(path: Path) -> dict[str, str]:
-    """By what number each logger knows the run, as far as it does."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise SpotkdError(f"{path}: cannot be read; without it the loggers begin anew: remove it") from error
 
 
 def _package(name: str) -> Any:

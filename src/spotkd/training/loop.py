@@ -3,152 +3,105 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
-from typing import Any
 
-import torch
-from lightning_fabric import Fabric
-from rich.console import Console
+from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from ..compiling import compiled
-from ..config import RunConfig
-from ..data import Dataset, Loader
 from ..distributed import use_shard
-from ..method import Method
-from .averages import average_gradients, average_statistics
-from .course import Course
-from .device import choose_precision, describe_machine
-from .evaluate import evaluate
-from .guard import Guard
-from .loggers import Loggers
-from .progress import TrainingProgress
-from .run import TRAINING, Run, Summary, read_metrics
-from .select import Selection
-from .state import Meter, Training, changing_buffers, shares_of
+from ..runs.summary import Scores, Summary
+from ..runtime.collectives import average_gradients, average_statistics
+from ..runtime.device import describe_machine
+from .evaluation import evaluate
+from .hooks import Epoch, Hooks, Start, Step
+from .means import shares_of
+from .session import Session
+from .state import Training
 
 
-def fit(
-    method: Method,
-    data: Dataset,
-    optimizer: Optimizer,
-    schedule: LRScheduler,
-    fabric: Fabric,
-    config: RunConfig,
-    run: Run,
-    title: str,
-) -> Summary:
-    """Train ``method`` for ``config.epochs`` epochs, or for what is left of them where ``run`` holds a state.
+def fit(session: Session) -> Summary:
+    """Train for all epochs of the session, or for what is left of them where its run is resumed.
 
-    After each epoch the student is evaluated and the state saved; inside of it, when ``run`` says so.
+    After each epoch the student is evaluated and the state saved; inside of it, when the run says so.
 
     Raises:
         SpotkdError: a loss term or the gradient was not finite; a file cannot be written.
-        Stopped: somebody asked for it; the state is saved.
+        Stopped: a signal asked for it; the state is saved.
     """
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    common: dict[str, Any] = {
-        "seed": config.seed,
-        "device": fabric.device,
-        "memory_format": layout,
-        "workers": config.data.workers,
-        "rank": fabric.global_rank,
-        "processes": fabric.world_size,
-    }
-    train = Loader(data, data.train, config.batch_size, training=True, **common)
-    networks = {"student": method.student}
+    forward, optimizer = session.device.fabric.setup(session.method, session.optimizer)
+    training, hooks = Training(session, optimizer), Hooks(session.hooks)
+    at, epochs, scores = training.position, session.schedule.epochs, None
+    with hooks.running(Start(at.epochs, at.steps, at.skipped, session.run.history() if at.epochs else {})):
+        for epoch in range(at.epochs + 1, epochs + 1):
+            forward.train()
+            session.method.start_epoch(epoch, epochs)
+            _train_epoch(forward, optimizer, session, training, hooks)
+            scores = _finish_epoch(session, training, hooks)
+            session.run.checkpoint(training.state_dict(hooks.before_save()))
+        return _summarise(session, training, scores)
+
+
+def _train_epoch(forward: nn.Module, optimizer: Optimizer, session: Session, training: Training, hooks: Hooks) -> None:
+    """The steps of an epoch; of one that was interrupted, those that are left."""
+    at, loader, fabric = training.position, session.data.train, session.device.fabric
+    epoch, started = at.epochs + 1, time.perf_counter() - at.spent
+    if not at.steps:
+        at.rates = [group["lr"] for group in optimizer.param_groups]
+    for batch in loader.epoch(epoch, skip=at.steps):
+        hooks.before_step()
+        with use_shard(loader.shard(epoch, at.steps)) as shard:
+            losses = forward(batch)
+            optimizer.zero_grad()
+            fabric.backward(losses.total * shard.loss_weight)
+        average_gradients(session.method.parameters())
+        if hooks.allows_step(Step(epoch, at.steps + 1, losses, batch)):
+            optimizer.step()
+            average_statistics(session.method, shard)
+            training.meter.add(losses, batch, shard)
+        session.schedule.rates.step()
+        at.steps, at.spent = at.steps + 1, time.perf_counter() - started
+        hooks.on_step(training.meter.read)
+        session.run.after_step(lambda: training.state_dict(hooks.before_save()))
+
+
+def _finish_epoch(session: Session, training: Training, hooks: Hooks) -> Scores:
+    """Evaluate, and write down what the epoch gave."""
+    hooks.before_save()  # nothing is evaluated before the steps are known to be sound
+    at, method, data = training.position, session.method, session.data
+    epoch, means = at.epochs + 1, training.meter.read()
+    fabric, classes, split = session.device.fabric, len(data.dataset.classes), data.watched_split
+    scores = evaluate(method.student, data.watched, fabric, classes)
+    session.selection.update(epoch, scores)
+    rates = dict(zip(("lr", "lr_policy"), at.rates, strict=False))
+    evaluated = {f"{split}_top1": scores.top1, f"{split}_top5": scores.top5, f"{split}_loss": scores.loss}
     if method.trained_teacher is not None:
-        networks["teacher"] = method.trained_teacher
-    selection = Selection(config.select, data, networks)
-    name, split = selection.watched
-    watched = Loader(data, split, config.eval_batch_size, training=False, **common)
-    method.to(memory_format=layout)  # type: ignore[call-overload]
-    wrapped, optimizer = fabric.setup(method, optimizer)
-    training = Training(method, optimizer, schedule, selection, Meter(method.spot_names, fabric.device), data)
-    if run.state is not None and run.state["phase"] == TRAINING:
-        training.load_state_dict(run.state, len(train))
-    at = training.position
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    guard = Guard(run, len(train), config.skip_nonfinite, trained, changing_buffers(method), at.skipped)
-    writes = fabric.is_global_zero
-    history = read_metrics(run.folder) if writes and at.epochs else {}
-    loggers = Loggers(run, config, at.epochs, history, writes)
-    course = Course(method, data, config, run, common, loggers)
-    tested = history.get(f"{name}_top1", [])
-    progress = TrainingProgress(title, config.epochs, len(train), Console(), config.quiet, at.epochs, at.steps, tested)
-    scores = None
-    full = train.shard(1, 0)  # what this process has of a full batch
-    programs = compiled(method, full.stop - full.start, progress.note, config.cuda_graphs)
+        evaluated["teacher_top1"] = evaluate(method.trained_teacher, data.watched, fabric, classes).top1
+    row = {"epoch": epoch, **rates, **means, **evaluated, "seconds": at.spent}
+    session.run.log(row)
+    training.finish_epoch(means)
+    hooks.on_epoch(Epoch(epoch, row, means, split, scores.top1, training.newly_settled_spots()))
+    return scores
 
-    def state() -> dict[str, Any]:
-        guard.settle()
-        at.skipped = guard.skipped
-        return training.state_dict()
 
-    with loggers, progress, programs if config.compile else nullcontext():
-        for epoch in range(at.epochs + 1, config.epochs + 1):
-            wrapped.train()
-            method.start_epoch(epoch, config.epochs)
-            meter, started = training.meter, time.perf_counter() - at.spent
-            if not at.steps:
-                at.rates = [group["lr"] for group in optimizer.param_groups]
-            for batch in train.epoch(epoch, skip=at.steps):
-                guard.begin()
-                with use_shard(train.shard(epoch, at.steps)) as shard:
-                    losses = wrapped(batch)
-                    optimizer.zero_grad()
-                    fabric.backward(losses.total * shard.loss_weight)
-                average_gradients(method.parameters())
-                if guard.passes(losses, batch, epoch, at.steps + 1):
-                    optimizer.step()
-                    average_statistics(method, shard)
-                    meter.add(losses, batch, shard)
-                schedule.step()
-                at.steps, at.spent = at.steps + 1, time.perf_counter() - started
-                progress.step(meter.read)
-                run.after_step(state)
-            guard.settle()
-            means = meter.read()
-            scores = evaluate(method.student, watched, fabric, len(data.classes))
-            selection.after(epoch, scores)
-            rate = dict(zip(("lr", "lr_policy"), at.rates, strict=False))
-            evaluated = {f"{name}_top1": scores.top1, f"{name}_top5": scores.top5, f"{name}_loss": scores.loss}
-            if method.trained_teacher is not None:
-                evaluated["teacher_top1"] = evaluate(method.trained_teacher, watched, fabric, len(data.classes)).top1
-            row = {"epoch": epoch, **rate, **means, **evaluated, "seconds": at.spent}
-            run.log(row)
-            loggers.log(row, epoch)
-            course.after(epoch)
-            training.next_epoch(means)
-            progress.epoch(epoch, means, (name, scores.top1))
-            if method.policy_parameters():
-                for spot in training.newly_collapsed():
-                    share = 100 * at.means[f"share_{spot}"]
-                    progress.note(
-                        f"note: in epoch {epoch} the policy sent {share:.0f} % of the samples to the teacher at "
-                        f"{spot}: it no longer decides there; --policy.target_share and --policy.target_weight may help"
-                    )
-            run.checkpoint(state())
-        test = Loader(data, data.test, config.eval_batch_size, training=False, **common)
-        if name != "test" or scores is None:
-            scores = evaluate(method.student, test, fabric, len(data.classes))
-        selection.load_best()
-        chosen = scores
-        if selection.epoch != config.epochs:
-            chosen = evaluate(method.student, test, fabric, len(data.classes))
-    device = f"{fabric.device.type}, {choose_precision(config.precision, fabric.device)}"
-    device += f", {fabric.world_size} processes" * (fabric.world_size > 1)
+def _summarise(session: Session, training: Training, last: Scores | None) -> Summary:
+    """The result: the test scores of the last epoch and of the chosen one."""
+    data, device, selection = session.data, session.device, session.selection
+    student, classes = session.method.student, len(data.dataset.classes)
+    if data.watched_split != "test" or last is None:
+        last = evaluate(student, data.test, device.fabric, classes)
+    selection.load_best()
+    chosen = last
+    if selection.epoch != session.schedule.epochs:
+        chosen = evaluate(student, data.test, device.fabric, classes)
     return Summary(
-        model=title,
+        model=session.model,
         scores=chosen,
         protocol=selection.protocol,
         epoch=selection.epoch,
-        last=scores,
-        epochs=config.epochs,
-        seconds=at.seconds,
-        shares=shares_of(at.means),
-        folder=run.folder,
-        device=device,
-        machine=describe_machine(fabric.device),
+        last=last,
+        epochs=session.schedule.epochs,
+        seconds=training.position.seconds,
+        shares=shares_of(training.position.means),
+        folder=session.run.folder,
+        device=str(device),
+        machine=describe_machine(device.fabric.device),
     )

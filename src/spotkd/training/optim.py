@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from ..config import OptimConfig
-from ..errors import SpotkdError
-from ..method import Method
-
-
-def milestones(config: OptimConfig, epochs: int) -> list[int]:
-    """The last epoch before each drop of the rate, counted from 1; the paper's 150, 180, 210 of 240 by default."""
-    chosen = config.milestones
-    if chosen is None:
-        return [round(epochs * share) for share in (5 / 8, 6 / 8, 7 / 8)]
-    if any(not 1 <= epoch <= epochs for epoch in chosen) or sorted(set(chosen)) != chosen:
-        raise SpotkdError(f"optim.milestones is {chosen}: give rising epochs between 1 and epochs={epochs}")
-    return chosen
+from ..losses import Method
 
 
 def make_optimizer(
     method: Method,
-    config: OptimConfig,
+    *,
     epochs: int,
     steps_per_epoch: int,
+    lr: float = 0.05,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    milestones: Sequence[int] | None = None,
     policy_lr: float | None = None,
     policy_weight_decay: float = 1e-3,
 ) -> tuple[SGD, LRScheduler]:
@@ -36,18 +29,24 @@ def make_optimizer(
     element by element. Where the method asks for a warm-up of the policy (``joint``), its rate is a hundredth of itself
     for that share of the epochs; a one-cycle schedule warms up by itself.
 
-    Raises:
-        SpotkdError: milestones that do not fit the epochs.
+    Args:
+        method: what is trained.
+        epochs: of the whole training.
+        steps_per_epoch: optimizer steps of each.
+        lr: learning rate of the student side; for a one-cycle schedule its peak.
+        momentum: of both sides.
+        weight_decay: of the student side.
+        milestones: the last epochs before the rate drops to a tenth; None for a one-cycle schedule.
+        policy_lr: learning rate of the policy side; None takes half of ``lr``.
+        policy_weight_decay: of the policy side.
     """
-    groups = method.parameter_groups(config.lr, config.weight_decay, policy_lr, policy_weight_decay)
-    optimizer = SGD(groups, lr=config.lr, momentum=config.momentum)
-    if config.schedule == "onecycle":
-        if config.milestones is not None:
-            raise SpotkdError("optim.milestones belong to optim.schedule multistep; onecycle has none")
+    groups = method.parameter_groups(lr, weight_decay, policy_lr, policy_weight_decay)
+    optimizer = SGD(groups, lr=lr, momentum=momentum)
+    if milestones is None:
         peaks = [group["lr"] for group in groups]
         steps = max(epochs * steps_per_epoch, 2)  # the schedule cannot have fewer
         return optimizer, OneCycleLR(optimizer, peaks, total_steps=steps, cycle_momentum=False)
-    drops = [epoch * steps_per_epoch for epoch in milestones(config, epochs)]
+    drops = [epoch * steps_per_epoch for epoch in milestones]
     warm = round(method.policy_warmup * epochs) * steps_per_epoch
 
     def student(step: int) -> float:

@@ -4,148 +4,153 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from torch import nn
 
-from ..config import DistillConfig, PreparationConfig
-from ..data import Dataset, Loader
+from ..data import Loader
 from ..distributed import use_shard
-from ..errors import SpotkdError, one_line
+from ..errors import RunError, SpotkdError, one_line
 from ..method import SpotKD
-from .averages import average_gradients, average_statistics, total
-from .checkpoint import read_sealed, set_random_state
+from ..runs.checkpoint import read_checkpoint
+from ..runs.layout import PREPARATION_LOSSES, PREPARED
+from ..runs.writer import PREPARATION, RunWriter
+from ..runtime.collectives import all_reduce_sum, average_gradients, average_statistics
+from ..runtime.device import Device
+from ..runtime.random_state import set_random_state
 from .progress import TrainingProgress
-from .run import PREPARATION, Run
-from .state import learnt, load_learnt
-
-PREPARED = "prepared.ckpt"
+from .state import learned_state, load_learned_state
 
 
-def check_preparation(method: SpotKD, config: PreparationConfig) -> None:
-    """Options of the preparation must mean something.
+@dataclass(frozen=True)
+class PreparationPlan:
+    """How a distiller is prepared.
 
-    Raises:
-        SpotkdError: the distiller has no preparation, or a number is out of range.
+    Attributes:
+        names: of the distiller and of both networks, which the result belongs to.
+        epochs: passes over the training images.
+        lr: learning rate of its SGD; None takes the distiller's own.
+        checkpoint: a run folder or a prepared.ckpt, to take the result from instead.
+        quiet: show no progress.
     """
-    given = [name for name in ("epochs", "lr", "checkpoint") if getattr(config, name) is not None]
-    if method.preparation is None and given:
-        raise SpotkdError(f"preparation.{given[0]} has no effect: this distiller is ready without preparation")
-    if config.checkpoint is not None and len(given) > 1:
-        raise SpotkdError(
-            f"preparation.{given[0]} has no effect: preparation.checkpoint takes the result of another run"
-        )
-    if config.epochs is not None and config.epochs < 0:
-        raise SpotkdError(f"preparation.epochs is {config.epochs}: it must be at least 0")
-    if config.lr is not None and not 0 < config.lr < math.inf:
-        raise SpotkdError(f"preparation.lr is {config.lr}: it must be above 0")
+
+    names: Mapping[str, str]
+    epochs: int
+    lr: float | None = None
+    checkpoint: str | None = None
+    quiet: bool = False
 
 
-def prepare(method: SpotKD, data: Dataset, fabric: Fabric, config: DistillConfig, run: Run) -> None:
-    """Prepare the distiller, or take over what an earlier run prepared; leaves ``prepared.ckpt`` in the run folder.
+def prepare(method: SpotKD, loader: Loader, device: Device, run: RunWriter, plan: PreparationPlan) -> None:
+    """Prepare the distiller, or load what an earlier run prepared; leaves ``prepared.ckpt`` in the run folder.
+
+    Nothing is done where the distiller needs no preparation, or where the run is past it.
 
     Raises:
         SpotkdError: the loss is not finite, or the checkpoint belongs to other networks or another distiller.
     """
-    preparation, chosen = method.preparation, config.preparation
-    if preparation is None:
+    if method.preparation is None or (run.state is not None and run.state["phase"] != PREPARATION):
         return
-    if run.state is not None and run.state["phase"] != PREPARATION:
-        return  # what it learnt is part of the state that training goes on from
-    noted = {"distiller": config.distiller, "teacher": config.teacher.name, "student": config.student.name}
-    if chosen.checkpoint is not None:
-        _take_over(method, chosen.checkpoint, noted)
+    if plan.checkpoint is not None:
+        _load_prepared(method, plan.checkpoint, plan.names)
     else:
-        epochs = max(round(config.epochs * preparation.share), 1) if chosen.epochs is None else chosen.epochs
-        method.to(fabric.device).train()
-        layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        loader = Loader(
-            data,
-            data.train,
-            config.batch_size,
-            training=True,
-            seed=config.seed,
-            device=fabric.device,
-            memory_format=layout,
-            workers=config.data.workers,
-            rank=fabric.global_rank,
-            processes=fabric.world_size,
-        )
-        done, steps, summed = 0, 0, torch.zeros((), device=fabric.device)
-        if run.state is not None:
-            done, steps = run.state["epoch"], run.state["step"]
+        _Preparing(method, loader, device, run, plan).train()
+    parts = {name: part.state_dict() for name, part in _prepared_parts(method).items()}
+    run.keep(PREPARED, {"prepared": parts, "noted": dict(plan.names)})
+
+
+class _Preparing:
+    """A preparation under way: its position, and its state in the checkpoints of the run."""
+
+    def __init__(self, method: SpotKD, loader: Loader, device: Device, run: RunWriter, plan: PreparationPlan) -> None:
+        self.method, self.loader, self.device, self.run, self.plan = method, loader, device, run, plan
+        method.to(device.fabric.device).train()
+        saved = run.state
+        self.done: int = 0 if saved is None else saved["epoch"]
+        self.steps: int = 0 if saved is None else saved["step"]
+        self.spent, self.summed = 0.0, torch.zeros((), device=device.fabric.device)
+
+    def train(self) -> None:
+        """All epochs, or what is left of them."""
+        preparation, plan = self.method.preparation, self.plan
+        assert preparation is not None
+        steps, title = len(self.loader), preparation.what
         with (
-            method.preparing() as parameters,
-            TrainingProgress(preparation.what, epochs, len(loader), Console(), config.quiet, done, steps) as progress,
+            self.method.preparing() as parameters,
+            TrainingProgress(title, plan.epochs, steps, Console(), plan.quiet, self.done, self.steps) as progress,
         ):
-            optimizer = torch.optim.SGD(
+            self.parameters = parameters
+            self.optimizer = torch.optim.SGD(
                 parameters,
-                lr=preparation.lr if chosen.lr is None else chosen.lr,
+                lr=preparation.lr if plan.lr is None else plan.lr,
                 momentum=preparation.momentum,
                 weight_decay=preparation.weight_decay,
             )
-            spent = 0.0
-            if run.state is not None:
-                spent = _go_on(run.state, method, optimizer, summed)
+            if self.run.state is not None:
+                self._load_state_dict(self.run.state)
+            for epoch in range(self.done + 1, plan.epochs + 1):
+                self._train_epoch(epoch, progress)
+                self._finish_epoch(epoch, progress)
 
-            def state() -> dict[str, Any]:
-                return {
-                    "phase": PREPARATION,
-                    "epoch": done,
-                    "step": steps,
-                    "spent": spent,
-                    "summed": summed,
-                    "method": learnt(method),
-                    "optimizer": optimizer.state_dict()["state"],
-                }
+    def _train_epoch(self, epoch: int, progress: TrainingProgress) -> None:
+        fabric, started = self.device.fabric, time.perf_counter() - self.spent
+        for batch in self.loader.epoch(epoch, skip=self.steps):
+            with use_shard(self.loader.shard(epoch, self.steps)) as shard:
+                with fabric.autocast():
+                    loss = self.method.preparation_loss(batch)
+                self.optimizer.zero_grad()
+                fabric.backward(loss * shard.loss_weight)
+            average_gradients(self.parameters)
+            self.optimizer.step()
+            average_statistics(self.method, shard)
+            self.summed += all_reduce_sum(loss.detach() * shard.effective_size)
+            progress.step(lambda loss=loss: {"loss_preparation": float(loss.detach())})  # type: ignore[misc]
+            self.steps, self.spent = self.steps + 1, time.perf_counter() - started
+            self.run.after_step(self._state_dict)
 
-            for epoch in range(done + 1, epochs + 1):
-                started = time.perf_counter() - spent
-                for batch in loader.epoch(epoch, skip=steps):
-                    with use_shard(loader.shard(epoch, steps)) as shard:
-                        with fabric.autocast():
-                            loss = method.preparation_loss(batch)
-                        optimizer.zero_grad()
-                        fabric.backward(loss * shard.loss_weight)
-                    average_gradients(parameters)
-                    optimizer.step()
-                    average_statistics(method, shard)
-                    summed += total(loss.detach() * shard.effective_size)
-                    progress.step(lambda loss=loss: {"loss_preparation": float(loss.detach())})  # type: ignore[misc]
-                    steps, spent = steps + 1, time.perf_counter() - started
-                    run.after_step(state)
-                mean = float(summed) / len(data.train)
-                if not math.isfinite(mean):
-                    raise SpotkdError(
-                        f"preparation, epoch {epoch}: the loss is not finite; {run.last_good()}; lower --preparation.lr"
-                    )
-                run.log({"epoch": epoch, "loss": mean, "seconds": spent}, "preparation.csv")
-                progress.epoch(epoch, {"loss_preparation": mean})
-                done, steps, spent = epoch, 0, 0.0
-                summed.zero_()
-                run.checkpoint(state())
-    parts = {name: part.state_dict() for name, part in _prepared_parts(method).items()}
-    run.keep(PREPARED, {"prepared": parts, "noted": noted})
+    def _finish_epoch(self, epoch: int, progress: TrainingProgress) -> None:
+        mean = float(self.summed) / len(self.loader.split)
+        if not math.isfinite(mean):
+            raise SpotkdError(
+                f"preparation, epoch {epoch}: the loss is not finite; {self.run.last_good()}; lower --preparation.lr"
+            )
+        self.run.log({"epoch": epoch, "loss": mean, "seconds": self.spent}, PREPARATION_LOSSES)
+        progress.epoch(epoch, {"loss_preparation": mean})
+        self.done, self.steps, self.spent = epoch, 0, 0.0
+        self.summed.zero_()
+        self.run.checkpoint(self._state_dict())
 
+    def _state_dict(self) -> dict[str, Any]:
+        return {
+            "phase": PREPARATION,
+            "epoch": self.done,
+            "step": self.steps,
+            "spent": self.spent,
+            "summed": self.summed,
+            "method": learned_state(self.method),
+            "optimizer": self.optimizer.state_dict()["state"],
+        }
 
-def _go_on(state: dict[str, Any], method: SpotKD, optimizer: torch.optim.Optimizer, summed: torch.Tensor) -> float:
-    """Put everything where an interrupted preparation left it; returns the seconds spent on the epoch at work.
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put everything where an interrupted preparation left it.
 
-    Raises:
-        SpotkdError: the state belongs to something else.
-    """
-    try:
-        load_learnt(method, state["method"])
-        optimizer.load_state_dict({"state": state["optimizer"], "param_groups": optimizer.state_dict()["param_groups"]})
-        summed.copy_(state["summed"])
-        set_random_state(state["random"])
-        return float(state["spent"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise SpotkdError(f"the run cannot go on from its checkpoint: {one_line(error)[:300]}") from error
+        Raises:
+            RunError: the state belongs to something else.
+        """
+        groups = self.optimizer.state_dict()["param_groups"]
+        try:
+            load_learned_state(self.method, state["method"])
+            self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+            self.summed.copy_(state["summed"])
+            set_random_state(state["random"])
+            self.spent = float(state["spent"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise RunError(f"the run cannot be resumed from its checkpoint: {one_line(error)[:300]}") from error
 
 
 def _prepared_parts(method: SpotKD) -> dict[str, nn.Module]:
@@ -156,13 +161,14 @@ def _prepared_parts(method: SpotKD) -> dict[str, nn.Module]:
     return {"distiller": method.distiller} | student
 
 
-def _take_over(method: SpotKD, checkpoint: str, noted: dict[str, str]) -> None:
+def _load_prepared(method: SpotKD, checkpoint: str, names: Mapping[str, str]) -> None:
+    """Load what another run prepared for the same networks and distiller."""
     path = Path(checkpoint)
     path = path / PREPARED if path.is_dir() else path
-    state = read_sealed(path)
+    state = read_checkpoint(path)
     if not {"prepared", "noted"} <= set(state):
         raise SpotkdError(f"{path}: not a preparation of spotkd; 'spotkd distill' leaves {PREPARED} in a run folder")
-    for key, value in noted.items():
+    for key, value in names.items():
         if state["noted"].get(key) != value:
             raise SpotkdError(f"{path}: prepared for {key} {state['noted'].get(key)}, and this run has {value}")
     parts, found = _prepared_parts(method), state["prepared"]

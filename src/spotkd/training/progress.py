@@ -14,7 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .state import losses_of, shares_of
+from ..formatting import format_duration
+from .hooks import Epoch, Hook, Start
+from .means import losses_of, shares_of
 
 _REFRESH = 0.5  # seconds between two readings of the running means, each of which waits for the device
 _NARROW, _WIDE = 58, 80  # columns below which the parts of the table stand one above another; from which there is room
@@ -124,7 +126,7 @@ class TrainingProgress:
         """The time that the steps ahead take at the pace so far; nothing before the first step."""
         made = self._at - self._begun
         seconds = (time.monotonic() - self._started) / max(made, 1) * (self.epochs * self.steps - self._at)
-        return _clock(seconds) if made else ""
+        return format_duration(seconds) if made else ""
 
     def _table(self) -> RenderableType:
         """All that is known now, as wide as the terminal allows."""
@@ -190,6 +192,60 @@ class TrainingProgress:
         return block
 
 
+class Progress(Hook):
+    """Shows the progress of a training on the terminal.
+
+    Args:
+        title: what is being trained.
+        epochs: number of epochs.
+        steps: steps an epoch.
+        split: which images are evaluated after every epoch: val or test.
+        quiet: write nothing.
+    """
+
+    def __init__(self, title: str, epochs: int, steps: int, split: str, quiet: bool) -> None:
+        self.title, self.epochs, self.steps, self.split, self.quiet = title, epochs, steps, split, quiet
+
+    def on_start(self, start: Start) -> None:
+        tested = start.history.get(f"{self.split}_top1", ())
+        self._shown = TrainingProgress(
+            self.title, self.epochs, self.steps, Console(), self.quiet, start.epochs, start.steps, tested
+        )
+        self._shown.__enter__()
+
+    def on_step(self, means: Callable[[], Mapping[str, float]]) -> None:
+        self._shown.step(means)
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        self._shown.epoch(epoch.number, epoch.means, (epoch.split, epoch.top1))
+
+    def on_stop(self, error: BaseException | None) -> None:
+        self._shown.__exit__(None, None, None)
+
+    def note(self, text: str) -> None:
+        """Print something that the user should know, on a line of its own."""
+        self._shown.note(text)
+
+
+class PolicyNotes(Hook):
+    """Tells the user once of each spot at which the policy has stopped to decide.
+
+    Args:
+        note: prints a line.
+    """
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self.note = note
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        for spot in epoch.settled_spots:
+            share = 100 * shares_of(epoch.means)[spot]
+            self.note(
+                f"note: in epoch {epoch.number} the policy sent {share:.0f} % of the samples to the teacher at "
+                f"{spot}: it no longer decides there; --policy.target_share and --policy.target_weight may help"
+            )
+
+
 def _grid(*justify: str, space: int = 1) -> Table:
     grid = Table.grid(padding=(0, space, 0, 0))
     for side in justify:
@@ -219,9 +275,3 @@ def _number(value: float) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -6,15 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..config import Select
 from ..data import Dataset, Split
 from ..errors import SpotkdError
-from .evaluate import Scores
+from ..runs.summary import Scores
 
 PROTOCOLS = {"last": "last epoch", "best_val": "best on validation", "best_test": "best on test"}
 
 
-def chosen(select: Select, data: Dataset) -> str:
+def resolve_select(select: str, data: Dataset) -> str:
     """``select`` with ``auto`` resolved, a key of :data:`PROTOCOLS`.
 
     Raises:
@@ -46,8 +45,8 @@ class Selection:
         epoch: the chosen epoch so far.
     """
 
-    def __init__(self, select: Select, data: Dataset, networks: dict[str, nn.Module]) -> None:
-        self.select, self.networks = chosen(select, data), networks
+    def __init__(self, select: str, data: Dataset, networks: dict[str, nn.Module]) -> None:
+        self.select, self.networks = resolve_select(select, data), networks
         self._best: dict[str, dict[str, Tensor]] = {}
         val = None if self.select == "best_test" else data.val
         self.watched: tuple[str, Split] = ("test", data.test) if val is None else ("val", val)
@@ -58,8 +57,8 @@ class Selection:
         """How the result was chosen, in words for tables."""
         return PROTOCOLS[self.select]
 
-    def after(self, epoch: int, scores: Scores) -> None:
-        """Take note of an epoch's scores on the watched images; of equal ones the first is the best."""
+    def update(self, epoch: int, scores: Scores) -> None:
+        """Compare an epoch's scores on the watched images with the best so far; of equal ones the first is the best."""
         if self.select == "last":
             self.epoch, self.score = epoch, scores.top1
         elif scores.top1 > self.score:

@@ -1,49 +1,49 @@
-"""One run in a process of its own: ``python -m spotkd.training.worker distill FOLDER``.
+"""A run in a process of its own: ``python -m spotkd.training.worker distill PLACE``.
 
-The folder holds the run's options. The process ends when the one that started it does, even by SIGKILL: its standard
-input is a pipe, which closes then. The run's lock keeps a process that has not noticed yet, and the one that goes on,
-from writing into one folder.
+``PLACE`` holds the options. For ``spotkd bench`` it is the run's folder, and the process one run; for ``--devices`` it
+is a folder that the processes of one run share, and in which each leaves word of why it ended (see :mod:`.launch`).
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..config import DistillConfig, TrainConfig, read_config
 from ..errors import STOPPED, SpotkdError, Stopped, one_line
+from ..options import DistillOptions, TrainOptions, read_options
+from ..runs.layout import LOCK
+from ..runtime.process_group import PeerLostError, launched_processes
+from ..runtime.workers import end_with_parent
 from .jobs import distill, train
+from .launch import FOLDER, OPTIONS, report
 
-OPTIONS = "options.yaml"
 PATIENCE = 60.0  # seconds until a process that lost its parent must have gone
 
 
-def end_with_parent() -> None:
-    """Return never: end this process when its standard input is closed."""
-    os.read(0, 1)  # returns when the parent's end of the pipe is gone
-    os._exit(1)
+def train_or_distill(command: str, place: Path) -> str:
+    """Run ``command`` with the options in ``place``; returns the folder of the run."""
+    if command == "train":
+        return str(train(read_options(TrainOptions, place / OPTIONS)).folder)
+    return str(distill(read_options(DistillOptions, place / OPTIONS)).folder)
 
 
-def main(command: str, folder: str) -> int:
-    """Run ``command`` (train, distill) with the options in ``folder``.
+def run_alone(command: str, place: Path) -> int:
+    """One run in its own folder; its exit status, 0 or as of the command line.
 
-    0; 2 for a mistake that one line tells; :data:`~spotkd.errors.STOPPED` where it saved and stopped on a signal.
+    The run's lock keeps a process that has not noticed that its parent is gone, and the one that resumes the run, from
+    writing into one folder.
     """
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    path = Path(folder)
     try:
-        with FileLock(path / ".lock", timeout=PATIENCE):
+        with FileLock(place / LOCK, timeout=PATIENCE):
             pass  # the run takes the lock again, and does not wait for it
-        if command == "train":
-            train(read_config(TrainConfig, path / OPTIONS))
-        else:
-            distill(read_config(DistillConfig, path / OPTIONS))
+        train_or_distill(command, place)
     except Timeout:
-        sys.stderr.write(f"{path}: another process is writing there\n")
+        sys.stderr.write(f"{place}: another process is writing there\n")
         return 2
     except Stopped as stopped:
         sys.stderr.write(f"{stopped}\n")
@@ -52,6 +52,34 @@ def main(command: str, folder: str) -> int:
         sys.stderr.write(one_line(error) + "\n")
         return 2
     return 0
+
+
+def run_together(command: str, place: Path) -> int:
+    """One of several processes of a run; its exit status, with a report in ``place`` where it is not 0."""
+    rank = int(os.environ["LOCAL_RANK"])
+    try:
+        folder = train_or_distill(command, place)
+    except Stopped as stopped:
+        report(place, rank, line=str(stopped))
+        return STOPPED
+    except (SpotkdError, OSError) as error:
+        report(place, rank, line=one_line(error), echo=isinstance(error, PeerLostError))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        report(place, rank, traceback=traceback.format_exc())
+        return 1
+    if rank == 0:
+        (place / FOLDER).write_text(folder, encoding="utf-8")
+    return 0
+
+
+def main(command: str, place: str) -> int:
+    """Run ``command`` (train, distill) as ``place`` says; ends with the process that started this one."""
+    end_with_parent()
+    run: Callable[[str, Path], int] = run_together if launched_processes() > 1 else run_alone
+    return run(command, Path(place))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sized
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,8 +61,8 @@ def validate_torch_file(path: Path) -> None:
             return
         with MappedFile(file) as content:  # as torch wrote it before 1.6: pickles one after the other
             for _ in ("magic number", "protocol", "system"):
-                PickleValidator(content, {}).load()
-            validator = PickleValidator(content, None)
+                PickleValidator(content, {}, content.size).load()
+            validator = PickleValidator(content, None, content.size)
             validator.load()
             claimed = sum(validator.claimed.values())
             if claimed > content.size:
@@ -83,7 +83,8 @@ def _validate_zip(path: Path) -> None:
         (top,) = tops
         start = f"{top}/data/"
         records = {name.removeprefix(start): entry.file_size for name, entry in entries.items() if start in name}
-        PickleValidator(BoundedReader(BytesIO(package.read(f"{top}/data.pkl"))), records).load()
+        pickled = package.read(f"{top}/data.pkl")
+        PickleValidator(BoundedReader(BytesIO(pickled)), records, len(pickled)).load()
 
 
 class PickleValidator(pickle._Unpickler):
@@ -94,6 +95,7 @@ class PickleValidator(pickle._Unpickler):
     Args:
         file: read from where it stands.
         records: bytes of each storage by key; None where the storages follow the pickle.
+        limit: bytes of the pickle, or of the file that it begins.
 
     Attributes:
         claimed: bytes of each storage, as the pickle has it.
@@ -102,9 +104,10 @@ class PickleValidator(pickle._Unpickler):
     # The last three ways to write something, which torch does not know, ask for memory without filling it.
     dispatch: ClassVar = {op: load for op, load in pickle._Unpickler.dispatch.items() if op < pickle.BYTEARRAY8[0]}
 
-    def __init__(self, file: Any, records: dict[str, int] | None) -> None:
+    def __init__(self, file: Any, records: dict[str, int] | None, limit: int) -> None:
         super().__init__(file, encoding="utf-8", errors="surrogateescape")
         self._records = records
+        self._limit, self._copied = limit, 0
         self.claimed: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -114,7 +117,15 @@ class PickleValidator(pickle._Unpickler):
             return Stub(_ignore)
         if (module, name) not in _ALLOWED_NAMES:
             raise RefusedError(f"it holds more than tensors: it names {f'{module}.{name}'[:80]!r}")
-        return Stub(_ALLOWED_NAMES[module, name])
+        make = _ALLOWED_NAMES[module, name]
+        return Stub(lambda *arguments: make(*self._count_copies(arguments)))
+
+    def _count_copies(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of a call, which copies them: a pickle that names one of them again and again grows quickly."""
+        self._copied += sum(len(argument) for argument in arguments if isinstance(argument, Sized))
+        if self._copied > self._limit:
+            raise RefusedError("its calls copy more than it holds")
+        return arguments
 
     def persistent_load(self, pid: Any) -> StorageStub:
         _, kind, key, _, count, *_ = pid
@@ -154,12 +165,20 @@ def _ignore(*_: object) -> None:
     """For names that are looked up and allocate nothing: parameters, types, devices."""
 
 
+def _make_counter(counts: object) -> Counter[object]:
+    """Milestones of a learning-rate schedule; only from a dictionary: of all else torch would count the elements."""
+    if type(counts) is not dict or any(type(count) is not int for count in counts.values()):
+        raise RefusedError("it holds a Counter of something else than whole numbers")
+    return Counter(counts)
+
+
 _ITEM_SIZES = {  # bytes
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
     "ComplexDouble": 16, "ComplexFloat": 8, "Untyped": 1,
 }  # fmt: skip
 _ALLOWED_NAMES: dict[tuple[str, str], Callable[..., object]] = {
     ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "Counter"): _make_counter,
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
     ("_codecs", "encode"): _ignore,

@@ -1,0 +1,27 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+
+def format_duration(seconds: float) -> str:
+    """``3 days``, ``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours / 24:.0f} days"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def format_signed(value: float) -> str:
+    """``+1.25``, ``-0.50``, never ``-0.00``; ``-`` for nan."""
+    return "-" if math.isnan(value) else f"{round(value, 2) + 0.0:+.2f}"
+
+
+def format_count(value: float) -> str:
+    """``1.23 M``: three decimal units, k, M and G."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value:.0f}"

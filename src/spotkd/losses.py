@@ -1,0 +1,131 @@
+"""The losses of one batch, and what the training loop needs of a method that computes them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .deprecation import Renamed
+from .distributed import per_rank_generator
+from .precision import full_precision
+from .stages import Batch
+
+cross_entropy = full_precision(F.cross_entropy)
+
+
+class Losses(NamedTuple):
+    """The terms of one step, each a scalar as it enters the total (weights included), and what was decided.
+
+    Attributes:
+        task: cross entropy of the student with the labels.
+        kl: KL divergence from the teacher's logits on the samples selected at the last spot, times ``alpha``.
+        distill: the distiller's loss on the samples selected at its spots, times ``beta``.
+        teacher: cross entropy of the teacher with the labels, where the strategy trains it.
+        route: cross entropy of the routing network, times the factor of the gamma rule.
+        balance: the penalty while fewer than half of the batch are routed to the teacher at the logits.
+        share: the optional share cost and target share.
+        logits: the student's logits ``(B, classes)``, detached.
+        mask: ``(B, K + 1)`` ones where a sample is distilled at a spot; the last column is the logits.
+    """
+
+    task: Tensor
+    kl: Tensor
+    distill: Tensor
+    teacher: Tensor
+    route: Tensor
+    balance: Tensor
+    share: Tensor
+    logits: Tensor
+    mask: Tensor
+
+    @staticmethod
+    def terms() -> tuple[str, ...]:
+        """Names of the loss terms, in order."""
+        return Losses._fields[:-2]
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the terms: what one backward pass starts from."""
+        return self.student + self.policy
+
+    @property
+    def student(self) -> Tensor:
+        """What trains the student, the distiller's own parts and, where the strategy says so, the teacher."""
+        return self.task + self.kl + self.distill + self.teacher
+
+    @property
+    def policy(self) -> Tensor:
+        """What trains the policy and the adapters."""
+        return self.route + self.balance + self.share
+
+
+class Method(nn.Module):
+    """What the training loop trains: losses of a batch, and the parameters that each half of them trains.
+
+    Attributes:
+        student: the network that is trained, evaluated and saved.
+        trained_teacher: the teacher, where it is trained along.
+        spot_names: names of the columns of ``Losses.mask``.
+        policy_warmup: share of the epochs in which the policy's rate is a hundredth of itself.
+    """
+
+    student: nn.Module
+    trained_teacher: nn.Module | None = None
+    spot_names: tuple[str, ...] = ()
+    policy_warmup: float = 0.0
+
+    @abstractmethod
+    def forward(self, batch: Batch | Sequence[Any]) -> Losses:
+        """The losses of one batch, a :class:`~spotkd.stages.Batch` or a plain ``(images, labels)``."""
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:  # plain training has nothing to do
+        """Epoch ``epoch`` of ``epochs``, counted from 1, begins."""
+
+    def compilable_calls(self) -> list[tuple[nn.Module, str]]:
+        """The methods ``(module, name)`` that take nearly all of a step's time; each takes the images first."""
+        return [(self.student, "forward")]
+
+    passes = Renamed("compilable_calls")
+
+    def student_parameters(self) -> list[nn.Parameter]:
+        """What the student's loss trains."""
+        return list(self.student.parameters())
+
+    def policy_parameters(self) -> list[nn.Parameter]:
+        """What the routing loss trains; empty where nothing is routed."""
+        return []
+
+    def parameter_groups(
+        self,
+        lr: float = 0.05,
+        weight_decay: float = 5e-4,
+        policy_lr: float | None = None,
+        policy_weight_decay: float = 1e-3,
+    ) -> list[dict[str, Any]]:
+        """The parameter groups for one optimizer; the defaults are the paper's (``policy_lr``: half of ``lr``)."""
+        policy_lr = lr / 2 if policy_lr is None else policy_lr
+        groups = [
+            {"params": self.student_parameters(), "lr": lr, "weight_decay": weight_decay},
+            {"params": self.policy_parameters(), "lr": policy_lr, "weight_decay": policy_weight_decay},
+        ]
+        return [group for group in groups if group["params"]]
+
+
+class Supervised(Method):
+    """Plain training: cross entropy with the labels. Makes teachers and the references for students."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, batch: Batch | Sequence[Any]) -> Losses:
+        batch = Batch(*batch)
+        with per_rank_generator(batch.images.device):
+            logits = self.student(batch.images)
+        task = cross_entropy(logits, batch.labels)
+        zero = task.new_zeros(())
+        return Losses(task, zero, zero, zero, zero, zero, zero, logits.detach(), task.new_zeros(len(logits), 0))

@@ -1,0 +1,74 @@
+"""Options: what a user may set, as typed dataclasses that are never changed after parsing.
+
+Beside each field stand its bounds and what it affects (:mod:`.fields`); :mod:`.values` makes the checks and comparisons
+from them. Nothing here imports anything heavy, so that ``spotkd --help`` answers at once.
+"""
+
+from .commands import (
+    BenchOptions,
+    DemoOptions,
+    EvaluateOptions,
+    ExportOptions,
+    InspectOptions,
+    PredictOptions,
+    ProfileOptions,
+    ReportOptions,
+    SplitName,
+)
+from .parsing import check_filled, make_parser, parser_for, read_options
+from .run import (
+    DataOptions,
+    DistillOptions,
+    ModelOptions,
+    OptimOptions,
+    PolicyOptions,
+    Precision,
+    PreparationOptions,
+    RunOptions,
+    Select,
+    TrainOptions,
+)
+from .values import (
+    changes_of_run,
+    check_values,
+    flatten,
+    milestones,
+    options_of_test_images,
+    result_differences,
+    result_options,
+    with_values,
+)
+
+__all__ = [
+    "BenchOptions",
+    "DataOptions",
+    "DemoOptions",
+    "DistillOptions",
+    "EvaluateOptions",
+    "ExportOptions",
+    "InspectOptions",
+    "ModelOptions",
+    "OptimOptions",
+    "PolicyOptions",
+    "Precision",
+    "PredictOptions",
+    "PreparationOptions",
+    "ProfileOptions",
+    "ReportOptions",
+    "RunOptions",
+    "Select",
+    "SplitName",
+    "TrainOptions",
+    "changes_of_run",
+    "check_filled",
+    "check_values",
+    "flatten",
+    "make_parser",
+    "milestones",
+    "options_of_test_images",
+    "parser_for",
+    "read_options",
+    "result_differences",
+    "result_options",
+    "with_values",
+]

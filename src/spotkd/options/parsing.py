@@ -1,0 +1,107 @@
+"""Options from a YAML file and the command line, by jsonargparse."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
+
+from ..errors import SpotkdError, one_line
+from ..untrusted.yaml_files import check_yaml, check_yaml_file
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+C = TypeVar("C")
+_MODE = "spotkd"  # the name under which jsonargparse knows our way to read YAML
+
+
+def check_filled(kind: type, options: Mapping[str, Any], section: str = "") -> None:
+    """Refuse what the parser lets pass: no value where there must be one, and a value in place of a section.
+
+    Args:
+        kind: the configuration that the options are for.
+        options: options as in a file; unknown ones are the parser's affair.
+        section: what stands before their names in the message.
+
+    Raises:
+        SpotkdError: which option it is.
+    """
+    hints = get_type_hints(kind)
+    for key, value in options.items():
+        hint: Any = hints.get(key, Any)
+        if isinstance(hint, type) and is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                first = next(iter(get_type_hints(hint)))
+                raise SpotkdError(f"{section}{key} is {value}: it is a section, write {key}: {{{first}: ...}}")
+            check_filled(hint, value, f"{section}{key}.")
+            continue
+        _check_text(f"{section}{key}", value)
+        if value is None and hint is not Any and NoneType not in get_args(hint):
+            raise SpotkdError(f"{section}{key} is empty: give a value or leave it out")
+
+
+def _check_text(key: str, value: Any) -> None:
+    """Refuse text that cannot be written everywhere, wherever it stands in a value."""
+    if isinstance(value, str) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
+        raise SpotkdError(f"{key} is {value[:60]!r}: it holds a character that is no UTF-8 text")
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            _check_text(key, part)
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            _check_text(key, name)
+            _check_text(f"{key}.{name}", part)
+
+
+def make_parser(**options: Any) -> ArgumentParser:
+    """A parser that raises its errors, and looks at YAML before it reads it."""
+    import jsonargparse
+    import yaml
+
+    read = jsonargparse.get_loader("yaml")
+
+    def load(text: str) -> Any:
+        check_yaml(text)
+        try:
+            return read(text)
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:  # a number of 5000 digits, !!int of no number
+            raise yaml.YAMLError(f"{type(error).__name__}: {one_line(error)[:200]}") from error
+
+    jsonargparse.set_loader(_MODE, load, (yaml.YAMLError,))
+    jsonargparse.set_dumper(_MODE, lambda value: yaml.safe_dump(value, allow_unicode=True, sort_keys=False))
+    return jsonargparse.ArgumentParser(exit_on_error=False, parser_mode=_MODE, **options)
+
+
+@cache
+def parser_for(kind: type) -> ArgumentParser:
+    """The parser of a configuration as files have it."""
+    parser = make_parser()
+    parser.add_class_arguments(kind)
+    return parser
+
+
+def read_options(kind: type[C], path: str | Path) -> C:
+    """The configuration of a run from its ``config.yaml``, checked like the command line.
+
+    Raises:
+        SpotkdError: no such file, an unknown key, a value of the wrong type.
+    """
+    if Path(path).is_file():
+        check_yaml_file(path)
+    parser = parser_for(cast(type, kind))
+    try:
+        options = parser.parse_path(path)
+        check_filled(kind, options.as_dict())
+        return kind(**vars(parser.instantiate(options)))
+    except (ArgumentError, SpotkdError, TypeError, OSError) as error:
+        raise SpotkdError(f"{path}: {one_line(error)}") from error

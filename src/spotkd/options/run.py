@@ -1,0 +1,242 @@
+"""The options of a training run: what ``spotkd train`` and ``spotkd distill`` take, and what ``config.yaml`` holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .fields import option, section
+from .grammar import parse_interval, parse_loggers, parse_spots
+
+Precision = Literal["auto", "32", "bf16-mixed"]
+Select = Literal["auto", "last", "best_val", "best_test"]
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
+_PERCENTAGE = "it is a percentage, between 0 and 100"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """A network.
+
+    Args:
+        name: a network of the zoo, such as resnet20, or torchvision:NAME, timm:NAME, python:MODULE.FUNCTION.
+        checkpoint: weights to start from: a run folder, .safetensors, .pt or .pth.
+        at: modules of a network from outside the zoo after which a stage ends, as layer1,layer2; unset proposes some.
+    """
+
+    name: str = option("resnet20", affects="result")
+    checkpoint: str | None = option(None, affects="result")
+    at: list[str] | str | None = option(None, affects="result")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """A data set.
+
+    Args:
+        name: glyph94, cifar10, cifar100, tiny-imagenet, imagenet, folder:PATH, hf:NAME, or python:MODULE.FUNCTION.
+        root: folder that holds the files of data sets known by name, or gets them.
+        download: fetch the files if they are not there.
+        mirror: address to fetch them from instead of their own, up to the last slash.
+        limit: use only so many training images, the first ones of every class in turn; all if unset.
+        val_share: share of the training images held out, the same ones in every run, to choose the best epoch on.
+        test_share: share held out as test images from a folder: that has no val/ or test/; unset takes a fifth.
+        image_size: edge in pixels to bring the images of folder:, hf: and imagenet to; unset keeps the size of small
+            images (up to 96) that are all alike, and takes 224 otherwise.
+        streaming: read an hf: set along while training, never whole; for sets larger than the disk.
+        augment: crop and, where that makes sense, mirror training images at random.
+        workers: processes that decode images which are not kept in memory; unset takes one a core, at most eight.
+    """
+
+    name: str = option("glyph94", affects="result")
+    root: str = option("data", affects="place")
+    download: bool = option(False, affects="place")
+    mirror: str | None = option(None, affects="place")
+    limit: int | None = option(None, affects="result", identifies_test_images=True)
+    val_share: float = option(0.0, affects="result")
+    test_share: float | None = option(None, affects="result", identifies_test_images=True)
+    image_size: int | None = option(None, affects="result", identifies_test_images=True)
+    streaming: bool = option(False, affects="result", identifies_test_images=True)
+    augment: bool = option(True, affects="result")
+    workers: int | None = option(None, affects="speed", at_least=0)
+
+
+@dataclass(frozen=True)
+class OptimOptions:
+    """SGD for the student side.
+
+    Args:
+        lr: learning rate; for onecycle its peak.
+        momentum: momentum, of the policy's parameters too.
+        weight_decay: weight decay, on every parameter.
+        schedule: multistep divides the rate by ten at each milestone; onecycle warms up and anneals to zero.
+        milestones: last epochs before the rate drops; unset takes 5/8, 6/8, 7/8 of all (150, 180, 210 of 240).
+    """
+
+    lr: float = option(0.05, affects="result", above=0)
+    momentum: float = option(0.9, affects="result", at_least=0, below=1)
+    weight_decay: float = option(5e-4, affects="result", at_least=0)
+    schedule: Literal["multistep", "onecycle"] = option("multistep", affects="result")
+    milestones: list[int] | None = option(None, affects="result")
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """The policy network and its loss; read by strategies that learn (adaptive, anti, joint).
+
+    Args:
+        lr: learning rate of the policy and the adapters; unset takes half of the student's.
+        weight_decay: their weight decay.
+        bias: initial bias towards the teacher: a number (10 in the paper for pairs of one architecture, else 0), or
+            "scaled" for the paper's 10 scaled down to the length of this run.
+        gamma: the routing loss counts gamma times when above the student's and 1/gamma times when below; 1 is off.
+            (joint: it multiplies every cross entropy.)
+        share_cost: adds this times the mean routed share of each spot to the routing loss; 0 (paper) is off.
+        target_share: adds target_weight times the squared distance of each spot's share from it; unset (paper) is off.
+        target_weight: weight of the target share.
+    """
+
+    lr: float | None = option(None, affects="result", above=0)
+    weight_decay: float = option(1e-3, affects="result", at_least=0)
+    bias: float | Literal["scaled"] = option(0.0, affects="result")
+    gamma: float = option(1.0, affects="result")
+    share_cost: float = option(0.0, affects="result")
+    target_share: float | None = option(None, affects="result")
+    target_weight: float = option(1.0, affects="result")
+
+
+@dataclass(frozen=True)
+class PreparationOptions:
+    """The phase of training that some distillers need before distillation (ft, ab).
+
+    Args:
+        epochs: its passes over the training images; unset takes an eighth of the run's epochs (30 of 240).
+        lr: its learning rate; unset takes the distiller's own.
+        checkpoint: a run folder or its prepared.ckpt, to take the result from instead of preparing again.
+    """
+
+    epochs: int | None = option(None, affects="result", at_least=0)
+    lr: float | None = option(None, affects="result", above=0)
+    checkpoint: str | None = option(None, affects="result")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What every training run has.
+
+    Args:
+        recipe: take the options from this recipe, such as cifar100/at/resnet56-resnet20; those given beside it win.
+            'spotkd recipes' lists the paper's.
+        out: folder of the run; unset makes one under runs/ from the names and the seed.
+        overwrite: replace the run that the folder holds; without it an existing run is an error.
+        resume: go on with an interrupted run: its folder, whose options hold again; or auto, for the folder that this
+            run would write to, if it holds one (with --overwrite true, one with other options is replaced).
+        accept_changes: go on although options differ from those that the run was begun with.
+        checkpoint_every: how often to save inside of an epoch: steps, as 500, or minutes, as 10min. After every epoch
+            the state is saved anyway.
+        skip_nonfinite: leave out so many steps whose loss or gradient is not finite, before the run is stopped.
+        data: the data set.
+        epochs: passes over the training images.
+        batch_size: images in a step.
+        eval_batch_size: images in an evaluation step.
+        seed: of initialisation, order, augmentation and decisions.
+        select: the epoch whose weights are the result: last; best_val, the best on the validation images; best_test,
+            the best on the test images, as the literature does, which flatters. auto: best_val where there are
+            validation images (--data.val_share), else last.
+        optim: the optimizer.
+        accelerator: auto, cpu, cuda or mps.
+        devices: how many processes, each with a device, share every batch; batch_size is that of all together.
+        sync_batchnorm: BatchNorm with the statistics of the batches of all devices (CUDA).
+        precision: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
+        channels_last: store feature maps channels last, which convolutions prefer.
+        compile: compile the networks' passes with torch.compile. Each is compared with the plain pass before it is
+            used, and its seconds and what it saves are told; it pays in long runs. Needs a C++ compiler.
+        cuda_graphs: with compile, record each compiled pass as a CUDA graph, which is launched at once.
+        quiet: print only the result.
+        logger: what shows the numbers as they come: tensorboard, csv, wandb, mlflow, or several as tensorboard,wandb;
+            none for none. (The run folder's metrics.csv is there anyway.)
+    """
+
+    recipe: str | None = option(None, affects="place")
+    out: str | None = option(None, affects="place")
+    overwrite: bool = option(False, affects="place")
+    resume: str | None = option(None, affects="place")
+    accept_changes: bool = option(False, affects="place")
+    checkpoint_every: int | str | None = option("15min", affects="place", parse=parse_interval)
+    skip_nonfinite: int = option(0, affects="numerics", at_least=0)
+    data: DataOptions = section(DataOptions)
+    epochs: int = option(240, affects="result", at_least=1)
+    batch_size: int = option(64, affects="result", at_least=1)
+    eval_batch_size: int = option(256, affects="numerics", at_least=1)
+    seed: int = option(1029, affects="result", at_least=0, below=2**32)
+    select: Select = option("auto", affects="result")
+    optim: OptimOptions = section(OptimOptions)
+    accelerator: Accelerator = option("auto", affects="numerics")
+    devices: int = option(1, affects="result", at_least=1, free_on_resume=True)
+    sync_batchnorm: bool = option(False, affects="result")
+    precision: Precision = option("auto", affects="numerics")
+    channels_last: bool = option(True, affects="numerics")
+    compile: bool = option(False, affects="numerics")
+    cuda_graphs: bool = option(False, affects="numerics")
+    quiet: bool = option(False, affects="display")
+    logger: list[str] | str = option("tensorboard", affects="display", parse=parse_loggers)
+
+
+@dataclass(frozen=True)
+class TrainOptions(RunOptions):
+    """Train one network on labels: a teacher, or a student alone.
+
+    Args:
+        model: the network.
+    """
+
+    model: ModelOptions = section(ModelOptions)
+
+
+@dataclass(frozen=True)
+class DistillOptions(RunOptions):
+    """Distil a trained teacher into a student.
+
+    Args:
+        teacher: the trained network; its checkpoint is required.
+        student: the network to train.
+        distiller: what to distil; 'spotkd distillers' lists them. python:MODULE.CLASS for one of yours.
+        strategy: where to distil: adaptive (SAKD), anti, random, always, never or joint, or python:MODULE.CLASS.
+        options: the distiller's own options, as --options.negatives 4096; its page in the docs lists them.
+        spots: pairs of stages student:teacher, as layer1:layer2,layer3:layer4, in place of the distiller's own.
+        alpha: weight of the loss on the logits.
+        beta: weight of the distiller; unset takes the paper's.
+        temperature: of the loss on the logits; unset takes its own (4 for kd).
+        standardise: bring logits to mean 0 and deviation 1 before the loss on them.
+        min_teacher_top1: stop unless the teacher gets this percentage of (up to 1024) test images right; unset asks for
+            more than chance and three standard errors; 0 for no check.
+        fold: fold the frozen teacher's BatchNorms into its convolutions, where that leaves its outputs as they are.
+        gather: with several devices, whatever compares or counts the samples of a batch (relational distillers, the
+            gamma rule, the balance and share terms) sees those of all devices; without it, those of its own.
+        cache_teacher: GiB that the frozen teacher's outputs may take: they are computed in the first epoch and looked
+            up afterwards. 0 keeps none. Only with data.augment false.
+        policy: the policy network.
+        preparation: the phase before distillation that some distillers need.
+        inspect_every: where the policy sends 512 training images is noted after every so many epochs, in
+            decisions.csv; 0 never. It costs a forward pass of both networks on them.
+    """
+
+    teacher: ModelOptions = section(ModelOptions, checkpoint="place")
+    student: ModelOptions = section(lambda: ModelOptions("resnet8"))
+    distiller: str = option("at", affects="result")
+    strategy: str = option("adaptive", affects="result")
+    options: dict[str, bool | int | float | str] = option({}, affects="result")
+    spots: list[str] | str | None = option(None, affects="result", parse=parse_spots)
+    alpha: float = option(1.0, affects="result")
+    beta: float | None = option(None, affects="result")
+    temperature: float | None = option(None, affects="result")
+    standardise: bool = option(False, affects="result")
+    min_teacher_top1: float | None = option(
+        None, affects="place", at_least=0, at_most=100, wording="it is a percentage, between 0 and 100"
+    )
+    fold: bool = option(True, affects="result")
+    gather: bool = option(False, affects="result")
+    cache_teacher: float = option(0.0, affects="speed", at_least=0)
+    policy: PolicyOptions = section(PolicyOptions)
+    preparation: PreparationOptions = section(PreparationOptions)
+    inspect_every: int = option(1, affects="display", at_least=0)

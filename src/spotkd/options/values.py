@@ -1,0 +1,116 @@
+"""What follows from the metadata beside the fields: checks of values, and what two sets of options differ in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+from ..errors import SpotkdError
+from .fields import Option, known_options
+from .run import OptimOptions, RunOptions
+
+AnyOptions = TypeVar("AnyOptions", bound=Any)
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by their full names, as ``optim.lr``."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return flat
+
+
+def with_values(options: AnyOptions, values: Mapping[str, Any]) -> AnyOptions:
+    """A copy with other values, by full name: ``with_values(options, {"out": "runs/a", "optim.lr": 0.1})``."""
+    own: dict[str, Any] = {}
+    below: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        section, dot, rest = name.partition(".")
+        if dot:
+            below.setdefault(section, {})[rest] = value
+        else:
+            own[name] = value
+    sections = {section: with_values(getattr(options, section), inner) for section, inner in below.items()}
+    return replace(options, **own, **sections)
+
+
+def check_values(options: Any) -> None:
+    """Every value must lie within the bounds of its option, and follow its grammar if it has one.
+
+    Raises:
+        SpotkdError: which one does not, and what it must be.
+    """
+    for name, value, known in _values(options):
+        problem = known.problem(value)
+        if problem is not None:
+            raise SpotkdError(f"{name} is {value}: {problem}")
+        if known.parse is not None:
+            known.parse(value)
+
+
+def _values(options: Any) -> Iterator[tuple[str, Any, Option]]:
+    """Full name, value and metadata of every option."""
+    for name, known in known_options(type(options)).items():
+        value = options
+        for part in name.split("."):
+            value = getattr(value, part)
+        yield name, value, known
+
+
+def changes_of_run(was: RunOptions, now: RunOptions) -> list[str]:
+    """In what options differ that must stay while a run lasts: ``epochs was 2 and is 4``."""
+    known = known_options(type(now))
+    before, after = flatten(asdict(was)), flatten(asdict(now))
+    return [
+        f"{name} was {before.get(name)} and is {after.get(name)}"
+        for name in {**before, **after}
+        if before.get(name) != after.get(name) and not (name in known and known[name].may_change)
+    ]
+
+
+def result_options(options: RunOptions) -> dict[str, Any]:
+    """What of the options decides what is learnt, section by section, with defaults that depend on others filled in."""
+    content = asdict(options)
+    for name, known in known_options(type(options)).items():
+        if known.affects != "result":
+            *sections, key = name.split(".")
+            place = content
+            for section in sections:
+                place = place[section]
+            del place[key]
+    if options.optim.schedule == "multistep":
+        content["optim"]["milestones"] = milestones(options.optim, options.epochs)
+    return content
+
+
+def result_differences(one: RunOptions, other: RunOptions) -> list[str]:
+    """Names of the options that decide what is learnt and differ, as ``optim.lr``."""
+    mine, theirs = flatten(result_options(one)), flatten(result_options(other))
+    return [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+
+
+def options_of_test_images(options: RunOptions) -> dict[str, Any]:
+    """The options of the data set that must be known to find the same test images again."""
+    known = known_options(type(options.data))
+    return {name: getattr(options.data, name) for name, option in known.items() if option.identifies_test_images}
+
+
+def milestones(optim: OptimOptions, epochs: int) -> list[int] | None:
+    """The last epoch before each drop of the rate, counted from 1; the paper's 150, 180, 210 of 240 by default.
+
+    None for a one-cycle schedule, which has none.
+
+    Raises:
+        SpotkdError: they do not rise, or lie outside of the run; or they are given beside a one-cycle schedule.
+    """
+    chosen = optim.milestones
+    if optim.schedule == "onecycle":
+        if chosen is not None:
+            raise SpotkdError("optim.milestones belong to optim.schedule multistep; onecycle has none")
+        return None
+    if chosen is None:
+        return [round(epochs * share) for share in (5 / 8, 6 / 8, 7 / 8)]
+    if any(not 1 <= epoch <= epochs for epoch in chosen) or sorted(set(chosen)) != chosen:
+        raise SpotkdError(f"optim.milestones is {chosen}: give rising epochs between 1 and epochs={epochs}")
+    return chosen

@@ -1,0 +1,93 @@
+"""Everything that ``spotkd profile`` measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..data import DataSpec, load_data
+from ..distillers import DISTILLERS
+from ..errors import SpotkdError
+from ..options import ProfileOptions
+from ..routing import STRATEGIES
+from ..runtime.device import describe_machine, make_fabric
+from ..stages import Shape
+from .networks import NetworkProfile, measure_networks
+from .steps import StepCost, StepFactory, measure_steps
+
+SAMPLES = 50_000  # training images, for distillers that keep a memory of them, where no data set is named
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All that was measured, and on what. The first of the networks is the teacher."""
+
+    machine: str
+    device: str
+    precision: str
+    torch: str
+    image_shape: tuple[int, ...]
+    classes: int
+    batch_size: int
+    networks: list[NetworkProfile]
+    steps: list[StepCost]
+
+
+def profile(config: ProfileOptions, progress: Callable[[str], None] = lambda _: None) -> Profile:
+    """Measure a teacher and its students.
+
+    Args:
+        config: the options.
+        progress: called with a word on what is being measured.
+
+    Raises:
+        SpotkdError: an unknown name, a number that is too small.
+    """
+    for key, value in (("batch_size", config.batch_size), ("rounds", config.rounds), ("classes", config.classes)):
+        if value < 1:
+            raise SpotkdError(f"{key} is {value}: it must be at least 1")
+    shape: Shape = tuple(config.image_shape)
+    classes, samples = config.classes, SAMPLES
+    if config.data is not None:
+        data = load_data(DataSpec(config.data))
+        shape, classes, samples = data.image_shape, len(data.classes), len(data.train)
+    if len(shape) != 3 or min(shape) < 1:
+        raise SpotkdError(f"image_shape is {list(shape)}: give channels, height and width, as [3,32,32]")
+    distillers = [] if config.distillers == "none" else _parse_names(config.distillers, DISTILLERS)
+    strategies = _parse_names(config.strategies, STRATEGIES)
+    names = list(dict.fromkeys([config.teacher, *config.students]))
+    fabric = make_fabric(config.accelerator, config.precision)
+    progress("networks")
+    networks = measure_networks(names, classes, shape, config.batch_size, config.rounds, fabric.device)
+    steps: list[StepCost] = []
+    for student in dict.fromkeys(config.students):
+        factory = StepFactory(config.teacher, student, classes, shape, samples, fabric)
+        batch = factory.make_batch(config.batch_size)
+        plain_kd = factory.make_step("kd", "always", batch)
+        for distiller in distillers:
+            progress(f"{student}: {distiller}")
+            steps += measure_steps(factory, distiller, strategies, plain_kd, batch, config.rounds)
+    return Profile(
+        describe_machine(fabric.device),
+        str(fabric.device),
+        str(fabric.strategy.precision.precision),
+        torch.__version__,
+        shape,
+        classes,
+        config.batch_size,
+        networks,
+        steps,
+    )
+
+
+def _parse_names(names: str, registry: Any) -> list[str]:
+    """``at,kd`` as a list of known names; all of them for ``all``."""
+    if names == "all":
+        return list(registry)
+    listed = [name.strip() for name in names.split(",")]
+    for name in listed:
+        registry[name]  # an unknown name is an error that lists near ones
+    return listed

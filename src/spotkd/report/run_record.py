@@ -1,0 +1,109 @@
+"""What a run's own files hold."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunError, SpotkdError
+from ..options import DistillOptions, TrainOptions
+from ..runs.folder import RunFolder
+from ..runs.folder import find_runs as find_run_folders
+from ..runs.summary import Summary
+from ..runs.tables import Decisions
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run, from its files alone.
+
+    Attributes:
+        name: how to call it beside the others.
+        folder: where it lies.
+        config: its options.
+        yaml: its ``config.yaml`` as it stands there.
+        metrics: the columns of ``metrics.csv``.
+        summary: its result; None for a run that has not finished.
+        decisions: where the policy sent the same images, epoch by epoch.
+    """
+
+    name: str
+    folder: Path
+    config: TrainOptions | DistillOptions
+    yaml: str
+    metrics: dict[str, list[float]]
+    summary: Summary | None
+    decisions: Decisions
+
+    @property
+    def distill_options(self) -> DistillOptions | None:
+        """The options of a distillation; None for a network trained on labels."""
+        return self.config if isinstance(self.config, DistillOptions) else None
+
+    @property
+    def student(self) -> str:
+        """The network that was trained."""
+        return self.config.student.name if isinstance(self.config, DistillOptions) else self.config.model.name
+
+    @property
+    def epochs(self) -> list[int]:
+        return [int(epoch) for epoch in self.metrics["epoch"]]
+
+    @property
+    def evaluated_split(self) -> str:
+        """The split that was evaluated after every epoch."""
+        return "val" if "val_top1" in self.metrics else "test"
+
+    @property
+    def command(self) -> str:
+        """A command that repeats the run: every option that is not the default."""
+        default = type(self.config)()
+        given = dict(_changed_options(asdict(self.config), asdict(default)))
+        for key in ("out", "overwrite", "recipe"):  # its own folder; consent; the recipe's options are all in the rest
+            given.pop(key, None)
+        verb = "distill" if self.distill_options else "train"
+        words = [f"--{key} {shlex.quote(_format_argument(value))}" for key, value in given.items()]
+        return " ".join([f"spotkd {verb}", *words, f"--out {shlex.quote(f'{self.folder}-again')}"])
+
+
+def _changed_options(mine: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in mine.items():
+        if isinstance(value, dict):
+            yield from _changed_options(value, theirs.get(key) or {}, f"{prefix}{key}.")
+        elif key not in theirs or value != theirs[key]:
+            yield prefix + key, value
+
+
+def _format_argument(value: object) -> str:
+    """As the command line reads it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def find_runs(places: Sequence[str]) -> list[Path]:
+    """The run folders among ``places`` and below them, in order; none where no place is such a folder.
+
+    Raises:
+        SpotkdError: some places hold runs and others none.
+    """
+    found = {place: [run.path for run in find_run_folders(place)] for place in places}
+    empty = [place for place, runs in found.items() if not runs]
+    if empty and (len(empty) < len(places) or len(places) > 1 or Path(empty[0]).is_dir()):
+        raise SpotkdError(f"{empty[0]}: no run there; name folders of runs, or one plan")
+    return list(dict.fromkeys(run for runs in found.values() for run in runs))
+
+
+def read_record(folder: Path, name: str) -> RunRecord:
+    """The record of the run in ``folder``.
+
+    Raises:
+        SpotkdError: it holds no run with a finished epoch, or a file is damaged.
+    """
+    run = RunFolder(folder)
+    metrics = run.metrics
+    if not metrics:
+        raise RunError(f"{folder}: this run has not finished an epoch yet")
+    return RunRecord(name, folder, run.options, run.options_text, metrics, run.summary, run.decisions)

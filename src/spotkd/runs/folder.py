@@ -1,0 +1,224 @@
+"""The reader of runs: everything that a run's folder holds, typed and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import RunError, SpotkdError, one_line
+from ..files import atomic_write
+from ..options import DistillOptions, TrainOptions, read_options
+from ..untrusted.yaml_files import check_yaml_file, read_yaml
+from . import layout
+from .checkpoint import load_newest
+from .summary import Summary, read_summary
+from .tables import Decisions, read_decisions, read_metrics
+
+Kind = Literal["train", "distill"]
+
+
+class RunFolder:
+    """The folder of a run, for whoever reads it: reports, tables, exports, and a run that is resumed.
+
+    .. code-block:: python
+
+        run = RunFolder("runs/sakd")
+        run.kind                     # "distill"
+        run.options.epochs           # as they stand in config.yaml
+        run.metrics["test_top1"]     # a list with a number an epoch
+        run.summary.scores.top1      # None instead of a summary for a run that is not finished
+
+    Nothing is read before it is asked for, nothing is written, and no code that a file names is imported.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a run, finished or not."""
+        return (self.path / layout.CONFIG).is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has a result."""
+        return (self.path / layout.SUMMARY).is_file()
+
+    @property
+    def modified(self) -> float:
+        """When the run was begun or resumed last, in seconds since the epoch of the operating system."""
+        return (self.path / layout.CONFIG).stat().st_mtime
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files and folders of a run that are there, whether or not they make a whole run."""
+        return [name for name in (*layout.FILES, *layout.FOLDERS) if (self.path / name).exists()]
+
+    @cached_property
+    def raw_options(self) -> Mapping[str, Any]:
+        """The content of ``config.yaml``, not checked beyond being YAML with plain values.
+
+        Raises:
+            RunError: there is none, or it is no mapping.
+        """
+        path = self.path / layout.CONFIG
+        if not path.is_file():
+            raise RunError(f"{self.path}: holds no run (no {layout.CONFIG})")
+        content = _as_run_error(lambda: read_yaml(path))
+        if not isinstance(content, Mapping):
+            raise RunError(f"{path}: holds no options")
+        return content
+
+    @property
+    def kind(self) -> Kind:
+        """Which command made the run.
+
+        Raises:
+            RunError: as :attr:`raw_options`.
+        """
+        return "distill" if "teacher" in self.raw_options else "train"
+
+    @cached_property
+    def options(self) -> TrainOptions | DistillOptions:
+        """The options of the run.
+
+        Raises:
+            RunError: there are none, or one is unknown or of the wrong type.
+        """
+        kind = DistillOptions if self.kind == "distill" else TrainOptions
+        found: TrainOptions | DistillOptions = _as_run_error(lambda: read_options(kind, self.path / layout.CONFIG))
+        return found
+
+    @property
+    def distill_options(self) -> DistillOptions:
+        """The options of a distillation.
+
+        Raises:
+            RunError: the run is none.
+        """
+        if not isinstance(self.options, DistillOptions):
+            raise RunError(f"{self.path}: is a run of 'spotkd train'; name one of 'spotkd distill'")
+        return self.options
+
+    @property
+    def options_text(self) -> str:
+        """``config.yaml`` as it stands there.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        text: str = _as_run_error(lambda: check_yaml_file(self.path / layout.CONFIG))
+        return text
+
+    @property
+    def metrics(self) -> dict[str, list[float]]:
+        """The columns of ``metrics.csv``: a number an epoch.
+
+        Raises:
+            RunError: it is not there, or damaged.
+        """
+        return read_metrics(self.path / layout.METRICS)
+
+    @property
+    def decisions(self) -> Decisions:
+        """Where the policy sent the same training images, epoch after epoch; empty where that was not noted.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        return read_decisions(self.path / layout.DECISIONS)
+
+    @property
+    def summary(self) -> Summary | None:
+        """The result; None for a run that is not finished.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        return read_summary(self.path / layout.SUMMARY) if self.finished else None
+
+    @property
+    def result(self) -> Summary:
+        """The result of a finished run.
+
+        Raises:
+            RunError: the run is not finished, or the file is damaged.
+        """
+        return read_summary(self.path / layout.SUMMARY)
+
+    @property
+    def weights(self) -> Path:
+        """The file of the trained network.
+
+        Raises:
+            RunError: the run has none yet.
+        """
+        for name in (layout.STUDENT, layout.MODEL):
+            if (self.path / name).is_file():
+                return self.path / name
+        raise RunError(f"{self.path}: holds no trained network yet")
+
+    def state(self) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole; None where there is none.
+
+        Raises:
+            SpotkdError: there are some, and none can be used.
+        """
+        state, _ = load_newest(self.path, set_aside=False)
+        if state is not None and "method" not in state:
+            raise RunError(f"{self.path}: its checkpoint is not a checkpoint of a training")
+        return state
+
+    # What 'spotkd bench' leaves with a run, before and after it trains.
+
+    def request(self, text: str) -> None:
+        """Write the options with which a worker is to train this run, and forget why an earlier one failed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / layout.ERROR).unlink(missing_ok=True)
+        with atomic_write(self.path / layout.REQUEST) as path:
+            path.write_text(text, encoding="utf-8")
+
+    @property
+    def log(self) -> Path:
+        """The file that gets what a worker prints."""
+        return self.path / layout.LOG
+
+    def last_words(self) -> str:
+        """The last line that a worker printed; empty where it printed nothing."""
+        lines = (
+            self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log.is_file() else []
+        )
+        return lines[-1] if lines else ""
+
+    @property
+    def error(self) -> str | None:
+        """Why the run failed; None if it did not."""
+        path = self.path / layout.ERROR
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+    def fail(self, reason: str) -> None:
+        """Note why the run failed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / layout.ERROR).write_text(reason + "\n", encoding="utf-8")
+
+
+def find_runs(place: str | Path) -> list[RunFolder]:
+    """The runs in a folder and below it, in the order of their names."""
+    return [RunFolder(path.parent) for path in sorted(Path(place).rglob(layout.CONFIG))]
+
+
+def _as_run_error(read: Any) -> Any:
+    try:
+        return read()
+    except RunError:
+        raise
+    except (SpotkdError, OSError) as error:
+        raise RunError(one_line(error)) from error

@@ -1,0 +1,24 @@
+"""What the files of a run are called."""
+
+from __future__ import annotations
+
+from ..models.weights import WEIGHT_FILES
+
+CONFIG = "config.yaml"
+METRICS = "metrics.csv"
+DECISIONS = "decisions.csv"
+SUMMARY = "summary.json"
+LAST, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
+STUDENT, MODEL = WEIGHT_FILES  # the trained network of a distillation, and of plain training
+TEACHER = "teacher.safetensors"
+PREPARED, PREPARATION_LOSSES = "prepared.ckpt", "preparation.csv"
+NONFINITE = "nonfinite.json"
+LOGGERS = "loggers.json"
+REQUEST, LOG, ERROR = "options.yaml", "log.txt", "error.txt"  # of spotkd bench
+LOCK = ".lock"
+
+FILES = (
+    CONFIG, METRICS, DECISIONS, LAST, PREVIOUS, DAMAGED, SUMMARY, STUDENT, TEACHER, MODEL, PREPARED,
+    PREPARATION_LOSSES, NONFINITE, LOGGERS,
+)  # fmt: skip
+FOLDERS = ("tensorboard", "csv", "wandb")  # of loggers

@@ -1,0 +1,105 @@
+"""The result of a run, and ``summary.json``, which holds it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import __version__
+from ..errors import RunError, one_line
+
+
+class Scores(NamedTuple):
+    """Accuracies in percent, the mean cross entropy in nats, and the number of images."""
+
+    top1: float
+    top5: float
+    loss: float
+    images: int
+
+
+def current_versions() -> dict[str, str]:
+    """The versions of spotkd, PyTorch and Python that are running."""
+    return {"spotkd": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The result of a run.
+
+    Attributes:
+        model: name of the trained network.
+        scores: test scores of the chosen epoch.
+        protocol: how that was chosen: last epoch, best on validation, best on test.
+        epoch: the chosen epoch.
+        last: test scores after the last epoch, whichever was chosen.
+        epochs: number of epochs.
+        seconds: wall time of training, without evaluation.
+        shares: share of samples distilled at each spot in the last epoch, by the spot's name.
+        folder: where the run lies.
+        device: what it ran on, and in which precision.
+        machine: the processor or GPU.
+        versions: of spotkd, torch and python.
+    """
+
+    model: str
+    scores: Scores
+    protocol: str
+    epoch: int
+    last: Scores
+    epochs: int
+    seconds: float
+    shares: dict[str, float]
+    folder: Path
+    device: str
+    machine: str
+    versions: dict[str, str] = field(default_factory=current_versions)
+
+    def __str__(self) -> str:
+        if self.protocol == "last epoch":
+            return f"test top-1 {self.scores.top1:.2f} % after epoch {self.epoch}"
+        return (
+            f"test top-1 {self.scores.top1:.2f} % ({self.protocol}: epoch {self.epoch}; "
+            f"after the last, {self.epochs}: {self.last.top1:.2f} %)"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of ``summary.json``; without the folder, since a run may be moved."""
+        content = asdict(self) | {"scores": self.scores._asdict(), "last": self.last._asdict()}
+        del content["folder"], content["versions"]
+        return content | self.versions
+
+
+def read_summary(path: Path) -> Summary:
+    """The summary in a file, every value of the type that it must have.
+
+    Raises:
+        RunError: it cannot be read, or is not the summary of a run.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Summary(
+            scores=_read_scores(content["scores"]),
+            last=_read_scores(content["last"]),
+            epoch=int(content["epoch"]),
+            epochs=int(content["epochs"]),
+            seconds=float(content["seconds"]),
+            shares={str(spot): float(share) for spot, share in dict(content["shares"]).items()},
+            folder=path.parent,
+            versions={key: str(content[key]) for key in current_versions()},
+            **{key: str(content[key]) for key in ("model", "protocol", "device", "machine")},
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise RunError(f"{path}: damaged or not the summary of a run ({reason})") from error
+
+
+def _read_scores(content: Mapping[str, Any]) -> Scores:
+    top1, top5, loss = (float(content[key]) for key in ("top1", "top5", "loss"))
+    return Scores(top1, top5, loss, int(content["images"]))

@@ -1,0 +1,285 @@
+"""The writer of a run: its lock, its files as they grow, and when its state is saved."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+import yaml
+from filelock import FileLock, Timeout
+
+from ..errors import RunError, SpotkdError, Stopped
+from ..files import atomic_write
+from ..runtime.random_state import get_random_state
+from ..runtime.signals import StopRequest
+from . import layout
+from .checkpoint import FORMAT, load_newest, read_checkpoint, write_checkpoint
+from .layout import LAST, PREVIOUS
+from .summary import Summary, current_versions
+from .tables import read_metrics
+
+PREPARATION, TRAINING = "preparation", "training"  # phases of a run
+
+
+class RunWriter:
+    """The folder of a run that is being trained. Use it in a ``with`` statement, which holds its lock.
+
+    Args:
+        folder: created if need be.
+        options: all options of the run, section by section; written to ``config.yaml`` and into every checkpoint.
+        command: of spotkd, that began the run: train or distill.
+        resumes: take up the run that the folder holds. Otherwise the files of a run that is there are removed; whatever
+            else lies there is left alone.
+        reopens: what it resumes is no longer finished, since options have changed: with more epochs, say.
+        save_every: steps, and seconds, after which the state is saved inside of an epoch; 0 where it is not counted so.
+
+    Attributes:
+        folder: where the run lies.
+        state: what an earlier process saved, if the run is resumed; None if it begins.
+        note: a line on what was found when it was resumed, or None.
+
+    Raises:
+        SpotkdError: another process is running there; the folder cannot be made; no checkpoint there is whole.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        options: Mapping[str, Any],
+        command: str,
+        *,
+        resumes: bool = False,
+        reopens: bool = False,
+        save_every: tuple[int, float] = (0, 0.0),
+    ) -> None:
+        self.folder, self.options, self.command = Path(folder), options, command
+        self.state: dict[str, Any] | None = None
+        self.note: str | None = None
+        self._tables: dict[str, str] = {}
+        self._steps, self._seconds = save_every
+        self._since, self._saved = 0, time.monotonic()
+        self._stop = StopRequest()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.folder / layout.LOCK, timeout=0)
+            self._lock.acquire()
+        except Timeout as error:
+            raise RunError(f"{self.folder}: another process is running there; wait for it or stop it") from error
+        except OSError as error:
+            raise RunError(f"{self.folder}: cannot write a run there ({error.strerror or error})") from error
+        try:
+            if reopens:
+                (self.folder / layout.SUMMARY).unlink(missing_ok=True)
+            if resumes:
+                self.state, self.note = load_newest(self.folder)
+            self._prepare_files()
+        except OSError as error:
+            self._lock.release()
+            raise RunError(f"{self.folder}: cannot write a run there ({error.strerror or error})") from error
+        except SpotkdError:
+            self._lock.release()
+            raise
+
+    def _prepare_files(self) -> None:
+        """Bring the folder to where the state says the run stands: the beginning, if there is none."""
+        for left in self.folder.glob(".*.*"):  # half-written files of a process that was killed
+            if any(left.name.startswith(f".{name}.") for name in layout.FILES):
+                left.unlink()
+        if self.finished:
+            return
+        kept: set[str] = set()
+        if self.state is not None:
+            self._tables = dict(self.state["tables"])
+            kept = {layout.CONFIG, LAST, PREVIOUS, layout.DAMAGED, layout.LOGGERS, layout.PREPARED}
+        for name in layout.FILES:
+            if name not in kept:
+                (self.folder / name).unlink(missing_ok=True)
+        for name, text in self._tables.items():  # a line that was torn, or that the state does not know yet, is gone
+            self.write_text(name, text)
+        for name in layout.FOLDERS if self.state is None else ():
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        # Consent to overwrite was given for this run, not for whoever repeats it from its configuration.
+        content = dict(self.options) | {"overwrite": False, "resume": None, "accept_changes": False}
+        self.write_text(layout.CONFIG, yaml.safe_dump(content, sort_keys=False))
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the files."""
+        return True
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run that is resumed is complete already."""
+        return self.state is not None and (self.folder / layout.SUMMARY).is_file()
+
+    def __enter__(self) -> RunWriter:
+        self._stop.__enter__()
+        return self
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._stop.__exit__(*error)
+        self._lock.release()
+
+    def history(self) -> dict[str, list[float]]:
+        """The columns of the metrics so far; none where no epoch is complete."""
+        return read_metrics(self.folder / layout.METRICS) if layout.METRICS in self._tables else {}
+
+    def log(self, row: Mapping[str, float | int | str], name: str = layout.METRICS) -> None:
+        """Append a row to a table; the first one fixes the columns."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if name not in self._tables:
+            writer.writerow(row)
+            self._tables[name] = ""
+        else:
+            table = self._tables[name]
+            columns = next(csv.reader([table[: table.index("\n")]]))
+            row = {key: row[key] for key in columns}
+        writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row.values())
+        self._tables[name] += text.getvalue()
+        try:
+            with (self.folder / name).open("a", newline="", encoding="utf-8") as file:
+                file.write(text.getvalue())
+        except OSError as error:
+            raise RunError(
+                f"{self.folder / name}: cannot be written ({error.strerror or error}); {self.last_good()}"
+            ) from error
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write one of the run's text files, whole or not at all."""
+        with atomic_write(self.folder / name) as path:
+            path.write_text(text, encoding="utf-8", newline="")
+
+    def checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Save the state of training; the two newest are kept.
+
+        Raises:
+            SpotkdError: it cannot be written; the last good one is named, and left as it is.
+        """
+        content = {
+            **state,
+            "format": FORMAT,
+            "random": get_random_state(),
+            "tables": self._tables,
+            "config": dict(self.options),
+            "versions": current_versions(),
+        }
+        try:
+            write_checkpoint(self.folder / LAST, content, keep=self.folder / PREVIOUS)
+        except SpotkdError as error:
+            raise RunError(f"{error}; {self.last_good()}; make room, then resume: {self.resume_command()}") from error
+        self._since, self._saved = 0, time.monotonic()
+
+    def after_step(self, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Save the state if it is time to, or if a signal asks the run to stop.
+
+        Raises:
+            Stopped: a signal does; the state is saved.
+        """
+        self._since += 1
+        asked = self._stop.received
+        due = self._since == self._steps or (self._seconds and time.monotonic() - self._saved >= self._seconds)
+        if asked or due:
+            self.checkpoint(state())
+        if asked:
+            raise Stopped(f"stopped by {asked}; the state is saved, resume with: {self.resume_command()}")
+
+    def last_good(self) -> str:
+        """What an interrupted run can be resumed from, in words."""
+        for name in (LAST, PREVIOUS):
+            try:
+                state = read_checkpoint(self.folder / name)
+            except SpotkdError:
+                continue
+            epoch, step = state["epoch"], state["step"]
+            part = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
+            return f"{self.folder / name} holds {part}{' of the preparation' * (state['phase'] == PREPARATION)}"
+        return "no epoch was completed"
+
+    def resume_command(self) -> str:
+        """What resumes this run."""
+        folder = str(self.folder)
+        quoted = folder if re.fullmatch(r"[-+./:=@%~^,A-Za-z0-9_]+", folder) else repr(folder)
+        return f"spotkd {self.command} --resume {quoted}"
+
+    def keep(self, name: str, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint of another kind, beside the states of training."""
+        write_checkpoint(self.folder / name, state)
+
+    def logger_identifiers(self) -> dict[str, str]:
+        """By what identifier each logger's service knows this run.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.folder / layout.LOGGERS
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise RunError(f"{path}: cannot be read; without it the loggers start over: remove it") from error
+
+    def keep_nonfinite(self, content: Mapping[str, Any]) -> Path:
+        """Write what is known of a step with a number that is not finite, for inspection; returns the file."""
+        self.write_text(layout.NONFINITE, json.dumps(content, indent=2) + "\n")
+        return self.folder / layout.NONFINITE
+
+    def finish(self, summary: Summary) -> None:
+        """Write ``summary.json``."""
+        self.write_text(layout.SUMMARY, json.dumps(summary.as_dict(), indent=2) + "\n")
+
+
+class RunFollower(RunWriter):
+    """The run's folder for the processes that write nothing; they take up the state of the first one.
+
+    The first process saves and stops when a signal asks it to, and these follow it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder, self.state, self.note = Path(folder), None, None
+        self._finished = False
+        self._stop = StopRequest()
+
+    def follow(self, state: dict[str, Any] | None, finished: bool) -> None:
+        """Take up what the first process found."""
+        self.state, self._finished = state, finished
+
+    @property
+    def writes(self) -> bool:
+        return False
+
+    @property
+    def finished(self) -> bool:
+        return self._finished
+
+    def __exit__(self, *error: Any) -> None:
+        self._stop.__exit__(*error)
+
+    def history(self) -> dict[str, list[float]]:
+        return {}
+
+    def log(self, row: Mapping[str, float | int | str], name: str = layout.METRICS) -> None: ...
+
+    def checkpoint(self, state: Mapping[str, Any]) -> None: ...
+
+    def after_step(self, state: Callable[[], Mapping[str, Any]]) -> None: ...
+
+    def keep(self, name: str, state: Mapping[str, Any]) -> None: ...
+
+    def finish(self, summary: Summary) -> None: ...
+
+
+def share_state(run: RunWriter) -> None:
+    """Tell the other processes of the run what the first one found in its folder."""
+    found: list[Any] = [run.state, run.finished]
+    dist.broadcast_object_list(found, src=0)
+    if isinstance(run, RunFollower):
+        run.follow(*found)

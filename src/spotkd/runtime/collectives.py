@@ -1,0 +1,54 @@
+"""Collective operations over the processes of a run; without effect where there is one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..distributed import Shard
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """The sum of what each process has; what this one has where it is alone."""
+    if dist.is_initialized():
+        dist.all_reduce(x)
+    return x
+
+
+def broadcast_state(method: nn.Module) -> None:
+    """Copy the first process's parameters and buffers to all others."""
+    if dist.is_initialized():
+        for tensor in method.state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the gradients by their mean over the processes, after a backward pass."""
+    if dist.is_initialized():
+        _average([p.grad for p in parameters if p.grad is not None], 1 / dist.get_world_size())
+
+
+def average_statistics(method: nn.Module, shard: Shard) -> None:
+    """Replace BatchNorm's running statistics by their mean over the samples of all processes, after a step.
+
+    Each process normalised with the statistics of its own samples and moved the running ones by them. Afterwards these
+    are the same everywhere, so the state of a run does not depend on how many processes there are.
+    """
+    if shard.processes > 1:
+        norms = [m for m in method.modules() if isinstance(m, _BatchNorm) and m.training]
+        statistics = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+        _average(statistics, shard.effective_size / shard.total)
+
+
+@torch.no_grad()
+def _average(tensors: Sequence[Tensor], weight: float) -> None:
+    if tensors:
+        flat = torch.cat([tensor.flatten() for tensor in tensors]) * weight
+        dist.all_reduce(flat)
+        values = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.copy_(value.view_as(tensor))

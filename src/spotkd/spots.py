@@ -1,0 +1,64 @@
+"""Which stages of teacher and student stand opposite each other: shapes that fit, and spots by name or index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .distillers import Spots
+from .errors import SpotkdError
+from .registry import unknown_name
+from .stages import Shape, StagedModel, feature_shapes
+
+
+def check_pair(
+    student: StagedModel, teacher: StagedModel, image_shape: Shape
+) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
+    """The shapes of all stage outputs of the student and of the teacher, without the batch dimension.
+
+    Raises:
+        SpotkdError: the networks share parameters, have different numbers of classes, or give no vector before the
+            classifier.
+    """
+    if {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:
+        raise SpotkdError("teacher and student share parameters: they must be two networks, the teacher is frozen")
+    of_student, of_teacher = feature_shapes(student, image_shape), feature_shapes(teacher, image_shape)
+    if of_student[-1] != of_teacher[-1]:
+        raise SpotkdError(f"the student has {of_student[-1][0]} classes and the teacher {of_teacher[-1][0]}")
+    if len(of_student[-2]) != 1 or len(of_teacher[-2]) != 1:
+        raise SpotkdError(
+            f"the stage before the classifier gives {of_student[-2]} (student) and {of_teacher[-2]} (teacher): it must "
+            "give vectors"
+        )
+    return of_student, of_teacher
+
+
+def resolve_spots(
+    spots: Sequence[tuple[str | int, str | int]] | None, student: StagedModel, teacher: StagedModel
+) -> Spots | None:
+    """Pairs ``(student stage, teacher stage)``, by name or index, as pairs of indices; None stays None.
+
+    Raises:
+        SpotkdError: no pairs, unknown stages (with the near ones), the classifier, or stages that do not go from
+            shallow to deep in both networks.
+    """
+    if spots is None:
+        return None
+    if not spots:
+        raise SpotkdError("spots is empty: give pairs (student stage, teacher stage), or None for the distiller's own")
+    pairs = tuple((_stage_index(s, student), _stage_index(t, teacher)) for s, t in spots)
+    for side, network in zip(zip(*pairs, strict=True), (student, teacher), strict=True):
+        if list(side) != sorted(set(side)) or side[-1] == len(network.stage_names) - 1:
+            raise SpotkdError(
+                f"spots {list(spots)}: give each network's stages once, from shallow to deep, without the classifier "
+                f"(the logits always are the last spot); they are {', '.join(network.stage_names[:-1])}"
+            )
+    return pairs
+
+
+def _stage_index(stage: str | int, network: StagedModel) -> int:
+    names = list(network.stage_names)
+    if str(stage) in names:
+        return names.index(str(stage))
+    if isinstance(stage, int) and 0 <= stage < len(names):
+        return stage
+    raise unknown_name("stage in spots", str(stage), names)

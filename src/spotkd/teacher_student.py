@@ -1,0 +1,150 @@
+"""A teacher and a student on one batch: what both networks give, whoever computes it and wherever it is stored.
+
+Caching of the teacher's outputs, several processes that share a batch, and pre-activations for the distillers that
+compare them all end here, so that :mod:`spotkd.method` reads as the mathematics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .deprecation import Renamed
+from .distillers import Distiller, Spots
+from .distributed import all_gather, all_reduce_mean, per_rank_generator, whole_batch
+from .errors import SpotkdError
+from .losses import Method
+from .stages import Batch, Shape, StagedModel, StageOutputs
+from .teacher_cache import TeacherCache
+
+
+class Observation(NamedTuple):
+    """What both networks give for one batch.
+
+    Attributes:
+        teacher: the output of every stage of the teacher; the last is the logits ``(B, classes)``. From a teacher cache
+            those that nothing uses are empty.
+        student: the same of the student.
+        teacher_at_spots: the teacher's features at the spots as the distiller compares them: before the ReLU or after.
+        student_at_spots: the same of the student.
+    """
+
+    teacher: tuple[Tensor, ...]
+    student: tuple[Tensor, ...]
+    teacher_at_spots: list[Tensor]
+    student_at_spots: list[Tensor]
+
+
+class TeacherStudentMethod(Method):
+    """A method that runs a teacher beside the student.
+
+    Attributes:
+        teacher: frozen and in eval mode, unless ``joint``.
+        joint: whether the teacher is trained too.
+        gather: whether what compares or counts samples sees those of all processes.
+        distiller: the distiller of features, if any.
+        spots: its pairs ``(student stage, teacher stage)``.
+        teacher_cache: the teacher's outputs, see :meth:`cache_teacher`; None where they are computed in every step.
+    """
+
+    student: StagedModel
+    teacher: StagedModel
+    joint: bool
+    gather: bool
+    distiller: Distiller | None
+    spots: Spots
+    teacher_cache: TeacherCache | None = None
+    _teacher_shapes: tuple[Shape, ...]
+
+    def observe(self, batch: Batch) -> Observation:
+        """Run both networks on the images; the teacher without gradients, or from its cache, unless it is trained."""
+        with per_rank_generator(batch.images.device):
+            with nullcontext() if self.joint else torch.no_grad():
+                teacher, teacher_compared = self._observe_teacher(batch)
+            student, student_compared = self._stage_outputs(self.student, batch.images)
+        return Observation(
+            teacher, student, [teacher_compared[t] for _, t in self.spots], [student_compared[s] for s, _ in self.spots]
+        )
+
+    def _observe_teacher(self, batch: Batch) -> StageOutputs:
+        if self.teacher_cache is None:
+            return self._stage_outputs(self.teacher, batch.images)
+        return self.teacher_cache(batch.indices, lambda: self._stage_outputs(self.teacher, batch.images))
+
+    def _stage_outputs(self, network: StagedModel, images: Tensor) -> StageOutputs:
+        """All stage outputs, and the same as the distiller compares them: before the ReLU or after."""
+        if self.compares_preactivations:
+            return network.features_and_preactivations(images)
+        features = network.features(images)
+        return features, features
+
+    @property
+    def compares_preactivations(self) -> bool:
+        """Whether the distiller compares features before the ReLU that ends a stage."""
+        return self.distiller is not None and self.distiller.before_relu
+
+    def compilable_calls(self) -> list[tuple[torch.nn.Module, str]]:
+        name = "features_and_preactivations" if self.compares_preactivations else "features"
+        return [(self.teacher, name), (self.student, name)]
+
+    def distiller_loss(
+        self, distiller: Distiller, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch
+    ) -> Tensor:
+        """The loss of a distiller, a scalar; with ``gather`` a relational one sees the samples of all processes.
+
+        Args:
+            distiller: of features or of logits.
+            student: the student's features at the distiller's spots.
+            teacher: the teacher's features there.
+            mask: ``(B, spots)``, ones where a sample is distilled at a spot.
+            batch: this process's samples.
+        """
+        loss: Tensor
+        if not (self.gather and distiller.relational):
+            loss = distiller(student, teacher, mask, batch)
+            return loss
+        student, teacher, mask = [all_gather(f) for f in student], [all_gather(f) for f in teacher], all_gather(mask)
+        indices = None if batch.indices is None else all_gather(batch.indices)
+        whole = Batch(batch.images, all_gather(batch.labels), indices)  # relations are between features, not images
+        with whole_batch():
+            loss = distiller(student, teacher, mask, whole)
+            return loss
+
+    def all_samples(self, x: Tensor) -> Tensor:
+        """The rows ``(B, ...)`` of this process's samples, or with ``gather`` those of all processes."""
+        return all_gather(x) if self.gather else x
+
+    def batch_means(self, *means: Tensor) -> tuple[Tensor, ...]:
+        """Means (scalars) over this process's samples, or with ``gather`` over those of all processes."""
+        return tuple(all_reduce_mean(torch.stack(means))) if self.gather else means
+
+    def cache_teacher(self, samples: int, itemsize: int = 4, limit: float = 4.0) -> None:
+        """Compute the frozen teacher's outputs once for each of ``samples`` samples, and look them up from then on.
+
+        Exact where a sample's image is the same in every epoch. Call :meth:`start_epoch` when an epoch begins, and
+        give every batch its indices.
+
+        Args:
+            samples: how many there are.
+            itemsize: bytes of one of the outputs' numbers.
+            limit: GiB that they may take.
+
+        Raises:
+            SpotkdError: they take more, or the strategy trains the teacher.
+        """
+        if self.joint:
+            raise SpotkdError("cache_teacher: this strategy trains the teacher, whose outputs change; leave it out")
+        at_spots, last = [t for _, t in self.spots], len(self._teacher_shapes) - 1
+        preactivations = at_spots if self.compares_preactivations else []
+        # Routing starts from the feature at the first spot, the policy from the embedding.
+        features = {*(at_spots[:1] if preactivations else at_spots), last - 1, last}
+        self.teacher_cache = TeacherCache(
+            samples, self._teacher_shapes, sorted(features), preactivations, itemsize, limit
+        )
+
+    remember_teacher = Renamed("cache_teacher")
+    memory = Renamed("teacher_cache")

@@ -1,0 +1,244 @@
+"""From options to a session. Options end here: nothing that a session is made of has heard of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..compiling import compile_method
+from ..data import Dataset, Loader
+from ..errors import SpotkdError
+from ..losses import Method
+from ..method import SpotKD
+from ..models.weights import find_weights
+from ..options import DistillOptions, ModelOptions, RunOptions, TrainOptions
+from ..options.grammar import parse_interval, parse_loggers
+from ..options.values import changes_of_run, flatten, milestones
+from ..runs import layout
+from ..runs.folder import RunFolder
+from ..runs.writer import RunFollower, RunWriter, share_state
+from ..runtime.device import Device
+from .decision_log import WATCHED_IMAGES, DecisionLog
+from .guard import Guard
+from .hooks import Hook, Start
+from .loggers import Loggers
+from .optim import make_optimizer
+from .progress import PolicyNotes, Progress
+from .select import Selection
+from .session import Schedule, Session, TrainingData
+from .state import changing_buffers
+
+
+def default_folder(options: TrainOptions | DistillOptions, data: Dataset) -> str:
+    """The folder of the run: the one that the user names, or one under ``runs/`` from the names and the seed."""
+    named = options.out if options.resume in (None, "auto") else options.resume
+    if named:
+        return named
+    if isinstance(options, DistillOptions):
+        names = [options.distiller, options.teacher.name, options.student.name, options.strategy]
+        return f"runs/{data.name}-{'-'.join(map(_as_folder_name, names))}-seed{options.seed}"
+    return f"runs/train-{data.name}-{_as_folder_name(options.model.name)}-seed{options.seed}"
+
+
+def _as_folder_name(name: str) -> str:
+    """A name as part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name)
+
+
+def trained_model(options: TrainOptions | DistillOptions) -> ModelOptions:
+    """The network that is trained."""
+    return options.student if isinstance(options, DistillOptions) else options.model
+
+
+def check_sources(folder: str, options: TrainOptions | DistillOptions) -> None:
+    """The weights that a run starts from may not be files that it writes.
+
+    Raises:
+        SpotkdError: they are.
+    """
+    teacher = options.teacher.checkpoint if isinstance(options, DistillOptions) else None
+    for checkpoint in filter(None, [trained_model(options).checkpoint, teacher]):
+        if find_weights(checkpoint).resolve() in [Path(folder).resolve() / name for name in layout.FILES]:
+            raise SpotkdError(
+                f"out is {folder}: {checkpoint}, which this run starts from, lies there; give another --out"
+            )
+
+
+@contextmanager
+def open_run(folder: str, options: TrainOptions | DistillOptions, device: Device) -> Iterator[RunWriter]:
+    """The run's folder; of several processes the first one opens it, and tells the others what it found there.
+
+    Raises:
+        SpotkdError: the folder already holds a run and neither overwriting nor resuming was asked for, or that run has
+            other options; another process is running there; the folder cannot be made.
+    """
+    run = open_writer(folder, options) if device.is_first else RunFollower(folder)
+    if device.fabric.world_size > 1:
+        share_state(run)
+    with run:
+        yield run
+
+
+def open_writer(folder: str | Path, options: TrainOptions | DistillOptions) -> RunWriter:
+    there = RunFolder(folder)
+    changes: list[str] = []
+    resumes = options.resume is not None and there.exists
+    if options.resume not in (None, "auto") and not there.exists:
+        raise SpotkdError(f"{folder}: holds no run to resume (no {layout.CONFIG})")
+    if resumes:
+        changes = _changes(there, options)
+        if changes and not options.accept_changes:
+            if options.resume == "auto" and options.overwrite:
+                resumes = False
+            else:
+                raise SpotkdError(
+                    f"{folder}: was started with other options: {'; '.join(changes[:8])}; start over (--out, "
+                    "--overwrite true), or resume all the same: --accept_changes true"
+                )
+    if there.files and not (resumes or options.overwrite):
+        raise SpotkdError(
+            f"{folder}: already holds a run ({there.files[0]}); give another --out, replace it: --overwrite true, "
+            "or resume it: --resume auto"
+        )
+    return RunWriter(
+        folder,
+        asdict(options),
+        "distill" if isinstance(options, DistillOptions) else "train",
+        resumes=resumes,
+        reopens=resumes and bool(changes),
+        save_every=parse_interval(options.checkpoint_every),
+    )
+
+
+def _changes(there: RunFolder, options: TrainOptions | DistillOptions) -> list[str]:
+    """In what the options differ from those of the run in the folder.
+
+    Raises:
+        SpotkdError: another command made that run, or its options are damaged.
+    """
+    if not isinstance(there.options, type(options)):
+        raise SpotkdError(f"{there.path}: is a run of 'spotkd {there.kind}': spotkd {there.kind} --resume {there.path}")
+    return changes_of_run(there.options, options)
+
+
+def assemble(
+    options: TrainOptions | DistillOptions, method: Method, data: Dataset, device: Device, run: RunWriter
+) -> Session:
+    """A session of everything that was built; nothing after this knows the options.
+
+    Raises:
+        SpotkdError: milestones that do not fit the epochs.
+    """
+    if options.sync_batchnorm and device.fabric.world_size > 1:
+        method = nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
+    optimizer, schedule = _optimizer(options, method, data)
+    method.to(memory_format=device.memory_format)  # type: ignore[call-overload]
+    networks = {"student": method.student}
+    if method.trained_teacher is not None:
+        networks["teacher"] = method.trained_teacher
+    selection = Selection(options.select, data, networks)
+    images = _loaders(options, data, selection, device)
+    model = trained_model(options).name
+    hooks = _hooks(options, method, images, optimizer.param_groups, device, run)
+    return Session(model, method, images, optimizer, schedule, selection, device, run, hooks)
+
+
+def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dataset) -> tuple[Any, Schedule]:
+    optim = options.optim
+    policy = {}
+    if isinstance(options, DistillOptions):
+        policy = {"policy_lr": options.policy.lr, "policy_weight_decay": options.policy.weight_decay}
+    optimizer, rates = make_optimizer(
+        method,
+        epochs=options.epochs,
+        steps_per_epoch=-(-len(data.train) // options.batch_size),
+        lr=optim.lr,
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+        milestones=milestones(optim, options.epochs),
+        **policy,  # type: ignore[arg-type]  # of DistillOptions' own types
+    )
+    return optimizer, Schedule(options.epochs, rates)
+
+
+def _loader_options(options: RunOptions, device: Device) -> dict[str, Any]:
+    """What all loaders of a run have in common."""
+    fabric = device.fabric
+    return {
+        "seed": options.seed,
+        "device": fabric.device,
+        "memory_format": device.memory_format,
+        "workers": options.data.workers,
+        "rank": fabric.global_rank,
+        "processes": fabric.world_size,
+    }
+
+
+def _loaders(options: RunOptions, data: Dataset, selection: Selection, device: Device) -> TrainingData:
+    common = _loader_options(options, device)
+    split, watched = selection.watched
+    return TrainingData(
+        dataset=data,
+        train=Loader(data, data.train, options.batch_size, training=True, **common),
+        watched=Loader(data, watched, options.eval_batch_size, training=False, **common),
+        watched_split=split,
+        test=Loader(data, data.test, options.eval_batch_size, training=False, **common),
+    )
+
+
+def _hooks(
+    options: TrainOptions | DistillOptions,
+    method: Method,
+    images: TrainingData,
+    groups: list[dict[str, Any]],
+    device: Device,
+    run: RunWriter,
+) -> list[Hook]:
+    """In the order in which they are called."""
+    train, split = images.train, images.watched_split
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    progress = Progress(trained_model(options).name, options.epochs, len(train), split, options.quiet)
+    loggers = Loggers(parse_loggers(options.logger), run, flatten(asdict(options)))
+    hooks: list[Hook] = [
+        Guard(run, len(train), options.skip_nonfinite, parameters, changing_buffers(method)),
+        loggers,
+    ]
+    if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and method.strategy.learns:
+        hooks += _decision_log(options, method, images.dataset, device, loggers)
+    hooks += [progress, PolicyNotes(progress.note)]
+    if options.compile:
+        shard = train.shard(1, 0)  # what this process has of a full batch
+        hooks.append(Compiled(method, shard.stop - shard.start, progress, options.cuda_graphs))
+    return hooks
+
+
+def _decision_log(
+    options: DistillOptions, method: SpotKD, data: Dataset, device: Device, loggers: Loggers
+) -> Iterator[Hook]:
+    """The log of the policy's decisions, where it is asked for."""
+    if options.inspect_every:
+        # Every process looks at all of the images, and the first one notes.
+        alone = _loader_options(options, device) | {"rank": 0, "processes": 1}
+        watched = data.limited(min(WATCHED_IMAGES, len(data.train))).train
+        loader = Loader(data, watched, options.eval_batch_size, training=False, **alone)
+        show = loggers.show_images if loggers.can_show_images else None
+        yield DecisionLog(method, loader, options.inspect_every, loggers.run, show)
+
+
+class Compiled(Hook):
+    """The networks' passes as programs of ``torch.compile`` while the training lasts, see :mod:`spotkd.compiling`."""
+
+    def __init__(self, method: Method, size: int, progress: Progress, cuda_graphs: bool) -> None:
+        self._programs = compile_method(method, size, progress.note, cuda_graphs)
+
+    def on_start(self, start: Start) -> None:
+        self._programs.__enter__()
+
+    def on_stop(self, error: BaseException | None) -> None:
+        self._programs.__exit__(None, None, None)

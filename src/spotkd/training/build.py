@@ -1,0 +1,226 @@
+"""The parts of a session, each built from the options that describe it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict, replace
+from typing import TypeVar
+
+from ..data import Dataset, Loader, load_data
+from ..data.spec import DataSpec
+from ..errors import SpotkdError
+from ..folding import fold_batchnorm
+from ..losses import Supervised
+from ..method import SpotKD
+from ..models import build_model, create_model
+from ..models.weights import read_metadata
+from ..options import DataOptions, DistillOptions, RunOptions, TrainOptions
+from ..options.grammar import parse_loggers, parse_names, parse_spots
+from ..options.values import check_values
+from ..routing import STRATEGIES, scaled_bias
+from ..runtime.device import Device, choose_memory_format
+from ..runtime.process_group import connect, launched_processes
+from ..runtime.random_state import seed_everything
+from .loggers import check_installed
+from .prepare import PreparationPlan
+from .select import resolve_select
+from .teacher import check_teacher, sample_of
+
+AnyRun = TypeVar("AnyRun", TrainOptions, DistillOptions)
+
+
+def check_options(options: RunOptions) -> None:
+    """What can be checked before anything is opened.
+
+    Raises:
+        SpotkdError: a value makes no sense, or a logger is not installed.
+    """
+    check_values(options)
+    check_installed(parse_loggers(options.logger))
+
+
+def check_devices(options: RunOptions) -> None:
+    """The number of devices must suit the batch, and BatchNorm the devices.
+
+    Raises:
+        SpotkdError: which option does not.
+    """
+    import torch
+
+    if options.batch_size < 2 * options.devices:
+        raise SpotkdError(
+            f"batch_size is {options.batch_size}: {options.devices} devices share a batch, and need at least "
+            f"{2 * options.devices} images"
+        )
+    if options.sync_batchnorm and (options.accelerator == "cpu" or not torch.cuda.is_available()):
+        raise SpotkdError("sync_batchnorm is true: torch has it for CUDA devices only; leave it out")
+
+
+def open_device(options: AnyRun) -> tuple[AnyRun, Device]:
+    """This process's device; of several processes that were launched together, all but the first are quiet.
+
+    Raises:
+        SpotkdError: there are no such devices, or their number is not that of the processes.
+    """
+    processes = launched_processes()
+    if processes > 1:
+        if options.devices not in (1, processes):
+            raise SpotkdError(
+                f"devices is {options.devices}, and torchrun started {processes} processes: leave devices out"
+            )
+        options = replace(options, devices=processes)
+        check_devices(options)
+    fabric = connect(options.accelerator, options.precision)
+    device = Device(fabric, choose_memory_format(options.channels_last))
+    if options.cuda_graphs and not (options.compile and fabric.device.type == "cuda"):
+        raise SpotkdError("cuda_graphs records what compile makes, on CUDA: set compile to true there, or leave it out")
+    return replace(options, quiet=options.quiet or not device.is_first), device
+
+
+def data_spec(options: DataOptions) -> DataSpec:
+    """What the data room is asked for."""
+    return DataSpec(**asdict(options))
+
+
+def open_data(options: RunOptions) -> Dataset:
+    """The data set; the choice of an epoch must be possible on it. Seeds all generators of random numbers.
+
+    Raises:
+        SpotkdError: it is not there, or has no validation images where they are needed.
+    """
+    data = load_data(data_spec(options.data))
+    resolve_select(options.select, data)  # before anything is written
+    seed_everything(options.seed)
+    return data
+
+
+def build_supervised(options: TrainOptions, data: Dataset) -> Supervised:
+    """The method of plain training."""
+    model = options.model
+    return Supervised(build_model(model.name, len(data.classes), model.checkpoint, data.image_shape))
+
+
+def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> SpotKD:
+    """The method of a distillation; unless ``quiet``, proposed cuts and what could not be folded are printed.
+
+    Raises:
+        SpotkdError: whatever does not fit.
+    """
+    if options.teacher.checkpoint is None:
+        raise SpotkdError(
+            "teacher.checkpoint is missing: name a run folder or a weights file; 'spotkd train' makes one"
+        )
+    check_class_count(options.teacher.checkpoint, data)
+    with redirect_stdout(None) if quiet else nullcontext():
+        teacher, student = (
+            create_model(
+                model.name, len(data.classes), model.checkpoint, at=parse_names(model.at), image_shape=data.image_shape
+            )
+            for model in (options.teacher, options.student)
+        )
+    strategy, policy = STRATEGIES[options.strategy](), options.policy
+    if options.fold and not strategy.trains_teacher:
+        teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
+        if reason is not None and not quiet:
+            print(f"teacher {options.teacher.name}: BatchNorm is not folded, {reason}")  # noqa: T201
+    return SpotKD(
+        teacher,
+        student,
+        options.distiller,
+        strategy,
+        image_shape=data.image_shape,
+        alpha=options.alpha,
+        beta=options.beta,
+        temperature=options.temperature,
+        standardise=options.standardise,
+        options=options.options,
+        spots=parse_spots(options.spots),
+        labels=data.train.labels,
+        gamma=policy.gamma,
+        policy_bias=_policy_bias(options, data),
+        share_cost=policy.share_cost,
+        target_share=policy.target_share,
+        target_weight=policy.target_weight,
+        gather=options.gather,
+    )
+
+
+def _policy_bias(options: DistillOptions, data: Dataset) -> float:
+    policy, optim = options.policy, options.optim
+    if policy.bias != "scaled":
+        return float(policy.bias)
+    steps = options.epochs * -(-len(data.train) // options.batch_size)
+    return scaled_bias(steps, optim.lr / 2 if policy.lr is None else policy.lr, policy.weight_decay, optim.momentum)
+
+
+def check_class_count(checkpoint: str, data: Dataset) -> None:
+    """Weights that note their classes must have as many as the data.
+
+    Raises:
+        SpotkdError: they have not.
+    """
+    classes = read_metadata(checkpoint).get("classes")  # only files of ours note them
+    if classes and len(classes) != len(data.classes):
+        raise SpotkdError(f"{checkpoint}: trained on {len(classes)} classes, and {data.name} has {len(data.classes)}")
+
+
+def plan_preparation(method: SpotKD, options: DistillOptions) -> PreparationPlan:
+    """How the distiller is prepared, where it needs that.
+
+    Raises:
+        SpotkdError: an option of the preparation has no effect.
+    """
+    chosen, preparation = options.preparation, method.preparation
+    given = [name for name in ("epochs", "lr", "checkpoint") if getattr(chosen, name) is not None]
+    if preparation is None and given:
+        raise SpotkdError(f"preparation.{given[0]} has no effect: this distiller is ready without preparation")
+    if chosen.checkpoint is not None and len(given) > 1:
+        raise SpotkdError(
+            f"preparation.{given[0]} has no effect: preparation.checkpoint takes the result of another run"
+        )
+    names = {"distiller": options.distiller, "teacher": options.teacher.name, "student": options.student.name}
+    share = 0.0 if preparation is None else preparation.share
+    epochs = max(round(options.epochs * share), 1) if chosen.epochs is None else chosen.epochs
+    return PreparationPlan(names, epochs, chosen.lr, chosen.checkpoint, options.quiet)
+
+
+def cache_teacher(method: SpotKD, data: Dataset, options: DistillOptions, device: Device) -> None:
+    """Make room for the teacher's outputs, where that is asked for.
+
+    Raises:
+        SpotkdError: they take more than is allowed, or the teacher sees other images in every epoch.
+    """
+    if not options.cache_teacher:
+        return
+    if data.augment:
+        raise SpotkdError(
+            "cache_teacher: the teacher sees other images in every epoch; set data.augment to false, or leave it out"
+        )
+    if data.train.labels is None:
+        raise SpotkdError(f"cache_teacher: the images of {data.name} stream by and cannot be told apart; leave it out")
+    method.cache_teacher(len(data.train), 2 if device.precision == "bf16-mixed" else 4, options.cache_teacher)
+    if method.teacher_cache is not None and not options.quiet:
+        print(f"teacher {options.teacher.name}: its outputs take {method.teacher_cache.gib:.3g} GiB")  # noqa: T201
+
+
+def check_teacher_of(options: DistillOptions, method: SpotKD, data: Dataset, device: Device) -> None:
+    """See :func:`.teacher.check_teacher`."""
+    loader = Loader(
+        data,
+        sample_of(data.test),
+        options.eval_batch_size,
+        training=False,
+        device=device.fabric.device,
+        memory_format=device.memory_format,
+        workers=options.data.workers,
+    )
+    check_teacher(
+        method.teacher,
+        loader,
+        len(data.classes),
+        device,
+        checkpoint=str(options.teacher.checkpoint),
+        data_name=options.data.name,
+        min_top1=options.min_teacher_top1,
+        warn=(lambda _: None) if options.quiet else print,
+    )

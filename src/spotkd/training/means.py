@@ -1,0 +1,60 @@
+"""The means of an epoch, as ``metrics.csv`` holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..distributed import Shard
+from ..losses import Losses
+from ..runtime.collectives import all_reduce_sum
+from ..stages import Batch
+
+
+class EpochMeans:
+    """Means over an epoch, summed on the device and read only where they are shown or saved."""
+
+    def __init__(self, spot_names: tuple[str, ...], device: torch.device) -> None:
+        self.names = [*(f"loss_{term}" for term in Losses.terms()), "train_top1", *(f"share_{n}" for n in spot_names)]
+        precise = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        self._sums = torch.zeros(len(self.names), device=device, dtype=precise)
+        self._count = 0
+
+    def add(self, losses: Losses, batch: Batch, shard: Shard) -> None:
+        """Add a step; where several processes share the batch, all of it."""
+        hits = 100 * (losses.logits.argmax(1) == batch.labels).float().mean()
+        terms = torch.stack([*losses[: len(Losses.terms())], hits]).detach()
+        means = torch.cat([terms, losses.mask.mean(0)]).to(self._sums.dtype)
+        self._sums += all_reduce_sum(means * shard.effective_size)
+        self._count += shard.total
+
+    def reset(self) -> None:
+        """Start over, for another epoch."""
+        self._sums.zero_()
+        self._count = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far."""
+        return {"sums": self._sums.cpu(), "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the sums of :meth:`state_dict`."""
+        self._sums.copy_(state["sums"])
+        self._count = state["count"]
+
+    def read(self) -> dict[str, float]:
+        """Means by name. Waits for the device."""
+        values = (self._sums / max(self._count, 1)).tolist()
+        return dict(zip(self.names, values, strict=True))
+
+
+def shares_of(means: Mapping[str, float]) -> dict[str, float]:
+    """The shares of distilled samples by spot, out of the means of an epoch."""
+    return {name.removeprefix("share_"): value for name, value in means.items() if name.startswith("share_")}
+
+
+def losses_of(means: Mapping[str, float]) -> dict[str, float]:
+    """The terms of the loss, out of the means of an epoch; they add up to the total."""
+    return {name.removeprefix("loss_"): value for name, value in means.items() if name.startswith("loss_")}
