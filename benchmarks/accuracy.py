@@ -16,7 +16,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from spotkd.data.glyph94 import FACE
+from spotkd.data.glyph94 import IMAGES_PER_FACE
 from spotkd.options import (
     DataOptions,
     DistillOptions,
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     arguments = parser.parse_args()
     common: dict[str, Any] = {
-        "data": DataOptions(limit=FACE * arguments.faces),
+        "data": DataOptions(limit=IMAGES_PER_FACE * arguments.faces),
         "epochs": arguments.epochs,
         "optim": OptimOptions(lr=0.2, schedule="onecycle"),
         "overwrite": True,
@@ -55,7 +55,8 @@ def main() -> None:
         run = with_values(run, {"teacher": ModelOptions(TEACHER, str(folder)), "student": ModelOptions(STUDENT)})
         return distill(run)
 
-    print(f"{FACE * arguments.faces} images, {arguments.epochs} epochs; {TEACHER} {teacher.scores.top1:.2f} %\n")
+    images = IMAGES_PER_FACE * arguments.faces
+    print(f"{images} images, {arguments.epochs} epochs; {TEACHER} {teacher.scores.top1:.2f} %\n")
     print("| seed | as shipped, top-1 (%) | all off | difference | seconds |\n|---|---|---|---|---|")
     fast, slow = [], []
     for seed in arguments.seeds:

@@ -21,7 +21,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from spotkd import create_model
-from spotkd.data.glyph94 import FACE
+from spotkd.data.glyph94 import IMAGES_PER_FACE
 from spotkd.models import save_weights
 from spotkd.options import DataOptions, DistillOptions, ModelOptions
 from spotkd.runs.folder import RunFolder
@@ -47,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         teacher = Path(folder) / "teacher.safetensors"
         torch.manual_seed(0)
-        save_weights(create_model(arguments.pair[0], FACE), teacher, {})  # an image of each class
+        save_weights(create_model(arguments.pair[0], IMAGES_PER_FACE), teacher, {})  # an image of each class
 
         def run(name: str, epochs: int) -> tuple[str, list[float], float]:
             started = time.perf_counter()

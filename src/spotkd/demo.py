@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .analysis import plot_accuracy, plot_decisions, plot_shares, teacher_probability
 from .data import Loader
-from .data.glyph94 import FACE, FACES
+from .data.glyph94 import IMAGES_PER_FACE, TRAIN_FACES
 from .errors import SpotkdError
 from .files import atomic_write
 from .options import (
@@ -34,13 +34,13 @@ POLICY = PolicyOptions(bias="scaled", target_share=0.6, target_weight=3.0)
 
 def run_demo(config: DemoOptions, console: Console) -> None:
     """Train the five networks, print the table, write the pictures."""
-    for key, highest in (("teacher_epochs", math.inf), ("epochs", math.inf), ("faces", FACES)):
+    for key, highest in (("teacher_epochs", math.inf), ("epochs", math.inf), ("faces", TRAIN_FACES)):
         if not 1 <= getattr(config, key) <= highest:
             raise SpotkdError(f"{key} is {getattr(config, key)}: it must lie between 1 and {highest}")
     out = Path(config.out)
     common: dict[str, Any] = {
         "overwrite": config.overwrite,
-        "data": DataOptions(limit=FACE * config.faces),
+        "data": DataOptions(limit=IMAGES_PER_FACE * config.faces),
         "batch_size": 32,
         "eval_batch_size": 64,
         "seed": config.seed,
@@ -62,7 +62,7 @@ def run_demo(config: DemoOptions, console: Console) -> None:
         return title, distill(DistillOptions(**common, **networks, **method, out=str(out / name), epochs=config.epochs))
 
     console.print(
-        f"{TEACHER} teaches {STUDENT} to read {FACE * config.faces} images of the 94 printable characters "
+        f"{TEACHER} teaches {STUDENT} to read {IMAGES_PER_FACE * config.faces} images of the 94 printable characters "
         f"in {config.faces} typefaces; tested on 9964 images in 106 others."
     )
     rows = [

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .data import DATASETS, canonical
+from .data import DATASETS, resolve_name
 from .distillers import DISTILLERS
 from .errors import SpotkdError, one_line
 from .models import MODELS
@@ -143,7 +143,7 @@ def parse(name: str) -> Recipe:
         strategy = last
         head, slash, last = head.rpartition("/")
     data, slash, distiller = head.rpartition("/")
-    data = canonical(data)
+    data = resolve_name(data)
     if not (slash and data and distiller and last):
         raise SpotkdError(shape)
     pair = ("", last) if distiller == SINGLE else networks(last)
@@ -201,7 +201,7 @@ def resolved(name: str, overrides: Mapping[str, Any]) -> TrainOptions | DistillO
         config = kind(**vars(parser.instantiate(parser.parse_object(_options(recipe, given)))))
     except (ArgumentError, TypeError, KeyError) as error:
         raise SpotkdError(f"recipe {name}: {one_line(error)}") from error
-    config = replace(config, data=replace(config.data, name=canonical(config.data.name)))
+    config = replace(config, data=replace(config.data, name=resolve_name(config.data.name)))
     _must_still_be(recipe, config)
     if beside is not None and parse(beside).name != recipe.name:
         raise SpotkdError(f"recipe {beside} is given beside recipe {recipe.name}: give one of them")

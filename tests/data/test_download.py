@@ -25,7 +25,7 @@ import pytest
 
 from spotkd import SpotkdError
 from spotkd.data import DataSpec, ImageSet, cifar, download, load_dataset
-from spotkd.data.download import Archive, fetch, obtain, obtain_packed
+from spotkd.data.download import Archive, ensure_archive, ensure_folder, fetch
 from spotkd.untrusted.archives import unpack_archive
 
 from .formats import write_cifar100
@@ -179,7 +179,7 @@ def test_a_connection_that_keeps_breaking_off(server: Server, target: Path) -> N
     server.cuts = [1000] * 5
     message = fails("cannot be fetched", lambda: fetch(server.address, target, MD5))
     assert "the connection broke off: 5000 of 1000000 bytes came" in message
-    assert "run again to go on after the first 5000 bytes" in message
+    assert "run again to resume after the first 5000 bytes" in message
     assert MD5 in message
     assert str(target) in message
     assert not target.exists()
@@ -278,7 +278,7 @@ def test_no_network(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(socket, "getaddrinfo", no_names)
     config = DataSpec("cifar100", root=str(target.parent), download=True)
-    message = fails("cannot be fetched", lambda: obtain(cifar.CIFAR100.archive, config, "cifar-100-python"))
+    message = fails("cannot be fetched", lambda: ensure_folder(cifar.CIFAR100.archive, config, "cifar-100-python"))
     assert message.startswith("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz: ")
     assert "Name or service not known" in message
     assert (
@@ -557,7 +557,7 @@ def test_an_archive_that_is_there_is_checked_and_unpacked(
 
 def test_an_archive_of_something_else(published: tuple[DataSpec, Archive]) -> None:
     config, archive = published
-    fails("holds no folder cifar-10", lambda: obtain(archive, config, "cifar-10"))
+    fails("holds no folder cifar-10", lambda: ensure_folder(archive, config, "cifar-10"))
 
 
 def test_processes_side_by_side_take_turns(
@@ -567,7 +567,8 @@ def test_processes_side_by_side_take_turns(
     server.cuts, server.stall = [5000], threading.Event()
     folders: list[Path] = []
     threads = [
-        threading.Thread(target=lambda: folders.append(obtain(archive, config, "cifar-100-python"))) for _ in range(3)
+        threading.Thread(target=lambda: folders.append(ensure_folder(archive, config, "cifar-100-python")))
+        for _ in range(3)
     ]
     for thread in threads:
         thread.start()
@@ -589,20 +590,20 @@ def test_an_archive_that_is_read_packed(published: tuple[DataSpec, Archive], ser
     config, archive = published
     packed = Path(config.root) / archive.filename
     missing = fails(
-        f"no {re.escape(str(packed))}: let", lambda: obtain_packed(archive, replace(config, download=False))
+        f"no {re.escape(str(packed))}: let", lambda: ensure_archive(archive, replace(config, download=False))
     )
     assert f"{config.mirror}cifar-100-python.tar.gz (md5 {archive.md5})" in missing
-    assert obtain_packed(archive, config) == packed
+    assert ensure_archive(archive, config) == packed
     assert packed.read_bytes() == server.content
     packed.write_bytes(b"the user's own")
-    assert obtain_packed(archive, config).read_bytes() == b"the user's own"
+    assert ensure_archive(archive, config).read_bytes() == b"the user's own"
     assert len(server.asked) == 1
 
 
 def test_a_root_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = DataSpec("cifar100", str(tmp_path / "file"), download=True)
-    fails("file: cannot be written", lambda: obtain_packed(cifar.CIFAR100.archive, config))
+    fails("file: cannot be written", lambda: ensure_archive(cifar.CIFAR100.archive, config))
 
 
 def test_addresses() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from spotkd import Dataset, Loader, SpotkdError
 from spotkd.data import ImageSet, LazySet, Split, load_dataset
-from spotkd.data.pictures import EXTENSIONS
+from spotkd.data.image_files import EXTENSIONS
 from spotkd.stages import Batch
 
 from ..conftest import in_memory
@@ -151,7 +151,7 @@ def test_others_are_decoded_as_needed(tmp_path: Path, sizes: list[tuple[int, int
 
 
 def test_a_picture_of_another_size_beyond_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spotkd.data.pictures._SAMPLE", 3)
+    monkeypatch.setattr("spotkd.data.image_files._SAMPLE", 3)
     write_folder(tmp_path, sizes=[*[(16, 16)] * 4, (20, 24)], count=3)
     data = open_folder(tmp_path)
     assert in_memory(data.train).images.shape == (9, 3, 16, 16)
@@ -173,9 +173,9 @@ def test_a_size_that_is_asked_for(tmp_path: Path) -> None:
 
 def test_small_pictures_too_many_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path, sizes=[(16, 20)], count=2)
-    monkeypatch.setattr("spotkd.data.lazy.MEMORY", 12 * 3 * 16 * 20)
+    monkeypatch.setattr("spotkd.data.lazy.MAX_MEMORY", 12 * 3 * 16 * 20)
     assert isinstance(open_folder(tmp_path).train, ImageSet)
-    monkeypatch.setattr("spotkd.data.lazy.MEMORY", 12 * 3 * 16 * 20 - 1)
+    monkeypatch.setattr("spotkd.data.lazy.MAX_MEMORY", 12 * 3 * 16 * 20 - 1)
     data = open_folder(tmp_path)
     assert isinstance(data.train, LazySet)
     assert data.image_shape == (3, 16, 16)
@@ -296,8 +296,8 @@ def test_imagenet(tmp_path: Path, splits: tuple[str, ...], below: str) -> None:
     assert data.name == "imagenet"
     assert isinstance(data.train, LazySet)
     assert isinstance(data.test, LazySet)
-    assert data.train.pictures[0][0].startswith(str(tmp_path / below / splits[0]))
-    assert data.test.pictures[0][0].startswith(str(tmp_path / below / splits[1]))
+    assert data.train.image_files[0][0].startswith(str(tmp_path / below / splits[0]))
+    assert data.test.image_files[0][0].startswith(str(tmp_path / below / splits[1]))
     assert data.test.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert data.val is None
     assert data.image_shape == (3, 224, 224)

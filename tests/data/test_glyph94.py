@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spotkd import Dataset, SpotkdError, load_glyph94
-from spotkd.data.glyph94 import FACE
+from spotkd.data.glyph94 import IMAGES_PER_FACE
 
 from ..conftest import in_memory
 
@@ -24,7 +24,9 @@ def test_sizes_and_classes(glyphs: Dataset) -> None:
     assert "".join(glyphs.classes) == "".join(map(chr, range(33, 127)))
     assert glyphs.image_shape == (3, 32, 32)
     for split in map(in_memory, (glyphs.train, glyphs.test)):
-        assert torch.equal(split.labels.view(-1, FACE), torch.arange(94).expand(len(split) // FACE, 94))
+        assert torch.equal(
+            split.labels.view(-1, IMAGES_PER_FACE), torch.arange(94).expand(len(split) // IMAGES_PER_FACE, 94)
+        )
 
 
 def test_the_overlap_that_the_card_states(glyphs: Dataset) -> None:

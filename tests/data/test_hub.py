@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spotkd import Dataset, Loader, SpotkdError
-from spotkd.data import LazySet, Pass, Split, load_dataset
+from spotkd.data import EpochSpec, LazySet, Split, load_dataset
 from spotkd.data.hub import StreamSet
 
 from ..conftest import in_memory
@@ -47,7 +47,7 @@ def fails(message: str, name: str = "./set", **options: object) -> None:
 
 
 def seen(split: Split, **wanted: Any) -> tuple[Tensor, Tensor]:
-    batches = list(split.batches(Pass(**({"batch_size": 5, "workers": 0} | wanted))))
+    batches = list(split.batches(EpochSpec(**({"batch_size": 5, "workers": 0} | wanted))))
     return torch.cat([batch[0] for batch in batches]), torch.cat([batch[1] for batch in batches])
 
 
@@ -263,7 +263,7 @@ def test_a_stream_has_the_same_content() -> None:
     files = [("", content) for content in written["train"]]
     same = LazySet(files, torch.arange(12), torch.tensor(TRAIN), 32)
     assert all(map(torch.equal, seen(data.train), seen(same)))
-    batches = list(data.train.batches(Pass(5)))
+    batches = list(data.train.batches(EpochSpec(5)))
     assert [len(labels) for _, labels, _ in batches] == [5, 5, 2]
     assert [indices for _, _, indices in batches] == [None] * 3
     assert batches[0][0].dtype == torch.uint8
@@ -324,7 +324,7 @@ def test_a_limit_takes_the_first_of_a_stream() -> None:
 
 def test_a_stream_that_does_not_tell_its_length() -> None:
     write()
-    message = r"does not tell how many training images it has; set data\.limit to how many to use"
+    message = r"does not say how many training images it has; set data\.limit to how many to use"
     fails(rf"^hf:\./set: {message}$", streaming=True)
     data = open_set(streaming=True, limit=9)
     assert (len(data.train), len(data.test)) == (9, 4)  # test images are counted, and all used
@@ -350,7 +350,7 @@ def test_what_a_stream_cannot_do() -> None:
     ):
         open_set(streaming=True).train.subset(torch.tensor([1, 2]))
     write(columns={"label": datasets.Value("int64")}, tell=True)
-    fails(r"^hf:\./set: column label does not tell the number of classes; leave streaming out$", streaming=True)
+    fails(r"^hf:\./set: column label does not give the number of classes; leave streaming out$", streaming=True)
 
 
 def test_a_stream_that_breaks_off() -> None:

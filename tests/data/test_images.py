@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from spotkd import Dataset, SpotkdError, load_dataset
-from spotkd.data import DataSpec, ImageSet, Pass
-from spotkd.data.images import check_options
+from spotkd.data import DataSpec, EpochSpec, ImageSet
+from spotkd.data.images import reject_unused
 
 
 def numbered(labels: list[int]) -> ImageSet:
@@ -40,21 +40,21 @@ def test_a_limit_takes_every_class_in_turn() -> None:
 
 def test_held_out_images_are_apart_stratified_and_the_same_every_time() -> None:
     data = made_of([0] * 20 + [1] * 10 + [2] * 5)
-    first, second = data.holding_out(0.2), data.holding_out(0.2)
+    first, second = data.hold_out(0.2), data.hold_out(0.2)
     assert first.val is not None
     assert sorted(numbers(first.train) + numbers(first.val)) == list(range(35))
     assert first.val.labels is not None
     assert first.val.labels.bincount().tolist() == [4, 2, 1]
     assert numbers(first.val) == numbers(second.val)
     torch.manual_seed(7)  # no run's seed moves them
-    assert numbers(data.holding_out(0.2).val) == numbers(first.val)
+    assert numbers(data.hold_out(0.2).val) == numbers(first.val)
     assert numbers(first.val)[:4] != [0, 1, 2, 3]
-    assert data.holding_out(0) is data
+    assert data.hold_out(0) is data
     assert numbers(first.test) == numbers(data.test)
 
 
 def test_a_small_class_keeps_an_image_to_train_on() -> None:
-    data = made_of([0, 0, 1, 2, 2, 2]).holding_out(0.9)
+    data = made_of([0, 0, 1, 2, 2, 2]).hold_out(0.9)
     assert data.train.labels is not None
     assert set(data.train.labels.tolist()) == {0, 1, 2}
 
@@ -62,14 +62,14 @@ def test_a_small_class_keeps_an_image_to_train_on() -> None:
 @pytest.mark.parametrize("share", [-0.1, 1.0, 2.0])
 def test_shares_that_are_none(share: float) -> None:
     with pytest.raises(SpotkdError, match=rf"data\.val_share of made is {share:g}: it must lie between 0 and 1"):
-        made_of([0, 0, 1, 1]).holding_out(share)
+        made_of([0, 0, 1, 1]).hold_out(share)
 
 
 def test_nothing_to_hold_out() -> None:
     with pytest.raises(SpotkdError, match="no class has two images"):
-        made_of([0, 1, 2]).holding_out(0.5)
+        made_of([0, 1, 2]).hold_out(0.5)
     with pytest.raises(SpotkdError, match="made has 2 validation images of its own; leave val_share out"):
-        dataclasses.replace(made_of([0, 0, 1, 1]), val=numbered([0, 1])).holding_out(0.5)
+        dataclasses.replace(made_of([0, 0, 1, 1]), val=numbered([0, 1])).hold_out(0.5)
 
 
 @pytest.mark.parametrize("label", [-1, 3])
@@ -86,7 +86,7 @@ def test_options_without_use() -> None:
     ):
         with pytest.raises(SpotkdError, match=rf"data\.{key} has no effect on glyph94: leave it out"):
             load_dataset("glyph94", **options)
-    check_options(DataSpec("x", image_size=3, root="r", limit=1, val_share=0.5, workers=2), "image_size")
+    reject_unused(DataSpec("x", image_size=3, root="r", limit=1, val_share=0.5, workers=2), "image_size")
 
 
 def test_names() -> None:
@@ -117,6 +117,6 @@ def test_a_data_set_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_pass_over_a_subset_keeps_its_order() -> None:
     split = numbered([0, 1, 2, 0, 1, 2]).subset(torch.tensor([4, 0, 2]))
-    batches = list(split.batches(Pass(batch_size=2)))
+    batches = list(split.batches(EpochSpec(batch_size=2)))
     assert [batch[0].flatten().tolist() for batch in batches] == [[4, 0], [2]]
     assert [batch[1].tolist() for batch in batches] == [[1, 0], [2]]

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from spotkd import Dataset, Loader, SpotkdError
-from spotkd.data import ImageSet, LazySet, Pass
+from spotkd.data import EpochSpec, ImageSet, LazySet
+from spotkd.data.image_files import decode_images, image_to_tensor
 from spotkd.data.lazy import MEAN, STD
-from spotkd.data.pictures import decode_all, pixels
 from spotkd.untrusted.images import decode_image, ignore_warnings, read_image_size
 
 from ..vision import torchvision
@@ -39,7 +39,7 @@ def lazy(files: list[tuple[str, bytes]], edge: int = 32) -> LazySet:
 
 def seen(split: LazySet, **wanted: object) -> tuple[Tensor, Tensor, Tensor]:
     """Images, labels and indices of one pass."""
-    batches = list(split.batches(Pass(**{"batch_size": 4, "workers": 0} | wanted)))  # type: ignore[arg-type]
+    batches = list(split.batches(EpochSpec(**{"batch_size": 4, "workers": 0} | wanted)))  # type: ignore[arg-type]
     indices = [indices for _, _, indices in batches if indices is not None]
     images, labels = [images for images, _, _ in batches], [labels for _, labels, _ in batches]
     return torch.cat(images), torch.cat(labels), torch.cat(indices)
@@ -145,7 +145,7 @@ def test_passes_repeat_and_differ() -> None:
 def test_the_order_is_that_of_images_in_memory() -> None:
     split = lazy(pictures())
     memory = ImageSet(torch.zeros(11, 3, 2, 2, dtype=torch.uint8), split.labels)
-    wanted = Pass(4, training=True, seed=5, epoch=6, workers=0)
+    wanted = EpochSpec(4, training=True, seed=5, epoch=6, workers=0)
     for (_, labels, indices), (_, same_labels, same) in zip(split.batches(wanted), memory.batches(wanted), strict=True):
         assert indices is not None
         assert same is not None
@@ -196,11 +196,11 @@ def test_processes_that_start_from_nothing() -> None:
 
 def test_no_process_is_left_when_a_pass_is_left_early() -> None:
     split = lazy(pictures())
-    for _ in split.batches(Pass(2, workers=2)):
+    for _ in split.batches(EpochSpec(2, workers=2)):
         assert len(multiprocessing.active_children()) == 2
         break
     assert not multiprocessing.active_children()
-    batches = split.batches(Pass(2, workers=2))
+    batches = split.batches(EpochSpec(2, workers=2))
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     batches.close()  # type: ignore[attr-defined]  # a generator
@@ -208,10 +208,10 @@ def test_no_process_is_left_when_a_pass_is_left_early() -> None:
 
 
 def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spotkd.data.lazy.cores", lambda: 3)
+    monkeypatch.setattr("spotkd.data.lazy.count_cores", lambda: 3)
     split = lazy(pictures())
     for workers, expected in ((0, 0), (1, 1), (None, 3), (6, 6), (9, 6)):  # there are six batches
-        batches = split.batches(Pass(2, workers=workers))
+        batches = split.batches(EpochSpec(2, workers=workers))
         next(batches)
         assert len(multiprocessing.active_children()) == expected
     del batches
@@ -279,7 +279,7 @@ def colours() -> Image.Image:
 
 def decoded(content: bytes) -> Array:
     with ignore_warnings():
-        return pixels(decode_image("picture", content)).numpy()
+        return image_to_tensor(decode_image("picture", content)).numpy()
 
 
 def test_every_kind_of_picture_becomes_rgb() -> None:
@@ -346,15 +346,15 @@ def test_what_pillow_warns_of_does_not_matter() -> None:
     split = lazy([("notes", notes), ("palette", palette)])
     assert seen(split)[0].shape == (2, 3, 32, 32)
     assert seen(split, workers=1)[0].shape == (2, 3, 32, 32)
-    images = split.in_memory((20, 12), "odd").images
+    images = split.decode_into_memory((20, 12), "odd").images
     assert torch.equal(images[0], images[1])
-    assert torch.equal(images[0], pixels(picture))
+    assert torch.equal(images[0], image_to_tensor(picture))
 
 
 def test_into_memory_in_parallel_and_in_order(capfd: pytest.CaptureFixture[str]) -> None:
     generator = np.random.default_rng(2)
     files = [(str(number), random_picture(generator, 12, 20)) for number in range(150)]
-    images = decode_all(files, [*range(149, -1, -1), 7], (12, 20), "reading")
+    images = decode_images(files, [*range(149, -1, -1), 7], (12, 20), "reading")
     expected = [pixels_of(content) for _, content in files]
     assert np.array_equal(images.numpy(), np.stack([*expected[::-1], expected[7]]))
     assert images.is_contiguous()
@@ -364,7 +364,7 @@ def test_into_memory_in_parallel_and_in_order(capfd: pytest.CaptureFixture[str])
 def test_into_memory_the_centre_of_what_has_another_size() -> None:
     wide = Image.new("RGB", (80, 20), (255, 0, 0))
     wide.paste((0, 255, 0), (25, 0, 55, 20))
-    images = decode_all([("wide", saved(wide, "png"))], [0], (10, 10), "")
+    images = decode_images([("wide", saved(wide, "png"))], [0], (10, 10), "")
     assert images.shape == (1, 3, 10, 10)
     assert (images[0, 1] == 255).all()
     assert (images[0, 0] == 0).all()
@@ -376,7 +376,7 @@ def test_into_memory_the_first_damaged_picture_is_named() -> None:
     for number in (270, 140):
         files[number] = (files[number][0], b"x")
     with pytest.raises(SpotkdError, match=r"^140\.png: damaged or not a picture"):
-        decode_all(files, range(300), (12, 20), "")
+        decode_images(files, range(300), (12, 20), "")
 
 
 def test_a_subset_keeps_the_right_pictures() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from spotkd import Dataset, Loader, SpotkdError
-from spotkd.data import augment, prepare
-from spotkd.data.loader import sent
+from spotkd.data import augment, normalise
+from spotkd.data.loader import to_device
 
 from ..conftest import in_memory
 
@@ -36,7 +36,7 @@ def test_no_offset_no_change() -> None:
 def test_normalisation_and_layout(channels: int) -> None:
     images = torch.randint(0, 256, (4, channels, 8, 8), dtype=torch.uint8)
     mean, std = torch.tensor([0.2] * channels), torch.tensor([0.35] * channels)
-    out = prepare(images, mean, std, torch.channels_last)
+    out = normalise(images, mean, std, torch.channels_last)
     assert out.shape == (4, 3, 8, 8)
     assert out.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(out, ((images.float() / 255 - 0.2) / 0.35).expand(4, 3, 8, 8))
@@ -66,7 +66,7 @@ def test_epochs_repeat_and_differ(tiny_data: Dataset) -> None:
 def test_evaluation_keeps_order_and_pixels(tiny_data: Dataset) -> None:
     data = dataclasses.replace(tiny_data, flip=True)
     batches = list(Loader(data, data.test, 40, training=False).epoch(0))
-    expected = prepare(
+    expected = normalise(
         in_memory(data.test).images, torch.tensor(data.mean), torch.tensor(data.std), torch.contiguous_format
     )
     assert torch.equal(batches[0].images, expected)
@@ -108,8 +108,8 @@ class Pinnable:
 
 def test_a_batch_reaches_a_gpu_without_waiting() -> None:
     to_gpu, to_cpu = Pinnable(), Pinnable()
-    sent(to_gpu, torch.device("cuda"))  # type: ignore[arg-type]
-    sent(to_cpu, torch.device("cpu"))  # type: ignore[arg-type]
+    to_device(to_gpu, torch.device("cuda"))  # type: ignore[arg-type]
+    to_device(to_cpu, torch.device("cpu"))  # type: ignore[arg-type]
     assert to_gpu.taken == ["pinned", ("cuda", True)]
     assert to_cpu.taken == [("cpu", False)]
 
@@ -117,4 +117,4 @@ def test_a_batch_reaches_a_gpu_without_waiting() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_batch_on_a_gpu_is_what_was_sent() -> None:
     tensor = torch.arange(1000)
-    assert torch.equal(sent(tensor, torch.device("cuda")).cpu(), tensor)
+    assert torch.equal(to_device(tensor, torch.device("cuda")).cpu(), tensor)

@@ -16,7 +16,7 @@ import torch
 from spotkd import Dataset, Loader, SpotkdError
 from spotkd.data import load_dataset
 from spotkd.data import tiny_imagenet as module
-from spotkd.data.pictures import decode_all
+from spotkd.data.image_files import decode_images
 
 from ..conftest import in_memory
 from .formats import Written, write_files, write_tiny_imagenet
@@ -53,9 +53,9 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def noted(*arguments: object) -> torch.Tensor:
         titles.append(str(arguments[-1]))
-        return decode_all(*arguments)  # type: ignore[arg-type]
+        return decode_images(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "decode_all", noted)
+    monkeypatch.setattr(module, "decode_images", noted)
     return titles
 
 
@@ -227,7 +227,7 @@ PICTURE = "train/n02012849/images/n02012849_1.JPEG"
     [
         (PICTURE, b"no picture", "NAME: damaged or not a picture; replace or remove it"),
         ("val/images/val_3.JPEG", b"", "NAME: damaged or not a picture; replace or remove it"),
-        ("val/images/val_3.JPEG", None, r"NAME: missing, though val_annotations\.txt lists it; fetch it anew"),
+        ("val/images/val_3.JPEG", None, r"NAME: missing, though val_annotations\.txt lists it; fetch it again"),
         ("wnids.txt", None, "NAME: (no such file in the archive|cannot be read .No such file or directory.)"),
         ("wnids.txt", b"", "NAME: damaged, it names 0 classes"),
         ("val/val_annotations.txt", None, "NAME: (no such file in the archive|cannot be read .No such file .*)"),
@@ -253,7 +253,7 @@ def test_a_class_without_pictures(tmp_path: Path, as_zip: bool) -> None:
     for number in range(3):
         called = change_file(tmp_path, as_zip, f"train/n02012849/images/n02012849_{number}.JPEG", None)
     folder = re.escape(called.rpartition("/")[0])
-    fails(tmp_path, rf"^{folder}: no pictures, though wnids\.txt lists the class; fetch it anew$")
+    fails(tmp_path, rf"^{folder}: no pictures, though wnids\.txt lists the class; fetch it again$")
 
 
 def test_a_zip_with_a_flipped_bit(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from spotkd import Dataset, Loader, SpotkdError, create_model, load_dataset, load_glyph94
 from spotkd.cli import main
-from spotkd.data import LazySet, preprocessing_of
-from spotkd.data.pictures import Files
+from spotkd.data import LazySet, make_preprocessing
+from spotkd.data.image_files import FolderImages
 from spotkd.deploy import load_student, open_student
 from spotkd.models import save_weights
 from spotkd.untrusted.images import decode_image
@@ -34,7 +34,7 @@ def save_run(folder: Path, data: Dataset) -> Path:
         next(reversed(list(network.parameters()))).sub_(network(batch.images).mean(0))
     folder.mkdir()
     noted = {"model": "resnet8", "data": data.name, "classes": data.classes}
-    save_weights(network, folder / "student.safetensors", noted | {"preprocessing": asdict(preprocessing_of(data))})
+    save_weights(network, folder / "student.safetensors", noted | {"preprocessing": asdict(make_preprocessing(data))})
     return folder
 
 
@@ -95,12 +95,12 @@ def test_pictures_are_prepared_as_in_evaluation(size: int | None, tmp_path: Path
             Image.fromarray(generator.integers(0, 256, (*shape, 3), dtype=np.uint8)).save(place)
     data = load_dataset(f"folder:{tmp_path / 'set'}", image_size=size, workers=0)
     batch = next(iter(Loader(data, data.test, 8, training=False, workers=0).epoch(0)))
-    preprocessing = preprocessing_of(data)
+    preprocessing = make_preprocessing(data)
     assert preprocessing.resize == ("margin" if isinstance(data.test, LazySet) else "cover")
     files = sorted((tmp_path / "set" / "test").rglob("*.png"), key=lambda path: (path.parent.name, path.name))
-    pictures = Files("", np.array([bytes(path) for path in files]))
-    mine = torch.stack([preprocessing.pixels(decode_image(*pictures[number])) for number in range(8)])
-    assert torch.equal(preprocessing.normalised(mine), batch.images)
+    pictures = FolderImages("", np.array([bytes(path) for path in files]))
+    mine = torch.stack([preprocessing.to_pixels(decode_image(*pictures[number])) for number in range(8)])
+    assert torch.equal(preprocessing.normalise(mine), batch.images)
 
 
 def test_colour_pictures_of_any_size_fit_a_grey_student(

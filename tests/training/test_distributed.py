@@ -21,7 +21,7 @@ from lightning_fabric.plugins.environments.lightning import find_free_network_po
 from torch import Tensor
 
 from spotkd import DISTILLERS, Batch, SpotKD, SpotkdError, create_model
-from spotkd.data import Dataset, ImageSet, Loader, Pass, load_data
+from spotkd.data import Dataset, EpochSpec, ImageSet, Loader, load_data
 from spotkd.data.images import RawBatch
 from spotkd.distributed import Shard, per_rank_generator, uniform, use_shard
 from spotkd.errors import STOPPED
@@ -359,7 +359,7 @@ def test_a_network_s_own_noise_leaves_the_common_stream_alone() -> None:
 
 def test_a_split_that_does_not_part_batches_is_refused(tiny_data: Dataset) -> None:
     class Whole(ImageSet):
-        def batches(self, wanted: Pass) -> Iterator[RawBatch]:
+        def batches(self, wanted: EpochSpec) -> Iterator[RawBatch]:
             return super().batches(replace(wanted, rank=0, processes=1))
 
         def to(self, device: torch.device | str) -> Whole:

@@ -49,7 +49,7 @@ def first_best(rows: list[dict[str, float]], column: str) -> int:
 def saved_top1(out: Path, split: str) -> float:
     """The accuracy of the weights file on a split, measured afresh."""
     config = yaml.safe_load((out / "config.yaml").read_text())
-    data = DATASETS["tiny"](DataSpec("tiny")).holding_out(config["data"]["val_share"])
+    data = DATASETS["tiny"](DataSpec("tiny")).hold_out(config["data"]["val_share"])
     model = create_model("tinynet4", 5, out / "model.safetensors")
     images = getattr(data, split)
     return evaluate(model, Loader(data, images, 40, training=False), Fabric(accelerator="cpu", devices=1), 5).top1

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from ..data import Pass, Split
+from ..data import EpochSpec, Split
 from ..errors import SpotkdError
 
 # Okabe and Ito's palette: distinct with every common colour blindness.
@@ -99,7 +99,7 @@ def plot_decisions(
         rows = panel.subplots(2, count, squeeze=False)
         for cells, most in zip(rows, (True, False), strict=True):
             chosen = first_of_each_class(column.argsort(descending=most, stable=True), labels, per_class)[:count]
-            pictures, _, _ = next(split.subset(torch.tensor(chosen)).batches(Pass(count)))
+            pictures, _, _ = next(split.subset(torch.tensor(chosen)).batches(EpochSpec(count)))
             for cell, index, picture in zip(cells, chosen, pictures, strict=True):
                 cell.imshow(np.squeeze(picture.permute(1, 2, 0).numpy()), cmap="gray", vmin=0, vmax=255)
                 cell.set_xticks([])

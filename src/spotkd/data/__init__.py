@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from ..deprecation import warn_renamed
 from ..errors import SpotkdError
 from ..registry import PYTHON, import_name
 from . import cifar, folders, glyph94, hub, tiny_imagenet  # noqa: F401  # fills the registries
 from .glyph94 import load_glyph94
-from .images import DATASETS, SOURCES, Dataset, ImageSet, Pass, Split, augment, check_options, picked
+from .images import DATASETS, SOURCES, Dataset, EpochSpec, ImageSet, Split, augment, pick_images, reject_unused
 from .lazy import LazySet
-from .loader import Loader, prepare
-from .preprocessing import Preprocessing, preprocessing_of, read_preprocessing
+from .loader import Loader, normalise
+from .preprocessing import Preprocessing, make_preprocessing, read_preprocessing
 from .spec import DataSpec
 
 __all__ = [
@@ -19,27 +21,44 @@ __all__ = [
     "SOURCES",
     "DataSpec",
     "Dataset",
+    "EpochSpec",
     "ImageSet",
     "LazySet",
     "Loader",
-    "Pass",
     "Preprocessing",
     "Split",
     "augment",
-    "canonical",
     "load_data",
     "load_dataset",
     "load_glyph94",
-    "picked",
-    "prepare",
-    "preprocessing_of",
+    "make_preprocessing",
+    "normalise",
+    "pick_images",
     "read_preprocessing",
+    "resolve_name",
 ]
 
 _ALIASES = {"cifar-10": "cifar10", "cifar-100": "cifar100", "tiny_imagenet": "tiny-imagenet"}  # other usual spellings
 
 
-def canonical(name: str) -> str:
+_FORMER_NAMES = {
+    "Pass": "EpochSpec",
+    "canonical": "resolve_name",
+    "picked": "pick_images",
+    "prepare": "normalise",
+    "preprocessing_of": "make_preprocessing",
+}
+
+if not TYPE_CHECKING:  # type checkers should report the former names
+
+    def __getattr__(name: str) -> object:
+        if name not in _FORMER_NAMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warn_renamed(f"{__name__}.{name}", _FORMER_NAMES[name])
+        return globals()[_FORMER_NAMES[name]]
+
+
+def resolve_name(name: str) -> str:
     """A data set's own name from other usual spellings of it: cifar100 for CIFAR-100."""
     low = name.lower()
     return _ALIASES.get(low, low if low in DATASETS else name)
@@ -51,17 +70,17 @@ def load_data(spec: DataSpec) -> Dataset:
     Raises:
         SpotkdError: an unknown name, missing or damaged files, an option that does not fit.
     """
-    name = canonical(spec.name)
+    name = resolve_name(spec.name)
     source, colon, rest = name.partition(":")
     if name.startswith(PYTHON):
-        data = _own(spec)
+        data = _load_from_python(spec)
     elif colon:
         data = SOURCES[source](rest, spec)
     else:
         data = DATASETS[name](spec)
     if not spec.augment:
         data = replace(data, augment=False)
-    return data.limited(spec.limit).holding_out(spec.val_share)
+    return data.limited(spec.limit).hold_out(spec.val_share)
 
 
 def load_dataset(name: str, **options: object) -> Dataset:
@@ -82,9 +101,9 @@ def load_dataset(name: str, **options: object) -> Dataset:
     return load_data(spec)
 
 
-def _own(spec: DataSpec) -> Dataset:
+def _load_from_python(spec: DataSpec) -> Dataset:
     """The data set that a function of the user's returns."""
-    check_options(spec)
+    reject_unused(spec)
     make = import_name(spec.name.removeprefix(PYTHON))
     data = make() if callable(make) else make
     if not isinstance(data, Dataset):

@@ -11,8 +11,8 @@ import torch
 
 from ..errors import SpotkdError
 from ..untrusted.pickles import Array, read_pickle
-from .download import Archive, obtain
-from .images import DATASETS, Dataset, ImageSet, check_options
+from .download import Archive, ensure_folder
+from .images import DATASETS, Dataset, ImageSet, reject_unused
 from .spec import DataSpec
 
 SHAPE = (3, 32, 32)
@@ -62,36 +62,36 @@ CIFAR100 = _Layout(
 
 
 @DATASETS.register("cifar10")
-def _cifar10(spec: DataSpec) -> Dataset:
+def _load_cifar10(spec: DataSpec) -> Dataset:
     """10 classes of photographs, 32x32, 50 000 / 10 000 images; --data.download true fetches them (170 MB)"""
-    return _load(spec, CIFAR10)
+    return _load_cifar(spec, CIFAR10)
 
 
 @DATASETS.register("cifar100")
-def _cifar100(spec: DataSpec) -> Dataset:
+def _load_cifar100(spec: DataSpec) -> Dataset:
     """100 classes of photographs, 32x32, 50 000 / 10 000 images; --data.download true fetches them (169 MB)"""
-    return _load(spec, CIFAR100)
+    return _load_cifar(spec, CIFAR100)
 
 
-def _load(spec: DataSpec, layout: _Layout) -> Dataset:
-    check_options(spec, "download", "mirror")
-    folder = obtain(layout.archive, spec, layout.folder)
-    train = _split(folder, layout.train, layout)
-    test = _split(folder, (layout.test,), layout)
-    names = _class_names(folder / layout.meta, layout)
+def _load_cifar(spec: DataSpec, layout: _Layout) -> Dataset:
+    reject_unused(spec, "download", "mirror")
+    folder = ensure_folder(layout.archive, spec, layout.folder)
+    train = _read_split(folder, layout.train, layout)
+    test = _read_split(folder, (layout.test,), layout)
+    names = _read_class_names(folder / layout.meta, layout)
     return Dataset(layout.archive.name, train, test, names, layout.mean, layout.std, padding=4, flip=True)
 
 
-def _split(folder: Path, files: tuple[str, ...], layout: _Layout) -> ImageSet:
-    batches = [_batch(folder / file, layout) for file in files]
+def _read_split(folder: Path, files: tuple[str, ...], layout: _Layout) -> ImageSet:
+    batches = [_read_batch(folder / file, layout) for file in files]
     images = np.concatenate([data for data, _ in batches]).reshape(-1, *SHAPE)
     return ImageSet(torch.from_numpy(images), torch.tensor([label for _, labels in batches for label in labels]))
 
 
-def _batch(path: Path, layout: _Layout) -> tuple[Array, list[int]]:
+def _read_batch(path: Path, layout: _Layout) -> tuple[Array, list[int]]:
     """Pixels ``(N, 3072)`` uint8 and N labels of one file."""
     content = read_pickle(path)
-    data, labels = _entry(path, content, "data"), _entry(path, content, layout.labels)
+    data, labels = _get_entry(path, content, "data"), _get_entry(path, content, layout.labels)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _PIXELS:
         what = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else f"a {type(data).__name__}"
         raise SpotkdError(f"{path}: damaged, 'data' is {what} in place of uint8 (images, {_PIXELS})")
@@ -108,8 +108,8 @@ def _batch(path: Path, layout: _Layout) -> tuple[Array, list[int]]:
     return data, labels
 
 
-def _class_names(path: Path, layout: _Layout) -> tuple[str, ...]:
-    names = _entry(path, read_pickle(path), layout.names)
+def _read_class_names(path: Path, layout: _Layout) -> tuple[str, ...]:
+    names = _get_entry(path, read_pickle(path), layout.names)
     if not isinstance(names, list) or not all(isinstance(name, (bytes, str)) for name in names):
         raise SpotkdError(f"{path}: damaged, '{layout.names}' is no list of names")
     if len(names) != layout.classes:
@@ -117,7 +117,7 @@ def _class_names(path: Path, layout: _Layout) -> tuple[str, ...]:
     return tuple(name.decode(errors="replace") if isinstance(name, bytes) else name for name in names)
 
 
-def _entry(path: Path, content: Mapping[str, object], key: str) -> object:
+def _get_entry(path: Path, content: Mapping[str, object], key: str) -> object:
     if key not in content:
         raise SpotkdError(f"{path}: damaged or another file, it has no entry '{key}'")
     return content[key]

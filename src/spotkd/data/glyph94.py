@@ -11,11 +11,11 @@ from importlib.resources import as_file, files
 import numpy as np
 import torch
 
-from .images import DATASETS, Dataset, ImageSet, check_options
+from .images import DATASETS, Dataset, ImageSet, reject_unused
 from .spec import DataSpec
 
-FACE = 94  # images a face, one for each class
-FACES = 532  # faces to train on
+IMAGES_PER_FACE = 94  # images a face, one for each class
+TRAIN_FACES = 532  # faces to train on
 
 
 def load_glyph94() -> Dataset:
@@ -36,7 +36,7 @@ def load_glyph94() -> Dataset:
 
 
 @DATASETS.register("glyph94")
-def _glyph94(spec: DataSpec) -> Dataset:
+def _load_glyph94(spec: DataSpec) -> Dataset:
     """94 printable characters in 638 typefaces, 32x32 grey, 50 008 / 9 964 images; comes with the package"""
-    check_options(spec)
+    reject_unused(spec)
     return load_glyph94()

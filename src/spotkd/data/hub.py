@@ -18,35 +18,45 @@ from rich.console import Console
 from torch import Tensor
 
 from ..errors import SpotkdError, one_line
-from .images import SOURCES, Dataset, Pass, RawBatch, Split, check_options
-from .lazy import LARGE, MEAN, STD, LazySet, assemble, library, settle_size, transform_to, transformed
+from .images import SOURCES, Dataset, EpochSpec, RawBatch, Split, reject_unused
+from .lazy import (
+    DEFAULT_EDGE,
+    MEAN,
+    STD,
+    LazySet,
+    build_dataset,
+    choose_size,
+    decode_and_transform,
+    import_optional,
+    make_transform,
+)
 from .spec import DataSpec
 
-_VAL = ("validation", "valid", "val")
+_VAL_NAMES = ("validation", "valid", "val")
 _BUFFER = 1000  # images that a stream is shuffled among
-_FIRST = 64  # images of a stream that are looked at before it is used
+_PEEKED = 64  # images of a stream that are looked at before it is used
 
 
 @SOURCES.register("hf")
-def _hub(rest: str, spec: DataSpec) -> Dataset:
+def _load_hub(rest: str, spec: DataSpec) -> Dataset:
     """Images of the Hugging Face Hub or a folder in its formats: hf:NAME, hf:NAME:CONFIGURATION, hf:./FOLDER"""
-    check_options(spec, "image_size", "test_share", "streaming")
-    splits = _load(rest, spec)
+    reject_unused(spec, "image_size", "test_share", "streaming")
+    splits = _load_splits(rest, spec)
     if "train" not in splits:
         raise SpotkdError(f"{spec.name}: has the splits {', '.join(splits)} and no train")
-    image, label, classes = _columns(spec.name, splits["train"].features)
-    undecoded = library("datasets", "hub").Image(decode=False)
-    val = next((name for name in _VAL if name in splits), "")
+    image, label, classes = _find_columns(spec.name, splits["train"].features)
+    undecoded = import_optional("datasets", "hub").Image(decode=False)
+    val = next((name for name in _VAL_NAMES if name in splits), "")
     used = {
         title: splits[name].select_columns([image, label]).cast_column(image, undecoded)
         for title, name in (("training", "train"), ("test", "test"), ("validation", val))
         if name in splits
     }
-    read = _streamed if spec.streaming else _indexed
+    read = _build_streamed if spec.streaming else _build_indexed
     return read(spec, used, image, label, classes)
 
 
-def _load(rest: str, spec: DataSpec) -> Mapping[str, Any]:
+def _load_splits(rest: str, spec: DataSpec) -> Mapping[str, Any]:
     """The library's own splits by name."""
     name, _, configuration = rest.partition(":")
     if not name:
@@ -56,7 +66,7 @@ def _load(rest: str, spec: DataSpec) -> Mapping[str, Any]:
         if not folder.is_dir():
             raise SpotkdError(f"{spec.name}: no such folder, seen from {Path.cwd()}")
         name = str(folder.resolve())
-    datasets = library("datasets", "hub")
+    datasets = import_optional("datasets", "hub")
     try:
         return cast(Mapping[str, Any], datasets.load_dataset(name, configuration or None, streaming=spec.streaming))
     except Exception as error:  # an unknown name, no network, no permission, files that it cannot read
@@ -64,9 +74,9 @@ def _load(rest: str, spec: DataSpec) -> Mapping[str, Any]:
         raise SpotkdError(f"{spec.name}: the Hub's library cannot load it ({reason})") from error
 
 
-def _columns(name: str, features: Mapping[str, Any] | None) -> tuple[str, str, tuple[str, ...] | None]:
+def _find_columns(name: str, features: Mapping[str, Any] | None) -> tuple[str, str, tuple[str, ...] | None]:
     """The column of images, that of labels, and the classes if they have names."""
-    datasets = library("datasets", "hub")
+    datasets = import_optional("datasets", "hub")
     features = features or {}  # streams of some formats have none
     images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
     if len(images) != 1:
@@ -96,8 +106,8 @@ def _columns(name: str, features: Mapping[str, Any] | None) -> tuple[str, str, t
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Pictures in a column of a table.
+class TableImages:
+    """Image files in a column of a table.
 
     Attributes:
         title: what to call one in an error message, together with its number.
@@ -113,10 +123,10 @@ class Rows:
         return len(self.rows)
 
     def __getitem__(self, number: int) -> tuple[str, bytes]:
-        return _content(f"{self.title} {number}", self.rows[number][self.column])
+        return _read_content(f"{self.title} {number}", self.rows[number][self.column])
 
 
-def _content(title: str, value: Mapping[str, Any] | None) -> tuple[str, bytes]:
+def _read_content(title: str, value: Mapping[str, Any] | None) -> tuple[str, bytes]:
     """Name and file of an undecoded image, which are in the table or at an address."""
     content, path = (None, None) if value is None else (value["bytes"], value["path"])
     name = f"{title} ({path})" if path else title
@@ -131,28 +141,30 @@ def _content(title: str, value: Mapping[str, Any] | None) -> tuple[str, bytes]:
     return name, cast(bytes, content)
 
 
-def _indexed(
+def _build_indexed(
     spec: DataSpec, splits: dict[str, Any], image: str, label: str, classes: tuple[str, ...] | None
 ) -> Dataset:
-    labels = {title: _labels(rows, label) for title, rows in splits.items()}
+    labels = {title: _read_labels(rows, label) for title, rows in splits.items()}
     if "test" in labels and (labels["test"] < 0).all():
-        _replace_test(spec, labels)
+        _drop_unlabelled_test(spec, labels)
     if classes is None:
         classes = tuple(map(str, range(max(int(numbers.max()) for numbers in labels.values()) + 1)))
     read: dict[str, LazySet] = {}
     for title, numbers in labels.items():
-        pictures = Rows(f"{spec.name}: {title} image", splits[title].select_columns([image]), image)
+        pictures = TableImages(f"{spec.name}: {title} image", splits[title].select_columns([image]), image)
         _check_labels(pictures.title, numbers, len(classes))
         read[title] = LazySet(pictures, torch.arange(len(numbers)), numbers)
-    return assemble(spec, classes, read["training"], read.get("test"), read.get("validation"))
+    return build_dataset(spec, classes, read["training"], read.get("test"), read.get("validation"))
 
 
-def _labels(rows: Any, column: str) -> Tensor:
+def _read_labels(rows: Any, column: str) -> Tensor:
     """``(N,)`` int64, -1 where there is none."""
-    return torch.tensor([_known(label) for label in rows.select_columns([column])[:][column]], dtype=torch.int64)
+    return torch.tensor(
+        [_label_or_missing(label) for label in rows.select_columns([column])[:][column]], dtype=torch.int64
+    )
 
 
-def _known(label: int | None) -> int:
+def _label_or_missing(label: int | None) -> int:
     return -1 if label is None else label
 
 
@@ -165,7 +177,7 @@ def _check_labels(title: str, labels: Tensor, classes: int, start: int = 0) -> N
             raise SpotkdError(f"{title} {number} has label {label}, and the {classes} classes are 0 to {classes - 1}")
 
 
-def _replace_test(spec: DataSpec, splits: dict[str, Any]) -> None:
+def _drop_unlabelled_test(spec: DataSpec, splits: dict[str, Any]) -> None:
     """Leave out a test split without labels, as that of a contest, if something stands in for it.
 
     Raises:
@@ -209,7 +221,7 @@ class StreamSet(Split):
     label: str
     classes: int
     count: int
-    edge: int = LARGE
+    edge: int = DEFAULT_EDGE
     labels: Tensor | None = field(default=None, init=False)
 
     def __len__(self) -> int:
@@ -230,25 +242,25 @@ class StreamSet(Split):
             raise SpotkdError(f"{self.title}s stream by, and only the first ones can be picked; leave streaming out")
         return replace(self, stream=self.stream.take(count), count=count)
 
-    def batches(self, wanted: Pass) -> Iterator[RawBatch]:
+    def batches(self, epoch: EpochSpec) -> Iterator[RawBatch]:
         """The batches of one pass.
 
         Raises:
             SpotkdError: an image is damaged, a label is no class, the stream breaks off or is shorter than thought.
         """
-        seed = wanted.generator().initial_seed()
-        stream = self.stream.shuffle(seed=seed, buffer_size=_BUFFER) if wanted.training else self.stream
-        transform = transform_to(self.edge, wanted.training and wanted.augment, wanted.flip)
-        title = f"{self.title} at shuffled place" if wanted.training else self.title
-        start = min(wanted.skip * wanted.batch_size, self.count)
-        rows = islice(_rows(stream, self.title), start, None)
-        while batch := list(islice(rows, min(wanted.batch_size, self.count - start))):
-            part = wanted.part(len(batch))
+        seed = epoch.generator().initial_seed()
+        stream = self.stream.shuffle(seed=seed, buffer_size=_BUFFER) if epoch.training else self.stream
+        transform = make_transform(self.edge, epoch.training and epoch.augment, epoch.flip)
+        title = f"{self.title} at shuffled place" if epoch.training else self.title
+        start = min(epoch.skip * epoch.batch_size, self.count)
+        rows = islice(_iterate_rows(stream, self.title), start, None)
+        while batch := list(islice(rows, min(epoch.batch_size, self.count - start))):
+            part = epoch.shard(len(batch))
             own, first = batch[part.start : part.stop], start + part.start
-            labels = torch.tensor([_known(row[self.label]) for row in own], dtype=torch.long)
+            labels = torch.tensor([_label_or_missing(row[self.label]) for row in own], dtype=torch.long)
             _check_labels(title, labels, self.classes, first)
-            files = [_content(f"{title} {number}", row[self.image]) for number, row in enumerate(own, first)]
-            images = [transformed(file, transform, seed, number) for number, file in enumerate(files, first)]
+            files = [_read_content(f"{title} {number}", row[self.image]) for number, row in enumerate(own, first)]
+            images = [decode_and_transform(file, transform, seed, number) for number, file in enumerate(files, first)]
             yield torch.stack(images) if images else torch.empty(0, 3, *self.size), labels, None
             start += len(batch)
         if start < self.count:
@@ -257,7 +269,7 @@ class StreamSet(Split):
             )
 
 
-def _rows(stream: Any, title: str) -> Iterator[Mapping[str, Any]]:
+def _iterate_rows(stream: Any, title: str) -> Iterator[Mapping[str, Any]]:
     """What a stream gives; whatever the net and the formats may raise is told on one line."""
     rows = iter(stream)
     while True:
@@ -270,40 +282,42 @@ def _rows(stream: Any, title: str) -> Iterator[Mapping[str, Any]]:
         yield row
 
 
-def _streamed(
+def _build_streamed(
     spec: DataSpec, splits: dict[str, Any], image: str, label: str, classes: tuple[str, ...] | None
 ) -> Dataset:
     if classes is None:
-        raise SpotkdError(f"{spec.name}: column {label} does not tell the number of classes; leave streaming out")
+        raise SpotkdError(f"{spec.name}: column {label} does not give the number of classes; leave streaming out")
     if spec.test_share is not None:
         raise SpotkdError(f"data.test_share is {spec.test_share:g}: no stream can be divided; leave it out")
-    library("torchvision.transforms.v2", "vision")  # if it is missing, let the user know now
+    import_optional("torchvision.transforms.v2", "vision")  # if it is missing, let the user know now
     titles = {title: f"{spec.name}: {title} image" for title in splits}
-    first = {title: list(islice(_rows(stream, titles[title]), _FIRST)) for title, stream in splits.items()}
-    if "test" in splits and all(_known(row[label]) < 0 for row in first["test"]):
-        _replace_test(spec, splits)
+    first = {title: list(islice(_iterate_rows(stream, titles[title]), _PEEKED)) for title, stream in splits.items()}
+    if "test" in splits and all(_label_or_missing(row[label]) < 0 for row in first["test"]):
+        _drop_unlabelled_test(spec, splits)
     testing = "test" if "test" in splits else "validation"
     if testing not in splits:
         raise SpotkdError(f"{spec.name}: has training images only, and no stream can be divided; leave streaming out")
-    pictures = [_content(f"{titles['training']} {n}", row[image]) for n, row in enumerate(first["training"])]
-    edge, _ = settle_size([pictures], spec.image_size)
+    pictures = [_read_content(f"{titles['training']} {n}", row[image]) for n, row in enumerate(first["training"])]
+    edge, _ = choose_size([pictures], spec.image_size)
     read = {
-        title: StreamSet(titles[title], stream, image, label, len(classes), _count(spec, title, stream, label), edge)
+        title: StreamSet(
+            titles[title], stream, image, label, len(classes), _count_images(spec, title, stream, label), edge
+        )
         for title, stream in splits.items()
     }
     val = read.get("validation") if testing == "test" else None
     return Dataset(spec.name, read["training"], read[testing], classes, MEAN, STD, flip=True, val=val)
 
 
-def _count(spec: DataSpec, title: str, stream: Any, label: str) -> int:
+def _count_images(spec: DataSpec, title: str, stream: Any, label: str) -> int:
     """How many images a split has; if it does not say, training images are limited, others are counted."""
     known = (stream.info.splits or {}).get(str(stream.split))
     if known is not None and known.num_examples:
         return int(known.num_examples)
     if title != "training":
-        return sum(1 for _ in _rows(stream.select_columns([label]), f"{spec.name}: {title} image"))
+        return sum(1 for _ in _iterate_rows(stream.select_columns([label]), f"{spec.name}: {title} image"))
     if spec.limit is None:
         raise SpotkdError(
-            f"{spec.name}: does not tell how many training images it has; set data.limit to how many to use"
+            f"{spec.name}: does not say how many training images it has; set data.limit to how many to use"
         )
     return spec.limit

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..deprecation import Renamed
 from ..distributed import Shard
 from ..errors import SpotkdError
 from ..registry import Registry
@@ -21,7 +22,7 @@ HELD_OUT_SEED = 0  # the same images are held out in every run, whatever its own
 
 
 @dataclass(frozen=True)
-class Pass:
+class EpochSpec:
     """One pass over a split.
 
     Attributes:
@@ -50,14 +51,16 @@ class Pass:
     rank: int = 0
     processes: int = 1
 
-    def part(self, total: int) -> Shard:
+    def shard(self, total: int) -> Shard:
         """What this process gets of a batch of ``total`` images."""
         return Shard.of(total, self.rank, self.processes, self.training)
 
-    def own(self, whole: Tensor) -> Tensor:
+    def take_shard(self, whole: Tensor) -> Tensor:
         """This process's rows of those of a batch."""
-        part = self.part(len(whole))
-        return whole[part.start : part.stop]
+        shard = self.shard(len(whole))
+        return whole[shard.start : shard.stop]
+
+    part, own = Renamed("shard"), Renamed("take_shard")
 
     def generator(self) -> torch.Generator:
         """Random numbers of this pass."""
@@ -91,7 +94,7 @@ class Split(ABC):
         """
 
     @abstractmethod
-    def batches(self, wanted: Pass) -> Iterator[RawBatch]:
+    def batches(self, epoch: EpochSpec) -> Iterator[RawBatch]:
         """This process's part of the batches of one pass; it may be empty outside training."""
 
     def files(self) -> Sequence[str] | None:
@@ -135,21 +138,21 @@ class ImageSet(Split):
     def files(self) -> Sequence[str] | None:
         return None if self.names is None else self.names.tolist()
 
-    def batches(self, wanted: Pass) -> Iterator[RawBatch]:
+    def batches(self, epoch: EpochSpec) -> Iterator[RawBatch]:
         count, device = len(self), self.images.device
-        generator = wanted.generator()
-        order = torch.randperm(count, generator=generator) if wanted.training else torch.arange(count)
-        for number, indices in enumerate(torch.split(order.to(device), wanted.batch_size)):
-            if wanted.training and wanted.augment:  # for the whole batch, whoever gets it, and for those left out
-                offsets = torch.randint(2 * wanted.padding + 1, (len(indices), 2), generator=generator)
-                flips = (torch.rand(len(indices), generator=generator) < 0.5) & wanted.flip
-            if number < wanted.skip:
+        generator = epoch.generator()
+        order = torch.randperm(count, generator=generator) if epoch.training else torch.arange(count)
+        for number, indices in enumerate(torch.split(order.to(device), epoch.batch_size)):
+            if epoch.training and epoch.augment:  # drawn for whole batches, shards and skipped ones alike
+                offsets = torch.randint(2 * epoch.padding + 1, (len(indices), 2), generator=generator)
+                flips = (torch.rand(len(indices), generator=generator) < 0.5) & epoch.flip
+            if number < epoch.skip:
                 continue
-            own = wanted.own(indices)
+            own = epoch.take_shard(indices)
             images = self.images[own]
-            if wanted.training and wanted.augment:
-                offsets, flips = wanted.own(offsets), wanted.own(flips)
-                images = augment(images, offsets.to(device), flips.to(device), wanted.padding)
+            if epoch.training and epoch.augment:
+                offsets, flips = epoch.take_shard(offsets), epoch.take_shard(flips)
+                images = augment(images, offsets.to(device), flips.to(device), epoch.padding)
             yield images, self.labels[own], own
 
 
@@ -234,17 +237,17 @@ class Dataset:
             raise SpotkdError(f"data.limit is {limit}: {self.name} has 1 to {len(self.train)} training images to use")
         if self.train.labels is None:
             return replace(self, train=self.train.subset(torch.arange(limit)))
-        by_turn = torch.stack([_rank_in_class(self.train.labels), self.train.labels])
+        by_turn = torch.stack([_rank_within_class(self.train.labels), self.train.labels])
         order = (by_turn[0] * len(self.classes) + by_turn[1]).argsort(stable=True)
         return replace(self, train=self.train.subset(order[:limit].sort().values))
 
-    def holding_out(self, share: float) -> Dataset:
+    def hold_out(self, share: float) -> Dataset:
         """The same data set with a share of every class's training images set apart as validation images.
 
         Which ones depends on the images alone, never on the seed of a run.
 
         Raises:
-            SpotkdError: ``share`` is not in [0, 1), leaves nothing, or validation images are there already.
+            SpotkdError: ``share`` is not in [0, 1), leaves nothing, or the data set has validation images.
         """
         if share == 0:
             return self
@@ -253,23 +256,25 @@ class Dataset:
                 f"data.val_share is {share:g}: {self.name} has {len(self.val)} validation images of its own; "
                 "leave val_share out"
             )
-        train, val = held_out(self.train, share, f"data.val_share of {self.name}")
+        train, val = split_per_class(self.train, share, f"data.val_share of {self.name}")
         return replace(self, train=train, val=val)
 
+    holding_out = Renamed("hold_out")
 
-def picked(split: Split, indices: Sequence[int]) -> Iterator[Tensor]:
+
+def pick_images(split: Split, indices: Sequence[int]) -> Iterator[Tensor]:
     """The images ``(C, H, W)`` uint8 of those numbers, which rise; a stream is gone through for them."""
     if split.labels is not None:
-        for images, _, _ in split.subset(torch.tensor(indices, dtype=torch.int64)).batches(Pass(64)):
+        for images, _, _ in split.subset(torch.tensor(indices, dtype=torch.int64)).batches(EpochSpec(64)):
             yield from images
         return
     number, wanted = 0, set(indices)
-    for images, _, _ in split.batches(Pass(64)):
+    for images, _, _ in split.batches(EpochSpec(64)):
         yield from (image for n, image in enumerate(images, number) if n in wanted)
         number += len(images)
 
 
-def held_out(split: Split, share: float, key: str) -> tuple[Split, Split]:
+def split_per_class(split: Split, share: float, key: str) -> tuple[Split, Split]:
     """A split in two: what is left, and a share of every class (at least one image of those with two or more).
 
     Raises:
@@ -282,7 +287,7 @@ def held_out(split: Split, share: float, key: str) -> tuple[Split, Split]:
         raise SpotkdError(f"{key} is {share:g}: nothing can be held out of images that stream by")
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(HELD_OUT_SEED))
     rank = torch.empty_like(labels)
-    rank[shuffled] = _rank_in_class(labels[shuffled])
+    rank[shuffled] = _rank_within_class(labels[shuffled])
     counts = labels.bincount()
     taken = (counts * share).round().long().clamp(min=1)
     taken = torch.minimum(taken, counts - 1).clamp(min=0)
@@ -292,7 +297,7 @@ def held_out(split: Split, share: float, key: str) -> tuple[Split, Split]:
     return split.subset((~apart).nonzero().flatten()), split.subset(apart.nonzero().flatten())
 
 
-def _rank_in_class(labels: Tensor) -> Tensor:
+def _rank_within_class(labels: Tensor) -> Tensor:
     """How many samples of the same class stand before each."""
     order = labels.argsort(stable=True)
     counts = labels.bincount()
@@ -302,7 +307,7 @@ def _rank_in_class(labels: Tensor) -> Tensor:
     return rank
 
 
-def check_options(spec: DataSpec, *read: str) -> None:
+def reject_unused(spec: DataSpec, *read: str) -> None:
     """Options that the data set does not read must not have been set.
 
     Raises:

@@ -22,20 +22,20 @@ from torch.utils.data import Dataset as TorchDataset
 from ..cores import available_cores
 from ..errors import SpotkdError, one_line
 from ..untrusted.images import decode_image, ignore_warnings
-from .images import Dataset, ImageSet, Pass, RawBatch, Split, held_out
-from .pictures import Files, Pictures, common_size, decode_all, pixels
+from .image_files import FolderImages, ImageFiles, decode_images, find_common_size, image_to_tensor
+from .images import Dataset, EpochSpec, ImageSet, RawBatch, Split, split_per_class
 from .spec import DataSpec
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet; customary for photographs of any kind
-LARGE = 224  # edge of images that are not small
-SMALL = 96  # longest edge of pictures that are kept as they are
-MEMORY = 2 << 30  # bytes that a data set may take when it is decoded
-_RESIZE = 256 / 224  # shorter edge before the centre crop, for the edge after it
-_WORKERS = 8  # at most, unless the user wants more
-_SIZES = (8, 1024)  # edges that data.image_size may ask for
+DEFAULT_EDGE = 224  # edge of images that are not small
+MAX_SMALL_EDGE = 96  # longest edge of pictures that are kept as they are
+MAX_MEMORY = 2 << 30  # bytes that a data set may take when it is decoded
+_RESIZE_RATIO = 256 / 224  # shorter edge before the centre crop, for the edge after it
+_MAX_WORKERS = 8  # at most, unless the user wants more
+_EDGE_BOUNDS = (8, 1024)  # edges that data.image_size may ask for
 
 
-def library(name: str, extra: str) -> Any:
+def import_optional(name: str, extra: str) -> Any:
     """An optional package, or a module of it, imported when it is needed.
 
     Raises:
@@ -54,22 +54,24 @@ def library(name: str, extra: str) -> Any:
         ) from error
 
 
-def transform_to(edge: int, training: bool, flip: bool) -> Callable[[Tensor], Tensor]:
+def make_transform(edge: int, training: bool, flip: bool) -> Callable[[Tensor], Tensor]:
     """What torchvision makes of a picture ``(3, H, W)`` uint8: ``(3, edge, edge)`` uint8, by random in training.
 
     Raises:
         SpotkdError: torchvision is missing or broken.
     """
-    v2 = library("torchvision.transforms.v2", "vision")
+    v2 = import_optional("torchvision.transforms.v2", "vision")
     if training:
         mirror = [v2.RandomHorizontalFlip()] if flip else []
         steps = [v2.RandomResizedCrop(edge, antialias=True), *mirror]
     else:
-        steps = [v2.Resize(round(edge * _RESIZE), antialias=True), v2.CenterCrop(edge)]
+        steps = [v2.Resize(round(edge * _RESIZE_RATIO), antialias=True), v2.CenterCrop(edge)]
     return cast(Callable[[Tensor], Tensor], v2.Compose(steps))
 
 
-def transformed(picture: tuple[str, bytes], transform: Callable[[Tensor], Tensor], seed: int, index: int) -> Tensor:
+def decode_and_transform(
+    picture: tuple[str, bytes], transform: Callable[[Tensor], Tensor], seed: int, index: int
+) -> Tensor:
     """A picture decoded and transformed; the transform's random numbers depend on ``seed`` and ``index`` alone.
 
     Raises:
@@ -78,7 +80,7 @@ def transformed(picture: tuple[str, bytes], transform: Callable[[Tensor], Tensor
     with ignore_warnings(), torch.random.fork_rng(devices=[]):
         mixed = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
         torch.default_generator.manual_seed(int(mixed[0]))  # torch.manual_seed would reach for the GPU's, too
-        return transform(pixels(decode_image(*picture)))
+        return transform(image_to_tensor(decode_image(*picture)))
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,16 @@ class LazySet(Split):
     where the data set allows; in evaluation the picture is brought to 256/224 of it and the centre is cut out.
 
     Attributes:
-        pictures: where the images are.
+        image_files: where the images are.
         numbers: ``(N,)`` int64, which of the pictures make up the split.
         labels: ``(N,)`` int64.
         edge: height and width of what :meth:`batches` yields.
     """
 
-    pictures: Pictures
+    image_files: ImageFiles
     numbers: Tensor
     labels: Tensor
-    edge: int = LARGE
+    edge: int = DEFAULT_EDGE
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -110,7 +112,7 @@ class LazySet(Split):
     def subset(self, indices: Tensor) -> LazySet:
         return replace(self, numbers=self.numbers[indices], labels=self.labels[indices])
 
-    def in_memory(self, size: tuple[int, int], title: str) -> ImageSet:
+    def decode_into_memory(self, size: tuple[int, int], title: str) -> ImageSet:
         """The same images decoded, of this height and width; ``title`` stands before the bar.
 
         Raises:
@@ -118,38 +120,38 @@ class LazySet(Split):
         """
         files = self.files()
         names = None if files is None else np.array(files, dtype=object)
-        return ImageSet(decode_all(self.pictures, self.numbers.tolist(), size, title), self.labels, names)
+        return ImageSet(decode_images(self.image_files, self.numbers.tolist(), size, title), self.labels, names)
 
     def files(self) -> Sequence[str] | None:
-        if not isinstance(self.pictures, Files):
+        if not isinstance(self.image_files, FolderImages):
             return None
-        return [os.fsdecode(self.pictures.names[number]) for number in self.numbers.tolist()]
+        return [os.fsdecode(self.image_files.names[number]) for number in self.numbers.tolist()]
 
-    def batches(self, wanted: Pass) -> Iterator[RawBatch]:
+    def batches(self, epoch: EpochSpec) -> Iterator[RawBatch]:
         """The batches of one pass.
 
         Raises:
             SpotkdError: an image is damaged, torchvision is missing, or a process that decodes was killed.
         """
-        count, generator = len(self), wanted.generator()
-        order = torch.randperm(count, generator=generator) if wanted.training else torch.arange(count)
-        parts = [wanted.own(part) for part in torch.split(order, wanted.batch_size)[wanted.skip :]]
-        transform = transform_to(self.edge, wanted.training and wanted.augment, wanted.flip)
-        source = _Decoded(self.pictures, self.numbers, transform, generator.initial_seed())
+        count, generator = len(self), epoch.generator()
+        order = torch.randperm(count, generator=generator) if epoch.training else torch.arange(count)
+        parts = [epoch.take_shard(part) for part in torch.split(order, epoch.batch_size)[epoch.skip :]]
+        transform = make_transform(self.edge, epoch.training and epoch.augment, epoch.flip)
+        source = _DecodingDataset(self.image_files, self.numbers, transform, generator.initial_seed())
         with ignore_warnings():  # of more processes than cores, and of processes that fork while threads run
             loader = DataLoader(
                 source,
                 batch_sampler=(part.tolist() for part in parts),
-                num_workers=min(workers_for(wanted.workers), len(parts)),
-                collate_fn=_collated,
+                num_workers=min(count_workers(epoch.workers), len(parts)),
+                collate_fn=_collate,
                 pin_memory=torch.cuda.is_available(),
-                worker_init_fn=_deaf,
+                worker_init_fn=_ignore_signals,
                 generator=generator,  # or it would draw from the one that training draws from
             )
             batches = iter(loader)
         try:
             for indices in parts:
-                images = _next_of(batches)
+                images = _next_batch(batches)
                 if isinstance(images, SpotkdError):
                     raise images
                 yield images, self.labels[indices], indices
@@ -157,7 +159,7 @@ class LazySet(Split):
             del batches  # ends the worker processes, wherever the pass was left
 
 
-def workers_for(wanted: int | None) -> int:
+def count_workers(wanted: int | None) -> int:
     """How many processes decode images; 0 for none but this one.
 
     Raises:
@@ -165,39 +167,39 @@ def workers_for(wanted: int | None) -> int:
     """
     if wanted is not None and wanted < 0:
         raise SpotkdError(f"data.workers is {wanted}: it must be 0 (decode between the steps) or more")
-    return min(_WORKERS, available_cores()) if wanted is None else wanted
+    return min(_MAX_WORKERS, available_cores()) if wanted is None else wanted
 
 
-def _deaf(_: int) -> None:
+def _ignore_signals(_: int) -> None:
     """A signal to the whole group (Ctrl-C) is the main process's affair: it saves, and ends its workers itself."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
-class _Decoded(TorchDataset["Tensor | SpotkdError"]):
+class _DecodingDataset(TorchDataset["Tensor | SpotkdError"]):
     """What worker processes get. An error is handed over as an item: raised, it would come with its traceback."""
 
-    pictures: Pictures
+    image_files: ImageFiles
     numbers: Tensor
     transform: Callable[[Tensor], Tensor]
     seed: int
 
     def __getitem__(self, index: int) -> Tensor | SpotkdError:
         try:
-            return transformed(self.pictures[int(self.numbers[index])], self.transform, self.seed, index)
+            return decode_and_transform(self.image_files[int(self.numbers[index])], self.transform, self.seed, index)
         except SpotkdError as error:
             return error
 
 
-def _collated(items: Sequence[Tensor | SpotkdError]) -> Tensor | SpotkdError:
+def _collate(items: Sequence[Tensor | SpotkdError]) -> Tensor | SpotkdError:
     for item in items:
         if isinstance(item, SpotkdError):
             return item
     return cast(Tensor, default_collate(list(items)))
 
 
-def _next_of(batches: Iterator[Tensor | SpotkdError]) -> Tensor | SpotkdError:
+def _next_batch(batches: Iterator[Tensor | SpotkdError]) -> Tensor | SpotkdError:
     """The next batch or error; not raised here, where its traceback would keep the worker processes alive."""
     try:
         return next(batches)
@@ -210,7 +212,7 @@ def _next_of(batches: Iterator[Tensor | SpotkdError]) -> Tensor | SpotkdError:
         )
 
 
-def assemble(
+def build_dataset(
     spec: DataSpec, classes: tuple[str, ...], train: LazySet, test: LazySet | None, val: LazySet | None
 ) -> Dataset:
     """A data set of pictures: its test images are settled, then their size, then whether they are kept in memory.
@@ -224,49 +226,49 @@ def assemble(
     if test is None:
         test, val = val, None
     given = [split for split in (train, test, val) if split is not None]
-    edge, size = settle_size([split.pictures for split in given], spec.image_size)
+    edge, size = choose_size([split.image_files for split in given], spec.image_size)
     if test is None:
         share = 0.2 if spec.test_share is None else spec.test_share
-        train, test = cast(tuple[LazySet, LazySet], held_out(train, share, f"data.test_share of {spec.name}"))
+        train, test = cast(tuple[LazySet, LazySet], split_per_class(train, share, f"data.test_share of {spec.name}"))
     elif spec.test_share is not None:
         raise SpotkdError(
             f"data.test_share is {spec.test_share:g}: {spec.name} has {len(test)} test images of its own; "
             "leave test_share out"
         )
 
-    def settled(split: LazySet, title: str) -> Split:
+    def finish(split: LazySet, title: str) -> Split:
         if size is None:
             return replace(split, edge=edge)
-        return split.in_memory(size, f"{spec.name}: decoding {title} images")
+        return split.decode_into_memory(size, f"{spec.name}: decoding {title} images")
 
     if size is None:
-        library("torchvision.transforms.v2", "vision")  # if it is missing, let the user know now
+        import_optional("torchvision.transforms.v2", "vision")  # if it is missing, let the user know now
     padding = 0 if size is None else 4 if edge <= 40 else edge // 8
     return Dataset(
         spec.name,
-        settled(train, "training"),
-        settled(test, "test"),
+        finish(train, "training"),
+        finish(test, "test"),
         classes,
         MEAN,
         STD,
         padding,
         flip=True,
-        val=None if val is None else settled(val, "validation"),
+        val=None if val is None else finish(val, "validation"),
     )
 
 
-def checked_edge(edge: int) -> int:
+def check_image_size(edge: int) -> int:
     """``data.image_size``, if images can be of that size.
 
     Raises:
         SpotkdError: they cannot.
     """
-    if not _SIZES[0] <= edge <= _SIZES[1]:
-        raise SpotkdError(f"data.image_size is {edge}: it must lie between {_SIZES[0]} and {_SIZES[1]}")
+    if not _EDGE_BOUNDS[0] <= edge <= _EDGE_BOUNDS[1]:
+        raise SpotkdError(f"data.image_size is {edge}: it must lie between {_EDGE_BOUNDS[0]} and {_EDGE_BOUNDS[1]}")
     return edge
 
 
-def settle_size(pictures: Sequence[Pictures], wanted: int | None) -> tuple[int, tuple[int, int] | None]:
+def choose_size(pictures: Sequence[ImageFiles], wanted: int | None) -> tuple[int, tuple[int, int] | None]:
     """What size to bring pictures to: that of small ones that are all alike is kept, unless the user wants another.
 
     Args:
@@ -279,8 +281,8 @@ def settle_size(pictures: Sequence[Pictures], wanted: int | None) -> tuple[int, 
     Raises:
         SpotkdError: images cannot be of that size; one is damaged.
     """
-    size = common_size(pictures) if wanted is None else (checked_edge(wanted),) * 2
-    if size is None or (wanted is None and max(size) > SMALL):
-        size = (LARGE, LARGE)
-    small = max(size) <= SMALL and 3 * size[0] * size[1] * sum(map(len, pictures)) <= MEMORY
+    size = find_common_size(pictures) if wanted is None else (check_image_size(wanted),) * 2
+    if size is None or (wanted is None and max(size) > MAX_SMALL_EDGE):
+        size = (DEFAULT_EDGE, DEFAULT_EDGE)
+    small = max(size) <= MAX_SMALL_EDGE and 3 * size[0] * size[1] * sum(map(len, pictures)) <= MAX_MEMORY
     return min(size), size if small else None

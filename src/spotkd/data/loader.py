@@ -11,17 +11,17 @@ from torch import Tensor
 from ..distributed import Shard
 from ..errors import SpotkdError
 from ..stages import Batch
-from .images import Dataset, Pass, Split
+from .images import Dataset, EpochSpec, Split
 
 
-def prepare(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memory_format) -> Tensor:
+def normalise(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memory_format) -> Tensor:
     """Normalised float images ``(B, 3, H, W)`` from uint8 ``(B, 1 or 3, H, W)``."""
     # One new tensor, written three times: temporaries cost more than the arithmetic.
     scaled = images.to(mean.dtype, copy=True).sub_(255 * mean.view(-1, 1, 1)).div_(255 * std.view(-1, 1, 1))
     return scaled.expand(-1, 3, -1, -1).contiguous(memory_format=memory_format)
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on ``device``; to a GPU through pinned memory, from which it is fetched while the host goes on.
 
     A copy from ordinary memory would wait until the GPU has done all that it was given before.
@@ -96,7 +96,7 @@ class Loader:
         Raises:
             SpotkdError: the class of the split does not part batches.
         """
-        wanted = Pass(
+        spec = EpochSpec(
             batch_size=self.batch_size,
             training=self.training,
             seed=self.seed,
@@ -109,15 +109,15 @@ class Loader:
             rank=self.rank,
             processes=self.processes,
         )
-        for place, (images, labels, indices) in enumerate(self.split.batches(wanted), skip):
+        for place, (images, labels, indices) in enumerate(self.split.batches(spec), skip):
             shard = self.shard(number, place)
             if len(labels) != shard.stop - shard.start:
                 raise SpotkdError(
                     f"{type(self.split).__name__}.batches gives {len(labels)} images where {shard.stop - shard.start} "
-                    "are this process's part: it must heed Pass.part, or be used with one device"
+                    "are this process's shard: it must use EpochSpec.shard, or be used with one device"
                 )
             if not len(labels):
                 continue
-            images, labels = sent(images, self.device), sent(labels, self.device)
-            where = None if indices is None else sent(indices, self.device)
-            yield Batch(prepare(images, self.mean, self.std, self.memory_format), labels, where)
+            images, labels = to_device(images, self.device), to_device(labels, self.device)
+            where = None if indices is None else to_device(indices, self.device)
+            yield Batch(normalise(images, self.mean, self.std, self.memory_format), labels, where)

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..deprecation import Renamed
 from ..errors import SpotkdError
+from .image_files import image_to_tensor, resize_to_cover
 from .images import Dataset, ImageSet
-from .lazy import transform_to
-from .loader import prepare
-from .pictures import cover, pixels
+from .lazy import make_transform
+from .loader import normalise
 
-EDGES = (1, 4096)  # of images that a file may ask for
+EDGE_BOUNDS = (1, 4096)  # of images that a file may ask for
 
 
 @dataclass(frozen=True)
@@ -45,23 +46,25 @@ class Preprocessing:
         """``(3, H, W)`` of what the network sees."""
         return 3, *self.size
 
-    def pixels(self, picture: Image.Image) -> Tensor:
+    def to_pixels(self, picture: Image.Image) -> Tensor:
         """``(1 or 3, H, W)`` uint8 of a picture in RGB.
 
         Raises:
             SpotkdError: torchvision, which makes the margin, is missing or broken.
         """
         if self.resize == "margin":
-            return transform_to(self.size[0], training=False, flip=False)(pixels(picture))
-        image = cover(picture, self.size)
-        return pixels(image) if self.colour == "rgb" else torch.from_numpy(np.array(image.convert("L")))[None]
+            return make_transform(self.size[0], training=False, flip=False)(image_to_tensor(picture))
+        image = resize_to_cover(picture, self.size)
+        return image_to_tensor(image) if self.colour == "rgb" else torch.from_numpy(np.array(image.convert("L")))[None]
 
-    def normalised(self, images: Tensor) -> Tensor:
+    def normalise(self, images: Tensor) -> Tensor:
         """Float ``(B, 3, H, W)`` of uint8 ``(B, 1 or 3, H, W)``."""
-        return prepare(images, torch.tensor(self.mean), torch.tensor(self.std), torch.contiguous_format)
+        return normalise(images, torch.tensor(self.mean), torch.tensor(self.std), torch.contiguous_format)
+
+    pixels, normalised = Renamed("to_pixels"), Renamed("normalise")
 
 
-def preprocessing_of(data: Dataset) -> Preprocessing:
+def make_preprocessing(data: Dataset) -> Preprocessing:
     """That of a data set's test images."""
     test = data.test
     in_memory = isinstance(test, ImageSet)
@@ -84,9 +87,10 @@ def read_preprocessing(content: object, where: str) -> Preprocessing:
     size, mean, std = (noted.get(key) for key in ("size", "mean", "std"))
     colour, resize = noted.get("colour"), noted.get("resize")
     checks = {
-        "size": _numbers(size, (2,), int) and all(EDGES[0] <= edge <= EDGES[1] for edge in size or ()),
-        "mean": _numbers(mean, (1, 3), float),
-        "std": _numbers(std, (1, 3), float) and all(value > 0 for value in std or ()),
+        "size": _is_number_list(size, (2,), int)
+        and all(EDGE_BOUNDS[0] <= edge <= EDGE_BOUNDS[1] for edge in size or ()),
+        "mean": _is_number_list(mean, (1, 3), float),
+        "std": _is_number_list(std, (1, 3), float) and all(value > 0 for value in std or ()),
         "colour": colour == "rgb" or (colour == "grey" and len(mean or ()) == len(std or ()) == 1),
         "resize": resize == "cover" or (resize == "margin" and colour == "rgb" and len(set(size or ())) == 1),
     }
@@ -99,7 +103,7 @@ def read_preprocessing(content: object, where: str) -> Preprocessing:
     return Preprocessing(tuple(size), tuple(mean), tuple(std), colour, resize)  # type: ignore[arg-type]
 
 
-def _numbers(value: object, lengths: tuple[int, ...], kind: type) -> bool:
+def _is_number_list(value: object, lengths: tuple[int, ...], kind: type) -> bool:
     """Whether it is a list of so many finite numbers."""
     kinds = (int,) if kind is int else (int, float)
     return (

@@ -1,7 +1,7 @@
 """Tiny-ImageNet: 200 classes of ImageNet at 64x64 (Stanford CS231n), from its folder or straight from its zip.
 
 The pictures are decoded once, into an array file beside them that is as large as the pixels (1.35 GB) and opens in a
-second. It is made anew when the pictures have changed, and may be deleted at any time.
+second. It is made again when the pictures have changed, and may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ..untrusted.archives import ZipReader
 from ..untrusted.images import read_image_file
 from ..untrusted.json_values import parse_json
 from ..untrusted.safetensors_files import read_notes, read_tensors
-from .download import Archive, obtain_packed
-from .folders import synset_names
-from .images import DATASETS, Dataset, ImageSet, check_options
-from .pictures import decode_all, is_picture
+from .download import Archive, ensure_archive
+from .folders import name_synsets
+from .image_files import decode_images, is_image_file
+from .images import DATASETS, Dataset, ImageSet, reject_unused
 from .spec import DataSpec
 
 ARCHIVE = Archive(
@@ -38,22 +38,22 @@ ARCHIVE = Archive(
 FOLDER = "tiny-imagenet-200"  # in the zip, and of what was unpacked from it
 SIZE = (64, 64)
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # CIFAR-10's, with which the literature reads this set
-_FORMAT = "1"  # of the array file; another number makes older files be written anew
+_FORMAT = "1"  # of the array file; another number makes older files be written again
 
 
 @DATASETS.register("tiny-imagenet")
-def _tiny_imagenet(spec: DataSpec) -> Dataset:
+def _load_tiny_imagenet(spec: DataSpec) -> Dataset:
     """200 classes of photographs, 64x64, 100 000 / 10 000 images; --data.download true fetches them (248 MB)"""
-    check_options(spec, "download", "mirror")
+    reject_unused(spec, "download", "mirror")
     root = Path(spec.root)
     folder = next((place for place in (root / FOLDER, root) if place.name == FOLDER and place.is_dir()), None)
-    source = _Zip(obtain_packed(ARCHIVE, spec)) if folder is None else _Folder(folder)
+    source = _ZipSource(ensure_archive(ARCHIVE, spec)) if folder is None else _FolderSource(folder)
     kept = source.place.with_name(f"{FOLDER}.safetensors")
     fingerprint = f"{_FORMAT} {source.fingerprint()}"
-    tensors = _kept(kept, fingerprint)
+    tensors = _read_cache(kept, fingerprint)
     if tensors is None:
-        tensors = _decoded(source)
-        _keep(kept, fingerprint, tensors)
+        tensors = _decode_source(source)
+        _write_cache(kept, fingerprint, tensors)
     classes, train_images, train_labels, val_images, val_labels = tensors
     train, val = ImageSet(train_images, train_labels), ImageSet(val_images, val_labels)
     return Dataset("tiny-imagenet", train, val, classes, MEAN, STD, flip=True)
@@ -90,17 +90,17 @@ class _Source(ABC):
         """The content of a file; a :class:`SpotkdError` says why not."""
 
     @abstractmethod
-    def called(self, name: str) -> str:
+    def describe(self, name: str) -> str:
         """A file or folder as error messages name it."""
 
     def lines(self, name: str) -> list[str]:
         return self.read(name).decode("utf-8", "replace").splitlines()
 
 
-class _Folder(_Source):
+class _FolderSource(_Source):
     def fingerprint(self) -> str:
         try:
-            return hashlib.sha256(repr(sorted(_states(self.place, ""))).encode()).hexdigest()
+            return hashlib.sha256(repr(sorted(_scan_files(self.place, ""))).encode()).hexdigest()
         except OSError as error:
             raise SpotkdError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
@@ -114,22 +114,22 @@ class _Folder(_Source):
     def read(self, name: str) -> bytes:
         return read_image_file(self.place / name)
 
-    def called(self, name: str) -> str:
+    def describe(self, name: str) -> str:
         return str(self.place / name)
 
 
-def _states(folder: str | Path, start: str) -> Iterator[tuple[str, int, int]]:
+def _scan_files(folder: str | Path, start: str) -> Iterator[tuple[str, int, int]]:
     """Name, size and time of the files below a folder; three times as fast as ``Path.rglob``, for 110 000 of them."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
-                yield from _states(entry.path, f"{start}{entry.name}/")
+                yield from _scan_files(entry.path, f"{start}{entry.name}/")
             else:
                 state = entry.stat()
                 yield f"{start}{entry.name}", state.st_size, state.st_mtime_ns
 
 
-class _Zip(_Source):
+class _ZipSource(_Source):
     """Read in place, many members at a time."""
 
     def __init__(self, place: Path) -> None:
@@ -152,12 +152,12 @@ class _Zip(_Source):
     def read(self, name: str) -> bytes:
         return self._zip.read(name)
 
-    def called(self, name: str) -> str:
+    def describe(self, name: str) -> str:
         return self._zip.describe(name)
 
 
 @dataclass(frozen=True)
-class _Pictures:
+class _SourceImages:
     source: _Source
     names: Sequence[str]
 
@@ -166,29 +166,31 @@ class _Pictures:
 
     def __getitem__(self, number: int) -> tuple[str, bytes]:
         name = self.names[number]
-        return self.source.called(name), self.source.read(name)
+        return self.source.describe(name), self.source.read(name)
 
 
-def _decoded(source: _Source) -> _Tensors:
+def _decode_source(source: _Source) -> _Tensors:
     """Everything, from the original files."""
     synsets = sorted({line.strip() for line in source.lines("wnids.txt")} - {""})
     if len(synsets) < 2:
-        raise SpotkdError(f"{source.called('wnids.txt')}: damaged, it names {len(synsets)} classes")
+        raise SpotkdError(f"{source.describe('wnids.txt')}: damaged, it names {len(synsets)} classes")
     number = {synset: label for label, synset in enumerate(synsets)}
-    classes = synset_names(synsets, source.lines("words.txt") if source.has("words.txt") else [])
-    train = {name: number[synset] for synset in synsets for name in _in_class(source, f"train/{synset}/images")}
-    val = _annotated(source, number)
-    return (classes, *_tensors(source, train, "training"), *_tensors(source, val, "validation"))
+    classes = name_synsets(synsets, source.lines("words.txt") if source.has("words.txt") else [])
+    train = {
+        name: number[synset] for synset in synsets for name in _list_class_images(source, f"train/{synset}/images")
+    }
+    val = _read_val_labels(source, number)
+    return (classes, *_decode_split(source, train, "training"), *_decode_split(source, val, "validation"))
 
 
-def _in_class(source: _Source, folder: str) -> list[str]:
-    names = [name for name in source.files(folder) if is_picture(name.rpartition("/")[2])]
+def _list_class_images(source: _Source, folder: str) -> list[str]:
+    names = [name for name in source.files(folder) if is_image_file(name.rpartition("/")[2])]
     if not names:
-        raise SpotkdError(f"{source.called(folder)}: no pictures, though wnids.txt lists the class; fetch it anew")
+        raise SpotkdError(f"{source.describe(folder)}: no pictures, though wnids.txt lists the class; fetch it again")
     return names
 
 
-def _annotated(source: _Source, number: dict[str, int]) -> dict[str, int]:
+def _read_val_labels(source: _Source, number: dict[str, int]) -> dict[str, int]:
     """The label of each validation picture, in the order of their names."""
     notes = "val/val_annotations.txt"
     labels: dict[str, int] = {}
@@ -196,23 +198,23 @@ def _annotated(source: _Source, number: dict[str, int]) -> dict[str, int]:
         file, _, rest = line.partition("\t")
         synset, name = rest.partition("\t")[0].strip(), f"val/images/{file}"
         if synset not in number:
-            raise SpotkdError(f"{source.called(notes)}: line {place} has class '{synset[:40]}', not in wnids.txt")
+            raise SpotkdError(f"{source.describe(notes)}: line {place} has class '{synset[:40]}', not in wnids.txt")
         if not source.has(name):
-            raise SpotkdError(f"{source.called(name)}: missing, though val_annotations.txt lists it; fetch it anew")
+            raise SpotkdError(f"{source.describe(name)}: missing, though val_annotations.txt lists it; fetch it again")
         labels[name] = number[synset]
     if not labels:
-        raise SpotkdError(f"{source.called(notes)}: damaged, it lists no pictures")
+        raise SpotkdError(f"{source.describe(notes)}: damaged, it lists no pictures")
     return dict(sorted(labels.items()))
 
 
-def _tensors(source: _Source, labels: dict[str, int], title: str) -> tuple[Tensor, Tensor]:
-    pictures = _Pictures(source, list(labels))
-    images = decode_all(pictures, range(len(pictures)), SIZE, f"tiny-imagenet: decoding {title} images")
+def _decode_split(source: _Source, labels: dict[str, int], title: str) -> tuple[Tensor, Tensor]:
+    pictures = _SourceImages(source, list(labels))
+    images = decode_images(pictures, range(len(pictures)), SIZE, f"tiny-imagenet: decoding {title} images")
     return images, torch.tensor(list(labels.values()))
 
 
-def _kept(path: Path, fingerprint: str) -> _Tensors | None:
-    """What :func:`_keep` wrote; None if it is missing, damaged, or of other pictures."""
+def _read_cache(path: Path, fingerprint: str) -> _Tensors | None:
+    """What :func:`_write_cache` wrote; None if it is missing, damaged, or of other pictures."""
     try:
         notes = read_notes(path)
         if notes.get("fingerprint") != fingerprint:
@@ -227,7 +229,7 @@ def _kept(path: Path, fingerprint: str) -> _Tensors | None:
         return None
 
 
-def _keep(path: Path, fingerprint: str, tensors: _Tensors) -> None:
+def _write_cache(path: Path, fingerprint: str, tensors: _Tensors) -> None:
     """Write the decoded images, if that is possible; without them the next start takes longer, that is all."""
     classes, *arrays = tensors
     notes = {"fingerprint": fingerprint, "classes": json.dumps(classes)}

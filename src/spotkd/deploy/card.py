@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ..data.lazy import library
+from ..data.lazy import import_optional
 from ..errors import RunError, SpotkdError, one_line
 from ..models import build_model
 from ..options import DistillOptions, TrainOptions, result_options
@@ -73,7 +73,7 @@ def model_card(
     Raises:
         SpotkdError: a licence that the Hub would not take; ``huggingface_hub`` is missing.
     """
-    hub = library("huggingface_hub", "hub")
+    hub = import_optional("huggingface_hub", "hub")
     if license_name is not None and not _LICENSE.fullmatch(license_name):
         raise SpotkdError(f"license is {license_name}: write it as the Hub does, such as apache-2.0, mit or other")
     metadata, scores = student.metadata, summary.scores

@@ -97,7 +97,7 @@ def compare_logits(student: Student, written: Classifier) -> float:
     largest = 0.0
     for size in BATCHES:
         raw = torch.randint(256, (size, *preprocessing.image_shape), generator=generator, dtype=torch.uint8)
-        images = preprocessing.normalised(raw)
+        images = preprocessing.normalise(raw)
         expected, found = original(images), written.logits(images)
         difference = (found - expected).abs().max().item() if found.shape == expected.shape else float("inf")
         allowed = TOLERANCE * max(1.0, expected.abs().max().item())

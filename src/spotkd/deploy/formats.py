@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..data.lazy import library
+from ..data.lazy import import_optional
 from ..deprecation import warn_renamed
 from ..errors import SpotkdError, one_line
 from ..models import save_weights
@@ -117,7 +117,7 @@ def _logging_disabled() -> Iterator[None]:
 
 def _write_onnx(student: Student, path: Path) -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        library(name, "export")
+        import_optional(name, "export")
     images, dynamic = _example_input(student)
     size = sum(tensor.nbytes for tensor in student.network.state_dict().values())
     if size > LARGEST:
@@ -141,7 +141,7 @@ def _write_onnx(student: Student, path: Path) -> None:
 
 
 def _read_onnx(path: Path) -> Classifier:
-    runtime, onnx = library("onnxruntime", "export"), library("onnx", "export")
+    runtime, onnx = import_optional("onnxruntime", "export"), import_optional("onnx", "export")
     if path.stat().st_size > LARGEST:
         raise SpotkdError(f"{path}: larger than an ONNX file can be")
     options = runtime.SessionOptions()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.lazy import library
+from ..data.lazy import import_optional
 from ..errors import SpotkdError, one_line
 from ..files import atomic_write
 from ..options import ExportOptions
@@ -38,7 +38,7 @@ def publish(config: ExportOptions) -> HubPage:
     assert config.push_to_hub is not None
     repo = config.push_to_hub
     try:
-        library("huggingface_hub.utils", "hub").validate_repo_id(repo)
+        import_optional("huggingface_hub.utils", "hub").validate_repo_id(repo)
     except SpotkdError:
         raise
     except ValueError as error:
@@ -75,7 +75,7 @@ def _send(page: HubPage, repo: str, private: bool) -> str:
     Raises:
         SpotkdError: it cannot be reached, or refuses.
     """
-    hub = library("huggingface_hub", "hub")
+    hub = import_optional("huggingface_hub", "hub")
     api = hub.HfApi()
     try:
         address = api.create_repo(repo, private=private, exist_ok=True)

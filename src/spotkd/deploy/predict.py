@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data import DataSpec, Preprocessing
-from ..data.pictures import is_picture
+from ..data.image_files import is_image_file
 from ..errors import SpotkdError, one_line
 from ..escaping import escape_csv
 from ..files import atomic_write
@@ -89,7 +89,7 @@ def _load_pixels(name: str, preprocessing: Preprocessing) -> Tensor | SpotkdErro
         picture = decode_image(name, read_image_file(Path(name)))
     except SpotkdError as error:
         return error
-    return preprocessing.pixels(picture)
+    return preprocessing.to_pixels(picture)
 
 
 def classify(student: Classifier, names: Sequence[str], images: Tensor, top: int, path: str) -> Iterator[Prediction]:
@@ -99,7 +99,7 @@ def classify(student: Classifier, names: Sequence[str], images: Tensor, top: int
         SpotkdError: the student, ``path``, cannot be run on them or gives something else than logits.
     """
     try:
-        logits = student.logits(student.metadata.preprocessing.normalised(images))
+        logits = student.logits(student.metadata.preprocessing.normalise(images))
     except Exception as error:  # of whichever library runs it
         raise SpotkdError(f"{path}: cannot be run on its images ({one_line(error)[:300]})") from error
     if logits.shape != (len(names), len(student.metadata.classes)) or not logits.isfinite().all():
@@ -151,4 +151,4 @@ def find_images(given: Sequence[str]) -> list[str]:
 def _image_files(root: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (str(Path(folder, name)) for name in files if is_picture(name))
+        yield from (str(Path(folder, name)) for name in files if is_image_file(name))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ..data import DataSpec, load_data, preprocessing_of
+from ..data import DataSpec, load_data, make_preprocessing
 from ..deprecation import warn_renamed
 from ..errors import SpotkdError
 from ..models import build_model
@@ -56,7 +56,7 @@ def load_student(path: str | Path, model: str | None = None, data: DataSpec | No
         stored["model"] = model
     if data is not None:
         opened = load_data(data)
-        stored |= {"data": data.name, "classes": opened.classes, "preprocessing": asdict(preprocessing_of(opened))}
+        stored |= {"data": data.name, "classes": opened.classes, "preprocessing": asdict(make_preprocessing(opened))}
     for key, option in (("model", "model"), ("classes", "data"), ("preprocessing", "data")):
         if key not in stored:
             raise SpotkdError(f"{path}: does not note its {key}; name its {option} with --{option}")

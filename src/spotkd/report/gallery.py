@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..analysis import Inspection
 from ..analysis.plots import first_of_each_class
-from ..data import Split, picked
+from ..data import Split, pick_images
 
 _COUNT, _PER_CLASS = 12, 2  # samples in a gallery, and at most so many of a class
 _LARGEST_EDGE = 112  # pixels of the larger edge, to which larger images are brought
@@ -52,7 +52,7 @@ def galleries(inspection: Inspection, split: Split) -> list[Gallery]:
             order = column.argsort(descending=most, stable=True)
             chosen[spot, i, side] = [] if flat else first_of_each_class(order, labels, _PER_CLASS)[:_COUNT]
     wanted = sorted({index for indices in chosen.values() for index in indices})
-    sources = dict(zip(wanted, map(_data_url, picked(split, wanted)), strict=True))
+    sources = dict(zip(wanted, map(_data_url, pick_images(split, wanted)), strict=True))
     return [
         Gallery(spot, side, [_sample(inspection, i, index, sources[index]) for index in indices])
         for (spot, i, side), indices in chosen.items()

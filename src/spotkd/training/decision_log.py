@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..data import Loader, picked
+from ..data import Loader, pick_images
 from ..method import SpotKD
 from ..runs.layout import DECISIONS
 from ..runs.tables import ALL_CLASSES
@@ -60,7 +60,7 @@ class DecisionLog(Hook):
                 count = min(_SHOWN, len(order) // 2)
                 ends |= {f"to_teacher/{spot}": order[::-1][:count], f"to_student/{spot}": order[:count]}
         wanted = sorted({index for indices in ends.values() for index in indices})
-        images = dict(zip(wanted, picked(self.loader.split, wanted), strict=True))
+        images = dict(zip(wanted, pick_images(self.loader.split, wanted), strict=True))
         for title, indices in ends.items():
             show(title, torch.stack([images[index].cpu() for index in indices]), epoch)
 

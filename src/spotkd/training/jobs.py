@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..data import Dataset, Loader, load_data, preprocessing_of
+from ..data import Dataset, Loader, load_data, make_preprocessing
 from ..errors import RunError, SpotkdError, one_line
 from ..losses import Method
 from ..method import SpotKD
@@ -112,7 +112,7 @@ def _save_weights(options: TrainOptions | DistillOptions, method: Method, data: 
         "data": options.data.name,
         "data_options": options_of_test_images(options),
         "classes": data.classes,
-        "preprocessing": asdict(preprocessing_of(data)),
+        "preprocessing": asdict(make_preprocessing(data)),
         "test_top1": summary.scores.top1,
         "protocol": summary.protocol,
     }

@@ -105,7 +105,7 @@ def read_pickle(path: Path) -> dict[str, object]:
             raise ValueError(f"a {type(content).__name__} in place of a dictionary")
         return {_text_key(key): _unwrap_array(value) for key, value in content.items()}
     except FileNotFoundError as error:
-        raise SpotkdError(f"{path}: no such file; the folder is incomplete, remove it and fetch it anew") from error
+        raise SpotkdError(f"{path}: no such file; the folder is incomplete, remove it and fetch it again") from error
     except RefusedError as error:
         raise SpotkdError(f"{path}: refused, {error}; this is not the genuine file, remove it") from error
     except Exception as error:  # a damaged pickle is a random program: it may raise nearly anything

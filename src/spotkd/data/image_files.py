@@ -1,4 +1,4 @@
-"""Pictures: image files, wherever they lie, and the pixels in them."""
+"""Image files, wherever they lie, and the pixels in them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _THREADS = 8  # at most: more are in each other's way
 _SAMPLE = 512  # pictures whose size is looked at before one is chosen for all
 
 
-class Pictures(Protocol):
+class ImageFiles(Protocol):
     """Image files by number. Worker processes get copies of it, so it must be possible to pickle."""
 
     def __len__(self) -> int: ...
@@ -40,8 +40,8 @@ class Pictures(Protocol):
 
 
 @dataclass(frozen=True)
-class Files:
-    """Pictures below a folder.
+class FolderImages:
+    """Image files below a folder.
 
     Attributes:
         root: the folder.
@@ -59,23 +59,23 @@ class Files:
         return str(path), read_image_file(path)
 
 
-def is_picture(name: str) -> bool:
+def is_image_file(name: str) -> bool:
     """Whether a file is one, by its name; hidden files are none."""
     return not name.startswith(".") and name.rpartition(".")[2].lower() in EXTENSIONS
 
 
-def pixels(image: Image.Image) -> Tensor:
+def image_to_tensor(image: Image.Image) -> Tensor:
     """``(3, H, W)`` uint8 of a picture in RGB."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def resize_to_cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """A picture made as large as it must be to cover ``size``, height and width, and its centre cut out."""
     height, width = size
     return image if image.size == (width, height) else ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
 
 
-def common_size(pictures: Sequence[Pictures]) -> tuple[int, int] | None:
+def find_common_size(pictures: Sequence[ImageFiles]) -> tuple[int, int] | None:
     """Height and width that all pictures have, or an evenly spread sample of a great many; None if they differ.
 
     Raises:
@@ -91,10 +91,10 @@ def common_size(pictures: Sequence[Pictures]) -> tuple[int, int] | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def decode_all(pictures: Pictures, numbers: Sequence[int], size: tuple[int, int], title: str) -> Tensor:
+def decode_images(pictures: ImageFiles, numbers: Sequence[int], size: tuple[int, int], title: str) -> Tensor:
     """Decode into memory, with a bar in a terminal.
 
-    A picture of another size is brought to it by :func:`cover`.
+    A picture of another size is brought to it by :func:`resize_to_cover`.
 
     Args:
         pictures: where they are.
@@ -114,7 +114,7 @@ def decode_all(pictures: Pictures, numbers: Sequence[int], size: tuple[int, int]
     def fill(start: int) -> int:
         for place, number in enumerate(numbers[start : start + _BLOCK], start):
             image = decode_image(*pictures[number])
-            images[place] = np.asarray(cover(image, size)).transpose(2, 0, 1)
+            images[place] = np.asarray(resize_to_cover(image, size)).transpose(2, 0, 1)
         return len(numbers[start : start + _BLOCK])
 
     console = Console(stderr=True)
