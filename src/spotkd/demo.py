@@ -56,14 +56,17 @@ def run_demo(options: DemoOptions, console: Console) -> None:
         name: str, title: str, distiller: str, strategy: str, policy: PolicyOptions
     ) -> tuple[str, Summary]:
         console.rule(title, align="left")
-        networks: dict[str, Any] = {
-            "teacher": ModelOptions(TEACHER, str(out / "teacher")),
-            "student": ModelOptions(STUDENT),
-        }
-        method: dict[str, Any] = {"distiller": distiller, "strategy": strategy, "policy": policy}
-        return title, distill(
-            DistillOptions(**common, **networks, **method, out=str(out / name), epochs=options.epochs)
+        student = DistillOptions(
+            **common,
+            teacher=ModelOptions(TEACHER, str(out / "teacher")),
+            student=ModelOptions(STUDENT),
+            distiller=distiller,
+            strategy=strategy,
+            policy=policy,
+            out=str(out / name),
+            epochs=options.epochs,
         )
+        return title, distill(student)
 
     console.print(
         f"{TEACHER} teaches {STUDENT} to read {FACE * options.faces} images of the 94 printable characters "
