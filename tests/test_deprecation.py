@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 import torch
 
 import spotkd
 from spotkd import Batch, SpotKD, Supervised
+from spotkd.data import Preprocessing
+from spotkd.deploy import Classifier, Student, StudentMetadata
 from spotkd.distillers import AT
 
 from .conftest import IMAGE_SHAPE, TinyNet
@@ -19,6 +23,39 @@ def test_renamed_functions(old: str, new: str) -> None:
     assert found is getattr(spotkd, new)
     assert caught[0].filename == __file__  # the line that uses the old name
     assert old not in spotkd.__all__
+
+
+@pytest.mark.parametrize(
+    ("package", "old", "new"),
+    [
+        ("analysis", "split_of", "get_split"),
+        ("deploy", "Exported", "ExportedFile"),
+        ("deploy", "Facts", "StudentMetadata"),
+        ("deploy", "Page", "HubPage"),
+        ("deploy", "tabled", "save_predictions"),
+        ("experiments", "teach", "find_or_train_teacher"),
+        ("experiments", "teacher_for", "teacher_options"),
+        ("report", "runs_below", "find_runs"),
+    ],
+)
+def test_renamed_names_of_packages(package: str, old: str, new: str) -> None:
+    module = import_module(f"spotkd.{package}")
+    with pytest.warns(DeprecationWarning, match=rf"^spotkd\.{package}\.{old} is now {new}; ") as caught:
+        found = getattr(module, old)
+    assert found is getattr(module, new)
+    assert caught[0].filename == __file__
+    assert old not in module.__all__
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        module.nonsense  # noqa: B018
+
+
+def test_what_is_known_of_a_student_is_its_metadata() -> None:
+    metadata = StudentMetadata("resnet8", "glyph94", ("a", "b"), Preprocessing((8, 8), (0.2,), (0.35,), "grey"))
+    student = Student(torch.nn.Identity(), metadata)
+    with pytest.warns(DeprecationWarning, match=r"^Student\.facts is now Student\.metadata; "):
+        assert student.facts is metadata
+    with pytest.warns(DeprecationWarning, match=r"^Classifier\.facts is now Classifier\.metadata; "):
+        assert Classifier(lambda images: images, metadata).facts is metadata
 
 
 def test_an_unknown_name_is_still_an_attribute_error() -> None:

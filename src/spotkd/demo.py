@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .analysis import plot_accuracy, plot_decisions, plot_shares, teacher_probability
 from .data import Loader
-from .data.glyph94 import IMAGES_PER_FACE, TRAIN_FACES
+from .data.glyph94 import FACE, FACES
 from .errors import SpotkdError
 from .files import atomic_write
 from .options import (
@@ -23,7 +23,7 @@ from .options import (
     PolicyOptions,
     TrainOptions,
 )
-from .runs.tables import read_metrics
+from .runs.folder import RunFolder
 from .training import Summary, distill, restore, train
 
 TEACHER, STUDENT = "resnet20", "resnet8"
@@ -32,58 +32,65 @@ TEACHER, STUDENT = "resnet20", "resnet8"
 POLICY = PolicyOptions(bias="scaled", target_share=0.6, target_weight=3.0)
 
 
-def run_demo(config: DemoOptions, console: Console) -> None:
+def run_demo(options: DemoOptions, console: Console) -> None:
     """Train the five networks, print the table, write the pictures."""
-    for key, highest in (("teacher_epochs", math.inf), ("epochs", math.inf), ("faces", TRAIN_FACES)):
-        if not 1 <= getattr(config, key) <= highest:
-            raise SpotkdError(f"{key} is {getattr(config, key)}: it must lie between 1 and {highest}")
-    out = Path(config.out)
+    for key, highest in (("teacher_epochs", math.inf), ("epochs", math.inf), ("faces", FACES)):
+        if not 1 <= getattr(options, key) <= highest:
+            raise SpotkdError(f"{key} is {getattr(options, key)}: it must lie between 1 and {highest}")
+    out = Path(options.out)
     common: dict[str, Any] = {
-        "overwrite": config.overwrite,
-        "data": DataOptions(limit=IMAGES_PER_FACE * config.faces),
+        "overwrite": options.overwrite,
+        "data": DataOptions(limit=FACE * options.faces),
         "batch_size": 32,
         "eval_batch_size": 64,
-        "seed": config.seed,
+        "seed": options.seed,
         "optim": OptimOptions(lr=0.2, schedule="onecycle"),
-        "precision": config.precision,
+        "precision": options.precision,
     }
 
-    def learn(name: str, title: str, model: str, epochs: int) -> tuple[str, Summary]:
+    def train_network(name: str, title: str, model: str, epochs: int) -> tuple[str, Summary]:
         console.rule(title, align="left")
         return title, train(TrainOptions(**common, out=str(out / name), epochs=epochs, model=ModelOptions(model)))
 
-    def teach(name: str, title: str, distiller: str, strategy: str, policy: PolicyOptions) -> tuple[str, Summary]:
+    def distill_student(
+        name: str, title: str, distiller: str, strategy: str, policy: PolicyOptions
+    ) -> tuple[str, Summary]:
         console.rule(title, align="left")
-        networks: dict[str, Any] = {
-            "teacher": ModelOptions(TEACHER, str(out / "teacher")),
-            "student": ModelOptions(STUDENT),
-        }
-        method: dict[str, Any] = {"distiller": distiller, "strategy": strategy, "policy": policy}
-        return title, distill(DistillOptions(**common, **networks, **method, out=str(out / name), epochs=config.epochs))
+        student = DistillOptions(
+            **common,
+            teacher=ModelOptions(TEACHER, str(out / "teacher")),
+            student=ModelOptions(STUDENT),
+            distiller=distiller,
+            strategy=strategy,
+            policy=policy,
+            out=str(out / name),
+            epochs=options.epochs,
+        )
+        return title, distill(student)
 
     console.print(
-        f"{TEACHER} teaches {STUDENT} to read {IMAGES_PER_FACE * config.faces} images of the 94 printable characters "
-        f"in {config.faces} typefaces; tested on 9964 images in 106 others."
+        f"{TEACHER} teaches {STUDENT} to read {FACE * options.faces} images of the 94 printable characters "
+        f"in {options.faces} typefaces; tested on 9964 images in 106 others."
     )
     rows = [
-        learn("teacher", f"teacher {TEACHER}", TEACHER, config.teacher_epochs),
-        learn("alone", f"{STUDENT} alone", STUDENT, config.epochs),
-        teach("kd", f"{STUDENT} by KD", "kd", "always", PolicyOptions()),
-        teach("at", f"{STUDENT} by AT, every spot", "at", "always", PolicyOptions()),
-        teach("sakd", f"{STUDENT} by SAKD-AT", "at", "adaptive", POLICY),
+        train_network("teacher", f"teacher {TEACHER}", TEACHER, options.teacher_epochs),
+        train_network("alone", f"{STUDENT} alone", STUDENT, options.epochs),
+        distill_student("kd", f"{STUDENT} by KD", "kd", "always", PolicyOptions()),
+        distill_student("at", f"{STUDENT} by AT, every spot", "at", "always", PolicyOptions()),
+        distill_student("sakd", f"{STUDENT} by SAKD-AT", "at", "adaptive", POLICY),
     ]
-    students = {title: read_metrics(summary.folder / "metrics.csv") for title, summary in rows[1:]}
+    students = {title: RunFolder(summary.folder).metrics for title, summary in rows[1:]}
     plot_accuracy({title: metrics["test_top1"] for title, metrics in students.items()}, out / "accuracy.png")
     _, sakd = rows[-1]
-    metrics = read_metrics(sakd.folder / "metrics.csv")
+    metrics = RunFolder(sakd.folder).metrics
     plot_shares({spot: metrics[f"share_{spot}"] for spot in sakd.shares}, out / "shares.png")
     method, data = restore(sakd.folder)
     probability = teacher_probability(method, Loader(data, data.test, 256, training=False))
     plot_decisions(data.test, probability, method.spot_names, out / "decisions.png")
-    _report(rows, config, out, console)
+    _print_results(rows, options, out, console)
 
 
-def _report(rows: list[tuple[str, Summary]], config: DemoOptions, out: Path, console: Console) -> None:
+def _print_results(rows: list[tuple[str, Summary]], options: DemoOptions, out: Path, console: Console) -> None:
     spots = list(rows[-1][1].shares)
     header = ["run", "top-1 (%)", "seconds", *spots]
     title = (
@@ -103,7 +110,7 @@ def _report(rows: list[tuple[str, Summary]], config: DemoOptions, out: Path, con
         table.add_row(*line)
     console.print(table)
     notes = (
-        f"One run each, seed {config.seed}: differences of a point or two are within the noise of a seed.\n"
+        f"One run each, seed {options.seed}: differences of a point or two are within the noise of a seed.\n"
         f"SAKD-AT here pulls the share of each spot towards {POLICY.target_share:.0%} (target_share, not in the "
         "paper), against the gain that the policy sees in the teacher's path there: where that is large, the share "
         "stays high. The paper's objective alone sends every sample to the teacher in so short a run."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,13 @@ def test_without_pyarrow_one_line_says_what_to_do(
     assert not (tmp_path / "inspect-train.parquet").exists()
 
 
+def test_without_the_newest_checkpoint_the_one_before_is_inspected(runs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs["sakd"], tmp_path / "run")
+    assert inspect(InspectOptions(str(tmp_path / "run")))[0].epoch == 3
+    (tmp_path / "run" / "last.ckpt").unlink()
+    assert inspect(InspectOptions(str(tmp_path / "run")))[0].epoch == 2
+
+
 def test_what_a_strategy_without_policy_does_is_said(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,7 +196,7 @@ def test_files_are_named_and_lazy_images_inspected(tmp_path: Path) -> None:
 def test_mistakes_are_one_line(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         ([str(tmp_path)], "no config.yaml in it; name the folder of a run"),
-        ([str(runs["teacher"])], "config.yaml"),
+        ([str(runs["teacher"])], "is a run of 'spotkd train'; name one of 'spotkd distill'"),
         ([str(runs["sakd"]), "--split", "val"], "split is val"),
     ):
         assert main(["inspect", *arguments]) == 2

@@ -191,5 +191,5 @@ def test_two_benches_do_not_work_in_one_folder(bright: Path, capfd: pytest.Captu
     Path("runs/bench/plan").mkdir(parents=True)
     with FileLock("runs/bench/plan/.lock"):
         assert bench("plan.yaml") == 2
-    assert "another 'spotkd bench' is at work there" in capfd.readouterr().err
+    assert "another 'spotkd bench' is running there" in capfd.readouterr().err
     assert not json.loads(json.dumps([str(path) for path in Path("runs").rglob("summary.json")]))

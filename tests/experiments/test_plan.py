@@ -8,7 +8,7 @@ import pytest
 
 from spotkd import DISTILLERS, STRATEGIES, SpotkdError
 from spotkd.experiments import cells, find_plan, read_plan, shipped_plans
-from spotkd.experiments.plan import Cell, configuration
+from spotkd.experiments.plan import Cell, run_options
 from spotkd.options import DistillOptions, TrainOptions
 
 PAPER = {"fitnet", "at", "nst", "vid", "ft", "sp", "rkd", "pkt", "cc", "crd"}
@@ -55,7 +55,7 @@ def test_cells_of_a_plan(tmp_path: Path) -> None:
 
 def test_options_of_a_cell(tmp_path: Path) -> None:
     plan = read_plan(written(tmp_path, GOOD))
-    by_name = {str(cell): configuration(plan, cell) for cell in cells(plan)}
+    by_name = {str(cell): run_options(plan, cell) for cell in cells(plan)}
     teacher = by_name["glyph94 teachers resnet20"]
     assert isinstance(teacher, TrainOptions)
     assert (teacher.model.name, teacher.epochs, teacher.batch_size, teacher.data.limit) == ("resnet20", 5, 32, 940)
@@ -114,7 +114,7 @@ def test_shipped_plans_resolve(name: str) -> None:
     all_cells = cells(plan)
     assert {cell.kind for cell in all_cells} == {"teacher", "alone", "distill"}
     for cell in all_cells:
-        assert configuration(plan, cell).seed == (cell.seed if cell.seed is not None else 1029)
+        assert run_options(plan, cell).seed == (cell.seed if cell.seed is not None else 1029)
 
 
 def test_the_papers_tables_are_shipped() -> None:

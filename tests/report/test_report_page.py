@@ -103,8 +103,8 @@ def test_the_command_repeats_the_run(runs: dict[str, Path], page: str) -> None:
         again = read(command, arguments)
         assert program == "spotkd"
         assert again.out == f"{folder}-again"
-        again.out = run.config.out
-        assert again == run.config
+        again.out = run.options.out
+        assert again == run.options
 
 
 def test_the_commands_of_the_documentation_run(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,8 @@ def test_what_is_missing_is_said(runs: dict[str, Path], tmp_path: Path) -> None:
     """A run that was broken off, its teacher's weights gone: the page shows what is left."""
     shutil.copytree(runs["sakd"], tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
-    (tmp_path / "run" / "last.ckpt").unlink()
+    for name in ("last.ckpt", "previous.ckpt"):
+        (tmp_path / "run" / name).unlink()
     assert main(["report", str(tmp_path / "run")]) == 0
     text = Reader((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).text
     assert "not finished: 3 of 3 epochs" in text

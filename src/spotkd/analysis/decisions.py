@@ -16,8 +16,9 @@ from ..errors import RunError, SpotkdError
 from ..method import SpotKD
 from ..options import InspectOptions
 from ..runs.folder import RunFolder
+from ..runs.layout import LAST
 from ..training import make_fabric, restore
-from ..training.decision_log import predict_teacher_probability as ask
+from ..training.decision_log import predict_teacher_probability
 
 Array = npt.NDArray[np.float32]
 
@@ -114,7 +115,7 @@ def teacher_probability(method: SpotKD, loader: Loader) -> Tensor:
     Raises:
         SpotkdError: the strategy has no policy and no ``teacher_probability``.
     """
-    return ask(method, loader)[0]
+    return predict_teacher_probability(method, loader)[0]
 
 
 def get_split(data: Dataset, name: str) -> Split:
@@ -129,27 +130,29 @@ def get_split(data: Dataset, name: str) -> Split:
     return split
 
 
-def inspect(config: InspectOptions) -> tuple[Inspection, Dataset]:
-    """Evaluate a distillation's policy, as it was after the last epoch, on every image of a split.
+def inspect(options: InspectOptions) -> tuple[Inspection, Dataset]:
+    """Evaluate a distillation's policy, as its newest checkpoint has it, on every image of a split.
 
     Raises:
         SpotkdError: the folder holds no distillation with a finished epoch, or its data are not there.
     """
-    folder = RunFolder(config.run)
-    if not folder.exists:
-        raise RunError(f"{folder.path}: no config.yaml in it; name the folder of a run of 'spotkd distill'")
-    run = folder.distill_options
-    method, data = restore(folder.path)
-    epoch = int((folder.state() or {})["epoch"])
-    method.start_epoch(epoch, run.epochs)  # a strategy of the user's may follow the epochs
-    split = get_split(data, config.split)
-    fabric = make_fabric(config.accelerator, "32")  # probabilities of bfloat16 would be good to two digits
-    loader = Loader(data, split, config.batch_size, training=False, device=fabric.device, workers=run.data.workers)
+    run = RunFolder(options.run)
+    if not run.exists:
+        raise RunError(f"{run.path}: no config.yaml in it; name the folder of a run of 'spotkd distill'")
+    of_run, state = run.distill_options, run.state()
+    if state is None:
+        raise RunError(f"{run.path / LAST}: no such file; resume the run: spotkd distill --resume {run.path}")
+    method, data = restore(run.path)
+    epoch = int(state["epoch"])
+    method.start_epoch(epoch, of_run.epochs)  # a strategy of the user's may follow the epochs
+    split = get_split(data, options.split)
+    fabric = make_fabric(options.accelerator, "32")  # probabilities of bfloat16 would be good to two digits
+    loader = Loader(data, split, options.batch_size, training=False, device=fabric.device, workers=of_run.data.workers)
     columns = [
         np.concatenate(part) for part in zip(*_evaluate_batches(method.to(fabric.device).eval(), loader), strict=True)
     ]
     inspection = Inspection(
-        config.split, epoch, run.strategy, method.strategy.learns, method.spot_names, data.classes, split.files(),
+        options.split, epoch, of_run.strategy, method.strategy.learns, method.spot_names, data.classes, split.files(),
         *columns,
     )  # fmt: skip
     return inspection, data

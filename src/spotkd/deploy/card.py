@@ -30,7 +30,7 @@ _PAPER = (
 )
 
 
-def read_run(folder: str | Path) -> tuple[DistillOptions | TrainOptions, Summary]:
+def read_finished(folder: str | Path) -> tuple[DistillOptions | TrainOptions, Summary]:
     """The options of a finished run, and its result.
 
     Raises:
@@ -42,9 +42,9 @@ def read_run(folder: str | Path) -> tuple[DistillOptions | TrainOptions, Summary
     return run.options, run.result
 
 
-def shareable_options(config: DistillOptions | TrainOptions) -> str:
+def shareable_options(options: DistillOptions | TrainOptions) -> str:
     """What of a run's options decides what is learnt, as a file for ``--config``; nothing on where files lie."""
-    content = result_options(config)
+    content = result_options(options)
     content["data"]["name"] = public_data_name(content["data"]["name"])
     for section in ("model", "student", "preparation"):
         if section in content and content[section].get("checkpoint"):
@@ -55,7 +55,7 @@ def shareable_options(config: DistillOptions | TrainOptions) -> str:
 def model_card(
     repo: str,
     student: Student,
-    config: DistillOptions | TrainOptions,
+    options: DistillOptions | TrainOptions,
     summary: Summary,
     files: list[str],
     license_name: str | None = None,
@@ -65,7 +65,7 @@ def model_card(
     Args:
         repo: ``USER/NAME`` of the page.
         student: what is shown.
-        config: of its run.
+        options: of its run.
         summary: of its run.
         files: names of the files with the student, beside the card.
         license_name: as the Hub writes it, such as apache-2.0; None leaves the field out.
@@ -83,7 +83,7 @@ def model_card(
         pipeline_tag="image-classification",
         license=license_name,
         datasets=of_hub,
-        tags=["image-classification", "pytorch", *["knowledge-distillation"] * isinstance(config, DistillOptions)],
+        tags=["image-classification", "pytorch", *["knowledge-distillation"] * isinstance(options, DistillOptions)],
         model_name=repo.partition("/")[2],
         eval_results=[
             hub.EvalResult(
@@ -97,7 +97,7 @@ def model_card(
             )
         ],
     )
-    card = f"---\n{data.to_yaml()}\n---\n\n{_render_body(repo, student, config, summary, files)}"
+    card = f"---\n{data.to_yaml()}\n---\n\n{_render_body(repo, student, options, summary, files)}"
     return _validate(card, hub, repo)
 
 
@@ -121,11 +121,11 @@ def _validate(card: str, hub: Any, repo: str) -> str:
 
 
 def _render_body(
-    repo: str, student: Student, config: DistillOptions | TrainOptions, summary: Summary, files: list[str]
+    repo: str, student: Student, options: DistillOptions | TrainOptions, summary: Summary, files: list[str]
 ) -> str:
     """The card below its fields."""
-    metadata, distilled = student.metadata, isinstance(config, DistillOptions)
-    origin = f"distilled from a {config.teacher.name}" if isinstance(config, DistillOptions) else "trained on labels"
+    metadata, distilled = student.metadata, isinstance(options, DistillOptions)
+    origin = f"distilled from a {options.teacher.name}" if isinstance(options, DistillOptions) else "trained on labels"
     command = "distill --config config.yaml --teacher.checkpoint TEACHER" if distilled else "train --config config.yaml"
     hidden = len(metadata.classes) - _MOST_CLASSES
     return render_template(
@@ -133,8 +133,8 @@ def _render_body(
         repo=repo,
         name=repo.partition("/")[2],
         summary=f"A {metadata.model} that classifies images, {origin}",
-        seed=config.seed,
-        rows=list(_rows(student, config, summary)),
+        seed=options.seed,
+        rows=list(_rows(student, options, summary)),
         files=", ".join(f"`{file}`" for file in files),
         classes=metadata.classes[:_MOST_CLASSES],
         more_classes=f" and {hidden} more, in `config.json`" if hidden > 0 else "",
@@ -143,15 +143,15 @@ def _render_body(
     )
 
 
-def _rows(student: Student, config: DistillOptions | TrainOptions, summary: Summary) -> Iterator[tuple[str, str]]:
+def _rows(student: Student, options: DistillOptions | TrainOptions, summary: Summary) -> Iterator[tuple[str, str]]:
     """The lines of the card's table, each a name and what there is to say, not escaped yet."""
     metadata, scores = student.metadata, summary.scores
     size = count_parameters(student.network)
     yield "network", f"{metadata.model}, {size / 1e6:.3g} M parameters, {len(metadata.classes)} classes"
-    if isinstance(config, DistillOptions):
-        yield "teacher", config.teacher.name + _compression(config.teacher.name, student, size)
-        yield "distiller", config.distiller
-        yield "strategy", config.strategy
+    if isinstance(options, DistillOptions):
+        yield "teacher", options.teacher.name + _compression(options.teacher.name, student, size)
+        yield "distiller", options.distiller
+        yield "strategy", options.strategy
     yield "data set", metadata.data
     yield "test accuracy", f"top-1 {scores.top1:.2f} %, top-5 {scores.top5:.2f} % on {scores.images} images"
     yield "which epoch", f"{summary.epoch} of {summary.epochs}, chosen by: {summary.protocol}"

@@ -27,27 +27,27 @@ class ExportedFile(NamedTuple):
     images: int
 
 
-def export(config: ExportOptions) -> ExportedFile:
+def export(options: ExportOptions) -> ExportedFile:
     """Write the student of a run in another format.
 
     Raises:
         SpotkdError: nothing to export; the format's library is missing; a network that the format cannot hold; a file
             that already exists; or one whose logits are not the student's, of which nothing is left.
     """
-    for option, given in (("card_only", config.card_only), ("license", config.license), ("private", config.private)):
+    for option, given in (("card_only", options.card_only), ("license", options.license), ("private", options.private)):
         if given:
             raise SpotkdError(f"{option} has no effect without push_to_hub: leave it out or add --push-to-hub")
-    student = load_student(config.run, config.model, named_data(config))
-    return write_student(student, config.format, _target_path(config), config.overwrite)
+    student = load_student(options.run, options.model, named_data(options))
+    return write_student(student, options.format, _target_path(options), options.overwrite)
 
 
-def _target_path(config: ExportOptions) -> Path:
+def _target_path(options: ExportOptions) -> Path:
     """Where the file goes."""
-    suffix = FORMATS[config.format].suffix
-    source = find_weights(config.run)
-    path = source.with_suffix(suffix) if config.out is None else Path(config.out)
+    suffix = FORMATS[options.format].suffix
+    source = find_weights(options.run)
+    path = source.with_suffix(suffix) if options.out is None else Path(options.out)
     if path.suffix != suffix:
-        raise SpotkdError(f"out is {path}: a {config.format} file ends in {suffix}")
+        raise SpotkdError(f"out is {path}: a {options.format} file ends in {suffix}")
     if path.resolve() == source.resolve():
         raise SpotkdError(f"{path}: is the student itself; give another file with --out")
     return path

@@ -10,7 +10,7 @@ from ..data.lazy import import_optional
 from ..errors import SpotkdError, one_line
 from ..files import atomic_write
 from ..options import ExportOptions
-from .card import model_card, read_run, shareable_options
+from .card import model_card, read_finished, shareable_options
 from .export import write_student
 from .formats import FORMATS
 from .student import load_student, named_data
@@ -28,15 +28,15 @@ class HubPage(NamedTuple):
     address: str | None
 
 
-def publish(config: ExportOptions) -> HubPage:
+def publish(options: ExportOptions) -> HubPage:
     """Write the folder and, unless ``card_only``, send it.
 
     Raises:
         SpotkdError: not a finished run; a name or a licence that the Hub does not take; files that already exist; or
             the Hub refuses: then the folder is left.
     """
-    assert config.push_to_hub is not None
-    repo = config.push_to_hub
+    assert options.push_to_hub is not None
+    repo = options.push_to_hub
     try:
         import_optional("huggingface_hub.utils", "hub").validate_repo_id(repo)
     except SpotkdError:
@@ -45,28 +45,28 @@ def publish(config: ExportOptions) -> HubPage:
         raise SpotkdError(f"push_to_hub is {repo}: {one_line(error)}") from error
     if repo.count("/") != 1:
         raise SpotkdError(f"push_to_hub is {repo}: give USER/NAME")
-    run, summary = read_run(config.run)
-    student = load_student(config.run, config.model, named_data(config))
-    wanted = dict.fromkeys(("safetensors", config.format))
+    run_options, summary = read_finished(options.run)
+    student = load_student(options.run, options.model, named_data(options))
+    wanted = dict.fromkeys(("safetensors", options.format))
     weights = {f"student{FORMATS[name].suffix}": name for name in wanted}
-    card = model_card(repo, student, run, summary, list(weights), config.license)
-    folder = Path(config.out or Path(config.run) / "hub")
-    if folder.exists() and not config.overwrite:
+    card = model_card(repo, student, run_options, summary, list(weights), options.license)
+    folder = Path(options.out or Path(options.run) / "hub")
+    if folder.exists() and not options.overwrite:
         raise SpotkdError(f"{folder}: already exists; give another folder with --out, or replace it: --overwrite")
     for file, format_name in weights.items():
-        write_student(student, format_name, folder / file, config.overwrite)
+        write_student(student, format_name, folder / file, options.overwrite)
     known = summary.as_dict()
     content = student.metadata.as_dict() | {"summary": {key: known[key] for key in _SHARED}}
     texts = {
         "config.json": json.dumps(content, indent=2) + "\n",
-        "config.yaml": shareable_options(run),
+        "config.yaml": shareable_options(run_options),
         "README.md": card,
     }
     for name, text in texts.items():
         with atomic_write(folder / name) as path:
             path.write_text(text, encoding="utf-8")
     page = HubPage(folder, [*weights, *texts], None)
-    return page if config.card_only else page._replace(address=_send(page, repo, config.private))
+    return page if options.card_only else page._replace(address=_send(page, repo, options.private))
 
 
 def _send(page: HubPage, repo: str, private: bool) -> str:

@@ -55,22 +55,22 @@ def open_student(path: str, model: str | None = None, data: DataSpec | None = No
     return next(file_format.read(Path(path)) for file_format in FORMATS.values() if file_format.suffix == suffix)
 
 
-def predict(config: PredictOptions, failed: Callable[[str], None]) -> Iterator[Prediction]:
+def predict(options: PredictOptions, failed: Callable[[str], None]) -> Iterator[Prediction]:
     """Classify pictures, in the order given, those in a folder sorted.
 
     Args:
-        config: the options.
+        options: the options.
         failed: called with one line about each picture that cannot be read; the others are classified.
 
     Raises:
         SpotkdError: no such student or picture; a student that cannot be run.
     """
-    if config.batch_size < 1 or config.top < 1:
-        raise SpotkdError(f"batch_size is {config.batch_size} and top {config.top}: both must be at least 1")
-    files = find_images(config.images)
-    student = open_student(config.student, config.model, named_data(config), config.trust)
+    if options.batch_size < 1 or options.top < 1:
+        raise SpotkdError(f"batch_size is {options.batch_size} and top {options.top}: both must be at least 1")
+    files = find_images(options.images)
+    student = open_student(options.student, options.model, named_data(options), options.trust)
     waiting = iter(files)
-    while names := list(islice(waiting, config.batch_size)):
+    while names := list(islice(waiting, options.batch_size)):
         images: dict[str, Tensor] = {}
         with ignore_warnings():
             for name in names:
@@ -80,7 +80,7 @@ def predict(config: PredictOptions, failed: Callable[[str], None]) -> Iterator[P
                 else:
                     images[name] = image
         if images:
-            yield from classify(student, list(images), torch.stack(list(images.values())), config.top, config.student)
+            yield from classify(student, list(images), torch.stack(list(images.values())), options.top, options.student)
 
 
 def _load_pixels(name: str, preprocessing: Preprocessing) -> Tensor | SpotkdError:

@@ -31,11 +31,11 @@ class Student(NamedTuple):
         return self.metadata
 
 
-def named_data(config: ExportOptions | PredictOptions) -> DataSpec | None:
+def named_data(options: ExportOptions | PredictOptions) -> DataSpec | None:
     """Options of the data set that the user has named; None if there is none."""
-    if config.data is None:
+    if options.data is None:
         return None
-    return DataSpec(config.data) if config.root is None else DataSpec(config.data, config.root)
+    return DataSpec(options.data) if options.root is None else DataSpec(options.data, options.root)
 
 
 def load_student(path: str | Path, model: str | None = None, data: DataSpec | None = None) -> Student:

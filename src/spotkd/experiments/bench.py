@@ -1,4 +1,4 @@
-"""``spotkd bench``: run the cells of a plan, each in a process of its own, and go on where an earlier call stopped."""
+"""``spotkd bench``: run the cells of a plan, each in a process of its own, and resume where an earlier call stopped."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import torch
 import yaml
@@ -20,29 +18,22 @@ from rich.progress import BarColumn, Progress, TextColumn
 from ..cores import available_cores
 from ..errors import SpotkdError, Stopped
 from ..formatting import format_duration
-from ..options import BenchOptions, DistillOptions, TrainOptions, result_differences, with_values
-from ..runs.folder import RunFolder
+from ..options import BenchOptions, DistillOptions
 from ..runtime.signals import StopRequest
 from ..runtime.workers import Supervisor
-from .estimate import estimate_seconds
-from .plan import Cell, Plan, cells, configuration, find_plan, read_plan, shipped_plans
+from .grid import Grid, plan_folder
+from .plan import Cell, find_plan, read_plan, shipped_plans
 from .report import write_report
 
-_POLL = 0.1  # seconds between two looks at the running processes
-_PATIENCE = 60.0  # seconds that a run has to save itself
-_STARTUP = 4.0  # seconds until a process trains; roughly, they count in short runs alone
+_POLL_SECONDS = 0.1  # between two checks of the running processes
+_SAVE_SECONDS = 60.0  # that a run has to save its state
 
 
-def plan_folder(name: str, out: str | None) -> Path:
-    """Where the runs of a plan lie."""
-    return Path(out or f"runs/bench/{name}")
-
-
-def list_plan(config: BenchOptions, console: Console) -> None:
+def list_plan(options: BenchOptions, console: Console) -> None:
     """Print the cells of a plan, or of all that are shipped, with what each will take; nothing is run."""
-    for wanted in [config.plan] if config.plan else shipped_plans():
+    for wanted in [options.plan] if options.plan else shipped_plans():
         name, path = find_plan(wanted)
-        grid = Grid(read_plan(path), plan_folder(name, config.out), config.root)
+        grid = Grid(read_plan(path), plan_folder(name, options.out), options.root)
         console.print(f"{name}: {grid.plan.title} ({path})", highlight=False, soft_wrap=True)
         todo = 0.0
         for cell in grid.cells:
@@ -64,26 +55,26 @@ def list_plan(config: BenchOptions, console: Console) -> None:
     )
 
 
-def run_plan(config: BenchOptions, console: Console) -> int:
+def run_plan(options: BenchOptions, console: Console) -> int:
     """Run what is not finished yet and write the report; 0, or 1 when a cell failed.
 
     Raises:
-        SpotkdError: something is wrong with the plan, or the folder holds runs with other options.
+        SpotkdError: a mistake in the plan, or the folder holds runs with other options.
     """
-    if config.plan is None:
+    if options.plan is None:
         raise SpotkdError(f"plan is missing: name a YAML file or one of {', '.join(shipped_plans())}")
-    if config.jobs < 1:
-        raise SpotkdError(f"jobs is {config.jobs}: it must be at least 1")
-    name, path = find_plan(config.plan)
-    grid = Grid(read_plan(path), plan_folder(name, config.out), config.root)
+    if options.jobs < 1:
+        raise SpotkdError(f"jobs is {options.jobs}: it must be at least 1")
+    name, path = find_plan(options.plan)
+    grid = Grid(read_plan(path), plan_folder(name, options.out), options.root)
     grid.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(grid.folder / ".lock", timeout=0):
-            failed = Bench(grid, config.jobs, console).run()
+            failed = Bench(grid, options.jobs, console).run()
     except Timeout as error:
-        raise SpotkdError(f"{grid.folder}: another 'spotkd bench' is at work there") from error
+        raise SpotkdError(f"{grid.folder}: another 'spotkd bench' is running there") from error
     if any(grid.finished(cell) for cell in grid.cells):
-        table = write_report(grid.plan, name, grid.folder, _command(config.plan, config.out))
+        table = write_report(grid.plan, name, grid.folder, _command(options.plan, options.out))
         console.print(table, markup=False, highlight=False, soft_wrap=True)
         console.print(f"report: {grid.folder}/report.md, .csv and .tex", highlight=False, soft_wrap=True)
     if failed:
@@ -99,7 +90,7 @@ def report_plan(plan: str, out: str | None = None) -> str:
         out: folder of the runs; None for runs/bench/PLAN.
 
     Raises:
-        SpotkdError: nothing is finished yet, or a run was made with other options than the plan has.
+        SpotkdError: no run is finished, or a run was made with other options than the plan has.
     """
     name, path = find_plan(plan)
     grid = Grid(read_plan(path), plan_folder(name, out))
@@ -113,60 +104,7 @@ def _command(plan: str, out: str | None) -> str:
 
 
 @dataclass
-class Grid:
-    """A plan and its folder."""
-
-    plan: Plan
-    folder: Path
-    root: str | None = None
-    cells: list[Cell] = field(init=False)
-    _estimates: dict[Cell, float] = field(default_factory=dict, init=False)
-
-    def __post_init__(self) -> None:
-        self.cells = cells(self.plan)
-
-    def options(self, cell: Cell) -> TrainOptions | DistillOptions:
-        """The complete options of a cell's run."""
-        config = configuration(self.plan, cell)
-        # An earlier call may have been stopped in the middle of a run, which is resumed then.
-        values: dict[str, Any] = {"out": str(self.run(cell).path), "overwrite": True, "quiet": True, "resume": "auto"}
-        if self.root is not None:
-            values["data.root"] = self.root
-        if cell.teacher_cell is not None and isinstance(config, DistillOptions) and config.teacher.checkpoint is None:
-            values["teacher.checkpoint"] = str(self.run(cell.teacher_cell).path)
-        return with_values(config, values)
-
-    def run(self, cell: Cell) -> RunFolder:
-        """Where the cell's run lies."""
-        return RunFolder(self.folder / cell.folder)
-
-    def finished(self, cell: Cell) -> bool:
-        """Whether the cell's run is complete.
-
-        Raises:
-            SpotkdError: it was made with other options than the plan has now.
-        """
-        run = self.run(cell)
-        if not run.finished:
-            return False
-        other = result_differences(run.options, self.options(cell))
-        if other:
-            raise SpotkdError(
-                f"{run.path}: was run with another {', '.join(other[:5])} than the plan has; give another --out, or "
-                "remove that folder"
-            )
-        return True
-
-    def estimate(self, cell: Cell) -> float:
-        """Rough seconds; the same for every seed."""
-        kind = replace(cell, seed=None)
-        if kind not in self._estimates:
-            self._estimates[kind] = _STARTUP + estimate_seconds(configuration(self.plan, cell))
-        return self._estimates[kind]
-
-
-@dataclass
-class _Running:
+class _RunningCell:
     cell: Cell
     process: subprocess.Popen[bytes]
     started: float
@@ -178,46 +116,46 @@ class Bench:
 
     def __init__(self, grid: Grid, jobs: int, console: Console) -> None:
         self.grid, self.jobs, self.console = grid, jobs, console
-        self.done = [cell for cell in grid.cells if grid.finished(cell)]
-        self.todo = [cell for cell in grid.cells if cell not in set(self.done)]
+        self.finished = [cell for cell in grid.cells if grid.finished(cell)]
+        self.waiting = [cell for cell in grid.cells if cell not in set(self.finished)]
         self.failed: list[Cell] = []
-        self.running: list[_Running] = []
+        self.running: list[_RunningCell] = []
         self._spent = self._expected = 0.0  # seconds that finished cells took, and were estimated to
 
     def run(self) -> list[Cell]:
         """Run them all; returns those that failed."""
         total = len(self.grid.cells)
-        if self.done:
-            self._say(f"{len(self.done)} of {total} runs are finished already")
-        if self.todo:
-            self._say(f"{len(self.todo)} runs, about {format_duration(self._left())} by a rough estimate")
+        if self.finished:
+            self._print(f"{len(self.finished)} of {total} runs are finished already")
+        if self.waiting:
+            self._print(f"{len(self.waiting)} runs, about {format_duration(self._seconds_left())} by a rough estimate")
         with self._bar() as bar, Supervisor() as self.supervisor, StopRequest() as request:
-            task = bar.add_task("", total=total, completed=len(self.done))
+            task = bar.add_task("", total=total, completed=len(self.finished))
             try:
-                while self.todo or self.running:
+                while self.waiting or self.running:
                     if request.received:
                         raise Stopped(f"stopped by {request.received}; the same command resumes it")
-                    self._start_what_can_be()
-                    time.sleep(_POLL)
+                    self._start_ready_cells()
+                    time.sleep(_POLL_SECONDS)
                     for one in [one for one in self.running if one.process.poll() is not None]:
                         self._finish(one)
                     running = ", ".join(str(one.cell) for one in self.running)
-                    counted = len(self.done) + len(self.failed)
-                    note = f"about {format_duration(self._left())} left  {running}"
+                    counted = len(self.finished) + len(self.failed)
+                    note = f"about {format_duration(self._seconds_left())} left  {running}"
                     bar.update(task, completed=counted, description=f"{counted}/{total}", note=note)
             finally:  # no process is left behind, and each may save its run
-                self.supervisor.stop(_PATIENCE)
+                self.supervisor.stop(_SAVE_SECONDS)
         return self.failed
 
-    def _start_what_can_be(self) -> None:
-        for cell in list(self.todo):
+    def _start_ready_cells(self) -> None:
+        for cell in list(self.waiting):
             if len(self.running) == self.jobs:
                 return
             if cell.teacher_cell in self.failed:
-                self.todo.remove(cell)
+                self.waiting.remove(cell)
                 self._fail(cell, f"its teacher failed ({cell.teacher_cell})")
-            elif cell.teacher_cell is None or cell.teacher_cell in self.done:
-                self.todo.remove(cell)
+            elif cell.teacher_cell is None or cell.teacher_cell in self.finished:
+                self.waiting.remove(cell)
                 self._start(cell)
 
     def _start(self, cell: Cell) -> None:
@@ -228,7 +166,7 @@ class Bench:
         slot = min(set(range(self.jobs)) - {one.slot for one in self.running})
         with run.log.open("wb") as log:
             process = self.supervisor.start(arguments, self._environment(slot), log, subprocess.STDOUT)
-        self.running.append(_Running(cell, process, time.monotonic(), slot))
+        self.running.append(_RunningCell(cell, process, time.monotonic(), slot))
 
     def _environment(self, slot: int) -> dict[str, str]:
         """The cores shared out among the jobs, and the GPUs in turn."""
@@ -238,7 +176,7 @@ class Bench:
             environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
         return environment
 
-    def _finish(self, one: _Running) -> None:
+    def _finish(self, one: _RunningCell) -> None:
         self.running.remove(one)
         self.supervisor.forget(one.process)
         spent = time.monotonic() - one.started
@@ -246,31 +184,31 @@ class Bench:
         if one.process.returncode == 0 and run.finished:
             self._spent += spent
             self._expected += self.grid.estimate(one.cell)
-            self.done.append(one.cell)
-            self._report(one.cell, f"test top-1 {run.result.scores.top1:.2f} %  in {format_duration(spent)}")
+            self.finished.append(one.cell)
+            self._print_progress(one.cell, f"test top-1 {run.result.scores.top1:.2f} %  in {format_duration(spent)}")
         else:
             self._fail(one.cell, run.last_words() or f"ended with status {one.process.returncode}")
 
     def _fail(self, cell: Cell, reason: str) -> None:
         self.failed.append(cell)
         self.grid.run(cell).fail(reason)
-        self._report(cell, f"failed: {reason}")
+        self._print_progress(cell, f"failed: {reason}")
 
-    def _report(self, cell: Cell, what: str) -> None:
-        total, counted = len(self.grid.cells), len(self.done) + len(self.failed)
-        left = f", about {format_duration(self._left())} left" if self.todo or self.running else ""
-        self._say(f"[{counted:{len(str(total))}}/{total}] {cell}: {what}{left}")
+    def _print_progress(self, cell: Cell, what: str) -> None:
+        total, counted = len(self.grid.cells), len(self.finished) + len(self.failed)
+        left = f", about {format_duration(self._seconds_left())} left" if self.waiting or self.running else ""
+        self._print(f"[{counted:{len(str(total))}}/{total}] {cell}: {what}{left}")
 
-    def _left(self) -> float:
+    def _seconds_left(self) -> float:
         """Seconds until all is done: the estimates, corrected by what finished cells really took."""
-        ahead = sum(self.grid.estimate(cell) for cell in self.todo)
+        ahead = sum(self.grid.estimate(cell) for cell in self.waiting)
         factor = self._spent / self._expected if self._expected else 1.0
         ahead *= factor
         for one in self.running:
             ahead += max(self.grid.estimate(one.cell) * factor - (time.monotonic() - one.started), 0.0)
         return ahead / self.jobs
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager

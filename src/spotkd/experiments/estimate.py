@@ -9,13 +9,12 @@ estimate by the cells that are finished.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 import torch
 
-from ..data import load_data
+from ..data import DataSpec, load_data
 from ..distillers import DISTILLERS
 from ..distillers.base import LogitDistiller, pair_spots
 from ..models import create_model
@@ -58,50 +57,52 @@ def _image_counts(data: DataOptions) -> tuple[int, int, int]:
     if data.name in SIZES:
         count, classes, size = SIZES[data.name]
         return round((data.limit or count) * (1 - data.val_share)), classes, size
-    return _open_data(tuple(asdict(data).items()))
+    return _open_data(data_spec(data))
 
 
 @cache
-def _open_data(options: tuple[tuple[str, Any], ...]) -> tuple[int, int, int]:
-    data = load_data(data_spec(DataOptions(**dict(options))))
+def _open_data(spec: DataSpec) -> tuple[int, int, int]:
+    data = load_data(spec)
     return len(data.train), len(data.classes), data.image_shape[1]
 
 
-def estimate_seconds(config: TrainOptions | DistillOptions) -> float:
+def estimate_seconds(options: TrainOptions | DistillOptions) -> float:
     """Rough seconds of training of one run on this machine.
 
     Raises:
         SpotkdError: an unknown name, or a data set that is not there and whose size is not known.
     """
-    count, classes, size = _image_counts(config.data)
-    device = make_fabric(config.accelerator, "32").device
-    if isinstance(config, TrainOptions):
-        return config.epochs * count * 3 * sum(_stage_seconds(config.model.name, classes, size, device))
-    teacher, student = (_stage_seconds(model.name, classes, size, device) for model in (config.teacher, config.student))
+    count, classes, size = _image_counts(options.data)
+    device = make_fabric(options.accelerator, "32").device
+    if isinstance(options, TrainOptions):
+        return options.epochs * count * 3 * sum(_stage_seconds(options.model.name, classes, size, device))
+    teacher, student = (
+        _stage_seconds(model.name, classes, size, device) for model in (options.teacher, options.student)
+    )
     t, s = sum(teacher), sum(student)
     cost = t + 3 * s
-    strategy: Any = STRATEGIES[config.strategy]
+    strategy: Any = STRATEGIES[options.strategy]
     if strategy.learns:
-        s_prefix, t_prefix = _prefix_seconds(config, classes, size, student, teacher)
+        s_prefix, t_prefix = _prefix_seconds(options, classes, size, student, teacher)
         cost = 3 * t - 2 * t_prefix + 5 * s - s_prefix
         if strategy.trains_teacher:  # its own forward and backward, and no prefix to take over
             cost = 4 * t + 4 * s + (t - t_prefix) + (s - s_prefix)
-    distiller: Any = DISTILLERS[config.distiller]
+    distiller: Any = DISTILLERS[options.distiller]
     preparation = getattr(distiller, "preparation", None)
     share = 0.0 if preparation is None else preparation.share * (t + s) / cost
-    return config.epochs * count * cost * (1 + share)
+    return options.epochs * count * cost * (1 + share)
 
 
 def _prefix_seconds(
-    config: DistillOptions, classes: int, size: int, student: tuple[float, ...], teacher: tuple[float, ...]
+    options: DistillOptions, classes: int, size: int, student: tuple[float, ...], teacher: tuple[float, ...]
 ) -> tuple[float, float]:
     """Seconds up to and including the first spot's stage, of student and teacher."""
-    distiller: Any = DISTILLERS[config.distiller]
+    distiller: Any = DISTILLERS[options.distiller]
     if issubclass(distiller, LogitDistiller):
         return sum(student), sum(teacher)
     shapes = (
         feature_shapes(create_model(model.name, classes, image_shape=(3, size, size)), (3, size, size))
-        for model in (config.student, config.teacher)
+        for model in (options.student, options.teacher)
     )
     (s_stage, t_stage), *_ = pair_spots(distiller.spot_rule, *shapes)
     return sum(student[: s_stage + 1]), sum(teacher[: t_stage + 1])

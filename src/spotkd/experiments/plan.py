@@ -136,7 +136,7 @@ def read_plan(path: Path) -> Plan:
         for strategy in (name for names in _methods(plan).values() for name in names):
             STRATEGIES[strategy]
         for cell in cells(plan):
-            configuration(plan, cell)
+            run_options(plan, cell)
     except SpotkdError as error:
         raise SpotkdError(f"{path}: {error}") from error
     return plan
@@ -177,7 +177,7 @@ def _split_pair(pair: str) -> tuple[str, str]:
     return found
 
 
-def configuration(plan: Plan, cell: Cell) -> TrainOptions | DistillOptions:
+def run_options(plan: Plan, cell: Cell) -> TrainOptions | DistillOptions:
     """The options of one run: its recipe's, then the plan's.
 
     Raises:

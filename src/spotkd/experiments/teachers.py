@@ -16,14 +16,14 @@ from ..runs.folder import RunFolder, find_runs
 from ..training import train
 
 
-def teacher_options(config: DistillOptions) -> TrainOptions:
+def teacher_options(distillation: DistillOptions) -> TrainOptions:
     """How the teacher of a distillation is trained: by its own recipe, on the same images, for as many epochs.
 
     Its seed is the recipe's, not the student's, so that students of several seeds share one teacher.
     """
     shared = ("epochs", "select", "accelerator", "precision", "channels_last", "quiet")
-    options = {key: getattr(config, key) for key in shared} | {"data": asdict(config.data)}
-    teacher = resolved(f"{config.data.name}/single/{config.teacher.name}", options)
+    options = {key: getattr(distillation, key) for key in shared} | {"data": asdict(distillation.data)}
+    teacher = resolved(f"{distillation.data.name}/single/{distillation.teacher.name}", options)
     assert isinstance(teacher, TrainOptions)
     return teacher
 

@@ -36,40 +36,40 @@ class Profile:
     steps: list[StepCost]
 
 
-def profile(config: ProfileOptions, progress: Callable[[str], None] = lambda _: None) -> Profile:
+def profile(options: ProfileOptions, progress: Callable[[str], None] = lambda _: None) -> Profile:
     """Measure a teacher and its students.
 
     Args:
-        config: the options.
+        options: the options.
         progress: called with a word on what is being measured.
 
     Raises:
         SpotkdError: an unknown name, a number that is too small.
     """
-    for key, value in (("batch_size", config.batch_size), ("rounds", config.rounds), ("classes", config.classes)):
+    for key, value in (("batch_size", options.batch_size), ("rounds", options.rounds), ("classes", options.classes)):
         if value < 1:
             raise SpotkdError(f"{key} is {value}: it must be at least 1")
-    shape: Shape = tuple(config.image_shape)
-    classes, samples = config.classes, SAMPLES
-    if config.data is not None:
-        data = load_data(DataSpec(config.data))
+    shape: Shape = tuple(options.image_shape)
+    classes, samples = options.classes, SAMPLES
+    if options.data is not None:
+        data = load_data(DataSpec(options.data))
         shape, classes, samples = data.image_shape, len(data.classes), len(data.train)
     if len(shape) != 3 or min(shape) < 1:
         raise SpotkdError(f"image_shape is {list(shape)}: give channels, height and width, as [3,32,32]")
-    distillers = [] if config.distillers == "none" else _parse_names(config.distillers, DISTILLERS)
-    strategies = _parse_names(config.strategies, STRATEGIES)
-    names = list(dict.fromkeys([config.teacher, *config.students]))
-    fabric = make_fabric(config.accelerator, config.precision)
+    distillers = [] if options.distillers == "none" else _parse_names(options.distillers, DISTILLERS)
+    strategies = _parse_names(options.strategies, STRATEGIES)
+    names = list(dict.fromkeys([options.teacher, *options.students]))
+    fabric = make_fabric(options.accelerator, options.precision)
     progress("networks")
-    networks = measure_networks(names, classes, shape, config.batch_size, config.rounds, fabric.device)
+    networks = measure_networks(names, classes, shape, options.batch_size, options.rounds, fabric.device)
     steps: list[StepCost] = []
-    for student in dict.fromkeys(config.students):
-        factory = StepFactory(config.teacher, student, classes, shape, samples, fabric)
-        batch = factory.make_batch(config.batch_size)
+    for student in dict.fromkeys(options.students):
+        factory = StepFactory(options.teacher, student, classes, shape, samples, fabric)
+        batch = factory.make_batch(options.batch_size)
         plain_kd = factory.make_step("kd", "always", batch)
         for distiller in distillers:
             progress(f"{student}: {distiller}")
-            steps += measure_steps(factory, distiller, strategies, plain_kd, batch, config.rounds)
+            steps += measure_steps(factory, distiller, strategies, plain_kd, batch, options.rounds)
     return Profile(
         describe_machine(fabric.device),
         str(fabric.device),
@@ -77,7 +77,7 @@ def profile(config: ProfileOptions, progress: Callable[[str], None] = lambda _: 
         torch.__version__,
         shape,
         classes,
-        config.batch_size,
+        options.batch_size,
         networks,
         steps,
     )

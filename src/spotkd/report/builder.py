@@ -62,9 +62,9 @@ class ReportBuilder:
             return None
 
     def load_data(self, run: RunRecord) -> Dataset:
-        key = str(run.config.data)
+        key = str(run.options.data)
         if key not in self._data:
-            self._data[key] = load_data(data_spec(run.config.data))
+            self._data[key] = load_data(data_spec(run.options.data))
         return self._data[key]
 
     def _network_costs(self, run: RunRecord) -> dict[str, NetworkCost]:
@@ -112,10 +112,10 @@ class ReportBuilder:
         return compare((before.name, old), (after.name, new), labels, data.classes)
 
 
-def _is_plain_kd(config: DistillOptions) -> bool:
-    return (config.distiller, config.strategy) == ("kd", "always")
+def _is_plain_kd(options: DistillOptions) -> bool:
+    return (options.distiller, options.strategy) == ("kd", "always")
 
 
 def _test_images(run: RunRecord) -> tuple[object, ...]:
-    data = run.config.data
+    data = run.options.data
     return data.name, data.test_share, data.image_size

@@ -24,7 +24,7 @@ class RunRecord:
     Attributes:
         name: how to call it beside the others.
         folder: where it lies.
-        config: its options.
+        options: its options.
         yaml: its ``config.yaml`` as it stands there.
         metrics: the columns of ``metrics.csv``.
         summary: its result; None for a run that has not finished.
@@ -33,7 +33,7 @@ class RunRecord:
 
     name: str
     folder: Path
-    config: TrainOptions | DistillOptions
+    options: TrainOptions | DistillOptions
     yaml: str
     metrics: dict[str, list[float]]
     summary: Summary | None
@@ -42,12 +42,12 @@ class RunRecord:
     @property
     def distill_options(self) -> DistillOptions | None:
         """The options of a distillation; None for a network trained on labels."""
-        return self.config if isinstance(self.config, DistillOptions) else None
+        return self.options if isinstance(self.options, DistillOptions) else None
 
     @property
     def student(self) -> str:
         """The network that was trained."""
-        return self.config.student.name if isinstance(self.config, DistillOptions) else self.config.model.name
+        return self.options.student.name if isinstance(self.options, DistillOptions) else self.options.model.name
 
     @property
     def epochs(self) -> list[int]:
@@ -61,8 +61,8 @@ class RunRecord:
     @property
     def command(self) -> str:
         """A command that repeats the run: every option that is not the default."""
-        default = type(self.config)()
-        given = dict(_changed_options(asdict(self.config), asdict(default)))
+        default = type(self.options)()
+        given = dict(_changed_options(asdict(self.options), asdict(default)))
         for key in ("out", "overwrite", "recipe"):  # its own folder; consent; the recipe's options are all in the rest
             given.pop(key, None)
         verb = "distill" if self.distill_options else "train"

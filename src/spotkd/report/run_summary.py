@@ -20,17 +20,17 @@ _PROTOCOL = {
 
 def summary_items(run: RunRecord, costs: dict[str, NetworkCost] | None) -> Iterator[tuple[str, str]]:
     """The summary of a run: a term, and what there is to say."""
-    config, summary = run.config, run.summary
-    if isinstance(config, DistillOptions):
-        yield "pair", f"{config.teacher.name} teaches {config.student.name}"
-        yield "what", f"{config.distiller}" + (f" (spots {_join_names(config.spots)})" if config.spots else "")
-        yield "where", config.strategy
+    options, summary = run.options, run.summary
+    if isinstance(options, DistillOptions):
+        yield "pair", f"{options.teacher.name} teaches {options.student.name}"
+        yield "what", f"{options.distiller}" + (f" (spots {_join_names(options.spots)})" if options.spots else "")
+        yield "where", options.strategy
     else:
         yield "network", f"{run.student}, trained on labels"
-    limit = "" if config.data.limit is None else f", {config.data.limit} training images"
-    yield "data", config.data.name + limit
+    limit = "" if options.data.limit is None else f", {options.data.limit} training images"
+    yield "data", options.data.name + limit
     if summary is None:
-        yield "result", f"not finished: {run.epochs[-1]} of {config.epochs} epochs"
+        yield "result", f"not finished: {run.epochs[-1]} of {options.epochs} epochs"
     else:
         chosen = _PROTOCOL.get(summary.protocol, summary.protocol)
         scores = summary.scores
@@ -45,9 +45,9 @@ def summary_items(run: RunRecord, costs: dict[str, NetworkCost] | None) -> Itera
         yield from _size_items(costs)
     if summary is not None:
         yield "training time", f"{summary.seconds:.0f} s on {summary.machine} ({summary.device})"
-        of = summary.versions
-        yield "versions", f"spotkd {of['spotkd']}, PyTorch {of['torch']}, Python {of['python']}"
-    yield "seed", str(config.seed)
+        versions = summary.versions
+        yield "versions", f"spotkd {versions['spotkd']}, PyTorch {versions['torch']}, Python {versions['python']}"
+    yield "seed", str(options.seed)
 
 
 def _size_items(costs: dict[str, NetworkCost]) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,73 @@
+"""A plan with the folder of its runs: the options of each run, and which runs are finished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import SpotkdError
+from ..options import DistillOptions, TrainOptions, result_differences, with_values
+from ..runs.folder import RunFolder
+from .estimate import estimate_seconds
+from .plan import Cell, Plan, cells, run_options
+
+_STARTUP_SECONDS = 4.0  # until a process trains; roughly, since they count in short runs alone
+
+
+def plan_folder(name: str, out: str | None) -> Path:
+    """Where the runs of a plan lie."""
+    return Path(out or f"runs/bench/{name}")
+
+
+@dataclass
+class Grid:
+    """A plan and its folder."""
+
+    plan: Plan
+    folder: Path
+    root: str | None = None
+    cells: list[Cell] = field(init=False)
+    _estimates: dict[Cell, float] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.cells = cells(self.plan)
+
+    def options(self, cell: Cell) -> TrainOptions | DistillOptions:
+        """The complete options of a cell's run."""
+        options = run_options(self.plan, cell)
+        # An earlier call may have been stopped in the middle of a run, which is resumed then.
+        values: dict[str, Any] = {"out": str(self.run(cell).path), "overwrite": True, "quiet": True, "resume": "auto"}
+        if self.root is not None:
+            values["data.root"] = self.root
+        if cell.teacher_cell is not None and isinstance(options, DistillOptions) and options.teacher.checkpoint is None:
+            values["teacher.checkpoint"] = str(self.run(cell.teacher_cell).path)
+        return with_values(options, values)
+
+    def run(self, cell: Cell) -> RunFolder:
+        """Where the cell's run lies."""
+        return RunFolder(self.folder / cell.folder)
+
+    def finished(self, cell: Cell) -> bool:
+        """Whether the cell's run is complete.
+
+        Raises:
+            SpotkdError: it was made with other options than the plan has now.
+        """
+        run = self.run(cell)
+        if not run.finished:
+            return False
+        other = result_differences(run.options, self.options(cell))
+        if other:
+            raise SpotkdError(
+                f"{run.path}: was run with another {', '.join(other[:5])} than the plan has; give another --out, or "
+                "remove that folder"
+            )
+        return True
+
+    def estimate(self, cell: Cell) -> float:
+        """Rough seconds; the same for every seed."""
+        kind = replace(cell, seed=None)
+        if kind not in self._estimates:
+            self._estimates[kind] = _STARTUP_SECONDS + estimate_seconds(run_options(self.plan, cell))
+        return self._estimates[kind]
