@@ -96,7 +96,7 @@ def test_renamed_attributes_are_read_and_set(pair: tuple[TinyNet, TinyNet]) -> N
     assert found is method.teacher_cache
     with pytest.warns(DeprecationWarning, match=r"\.memory is now teacher_cache; "):
         setattr(method, "memory", kept := object())  # noqa: B010  # of a type that the checker refuses
-    assert method.teacher_cache is kept  # type: ignore[comparison-overlap]
+    assert method.teacher_cache is kept
 
     assert isinstance(method.distiller, AT)
     with pytest.warns(DeprecationWarning, match=r"^Distiller\.ramp is now warmup_factor; "):
