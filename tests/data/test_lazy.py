@@ -116,6 +116,7 @@ def test_normalised_batches_have_the_mean_and_variance_of_numpy_s() -> None:
 # Random numbers
 
 
+@pytest.mark.process
 def test_the_number_of_processes_and_the_batch_size_have_no_influence() -> None:
     split = lazy(pictures())
     images, labels, indices = seen(split, training=True, flip=True, seed=3, epoch=2)
@@ -152,7 +153,7 @@ def test_the_order_is_that_of_images_in_memory() -> None:
         assert torch.equal(labels, same_labels)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 def test_the_random_numbers_of_training_itself_are_left_alone(workers: int) -> None:
     before = torch.get_rng_state()
     assert len(seen(lazy(pictures()), training=True, workers=workers)[0]) == 11
@@ -183,6 +184,7 @@ def spawning() -> Iterator[None]:
     multiprocessing.set_start_method(usual, force=True)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.usefixtures("spawning")
 def test_processes_that_start_from_nothing() -> None:
@@ -193,6 +195,7 @@ def test_processes_that_start_from_nothing() -> None:
         seen(split, workers=1)
 
 
+@pytest.mark.process
 def test_no_process_is_left_when_a_pass_is_left_early() -> None:
     split = lazy(pictures())
     for _ in split.batches(Pass(2, workers=2)):
@@ -206,6 +209,7 @@ def test_no_process_is_left_when_a_pass_is_left_early() -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.process
 def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spotkd.data.lazy.cores", lambda: 3)
     split = lazy(pictures())
@@ -223,6 +227,7 @@ class Deadly(Shimmed):
         os._exit(1)
 
 
+@pytest.mark.process
 def test_a_process_that_is_killed() -> None:
     split = LazySet(Deadly(pictures(4)), torch.arange(4), torch.zeros(4, dtype=torch.int64), 32)
     with pytest.raises(SpotkdError, match=r"^a process that decodes images was stopped from outside \(Data") as caught:
@@ -234,7 +239,7 @@ def test_a_process_that_is_killed() -> None:
 # Damage
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_damaged_picture_is_named_on_one_line(workers: int, training: bool) -> None:
     files = pictures()
@@ -336,6 +341,7 @@ def test_damaged_pictures(content: bytes, message: str) -> None:
     assert "0x" not in str(caught.value)
 
 
+@pytest.mark.process
 def test_what_pillow_warns_of_does_not_matter() -> None:
     picture = colours().convert("RGB")
     notes = saved(picture, "png", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01")

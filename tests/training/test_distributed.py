@@ -257,6 +257,7 @@ def by_halves(config: DistillConfig, data: Dataset) -> tuple[SpotKD, list[Tensor
     return method, decisions
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("name", APART)
 def test_two_processes_equal_one_that_computes_their_halves(runs: Path, name: str) -> None:
@@ -278,6 +279,7 @@ def test_two_processes_equal_one_that_computes_their_halves(runs: Path, name: st
             assert_equal(state, {key: other[key] for key in state})
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WHOLE)
 def test_gathered_two_processes_equal_one_on_the_whole_batch(runs: Path, name: str) -> None:
@@ -407,11 +409,12 @@ def options(runs: Path, folder: Path, **changes: object) -> list[str]:
     return ["distill", "--config", str(path)]
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_command_on_two_devices(runs: Path, tmp_path: Path) -> None:
     save_weights(create_model("resnet8", 94), tmp_path / "t.safetensors", {"model": "resnet8"})
     networks = {"teacher": ModelConfig("resnet8", str(tmp_path / "t.safetensors")), "student": ModelConfig("resnet8")}
-    changes = {"data": DataConfig("glyph94", limit=188), "batch_size": 64, "eval_batch_size": 999, **networks}
+    changes = {"data": DataConfig(f"{HERE}glyphs"), "batch_size": 64, "eval_batch_size": 99, **networks}
     command = spotkd("spotkd", *options(runs, tmp_path / "run", **changes), folder=tmp_path)
     output, errors = command.communicate(timeout=300)
     assert (command.returncode, errors) == (0, "")
@@ -421,12 +424,15 @@ def test_the_command_on_two_devices(runs: Path, tmp_path: Path) -> None:
         "tensorboard",
     ]  # fmt: skip
     metrics = read_metrics(tmp_path / "run")
-    scores = evaluate_checkpoint(EvaluateConfig(str(tmp_path / "run"), accelerator="cpu", precision="32"))
-    assert scores.images == 9964
+    scores = evaluate_checkpoint(
+        EvaluateConfig(str(tmp_path / "run"), data=f"{HERE}glyphs", accelerator="cpu", precision="32")
+    )
+    assert scores.images == 997
     found = [metrics[f"test_{key}"][-1] for key in ("top1", "top5", "loss")]
     assert found == pytest.approx([scores.top1, scores.top5, scores.loss], rel=1e-5)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_torchrun_does_the_same(runs: Path, tmp_path: Path) -> None:
     config = read_config(DistillConfig, runs / "apart" / "at" / "options.yaml")
@@ -448,6 +454,7 @@ def members_of(parent: int) -> list[int]:
     return [int(process) for process in found]
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_killed_process_ends_the_others(runs: Path, tmp_path: Path) -> None:
@@ -492,6 +499,7 @@ def test_a_killed_process_ends_the_others(runs: Path, tmp_path: Path) -> None:
     assert all(map(gone, members[0] + members[2]))
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_stopped_and_gone_on_with_the_same_and_another_number(runs: Path, tmp_path: Path) -> None:
     def training(name: str) -> subprocess.Popen[str]:
@@ -518,6 +526,7 @@ def test_stopped_and_gone_on_with_the_same_and_another_number(runs: Path, tmp_pa
     assert len(two["metrics"]) == 40
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_mistakes_are_one_line_once(runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "there").mkdir()

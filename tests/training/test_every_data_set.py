@@ -58,7 +58,8 @@ def stream(root: Path) -> DataConfig:
     return DataConfig(f"hf:{root / 'set'}", streaming=True, limit=9, image_size=32)
 
 
-KINDS = [folder, large_folder, cifar10, cifar100, tiny_imagenet, imagenet, hub, stream]
+DECODED_ELSEWHERE = pytest.param(large_folder, marks=pytest.mark.process)  # by a process of its own
+KINDS = [folder, DECODED_ELSEWHERE, cifar10, cifar100, tiny_imagenet, imagenet, hub, stream]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
