@@ -45,7 +45,7 @@ from spotkd.training.optim import make_optimizer
 from spotkd.training.processes import _explain, check_devices, launch, report
 from spotkd.training.run import read_checkpoint, read_metrics
 
-from ..conftest import TRAINING_LABELS, TinyNet, for_distiller, in_memory, randomise_statistics
+from ..conftest import TRAINING_LABELS, TinyNet, for_distiller, in_memory, made_once, randomise_statistics
 from . import distributed_runs
 from .killed_runs import differences, what_is_left
 
@@ -127,10 +127,13 @@ def in_processes(count: int, files: Sequence[Path]) -> None:
     assert not failed, failed
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """All cases, run once: ``apart/NAME``; and ``whole2/NAME`` beside ``whole1/NAME`` by two processes and by one."""
-    place = tmp_path_factory.mktemp("processes")
+    return made_once("distributed runs", make_runs, tmp_path_factory, request.config)
+
+
+def make_runs(place: Path) -> None:
     for name in ("wide", "plain_wide"):
         torch.manual_seed(5)
         network = getattr(distributed_runs, name)(5)
@@ -149,7 +152,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             files.append(write(configured(folder, case, ("plain_wide", "plain"), devices), folder))
     in_processes(2, several)
     in_processes(1, alone)
-    return place
 
 
 def masks_of(folder: Path, processes: int) -> list[Tensor]:
