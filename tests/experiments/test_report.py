@@ -202,6 +202,7 @@ def test_one_seed_tells_nothing_of_chance(tmp_path: Path) -> None:
     assert (row["n"], row["std"], row["to_always_low"]) == ("1", "", "")
 
 
+@pytest.mark.slow
 def test_enough_seeds_need_no_caution_but_many_intervals_do(tmp_path: Path) -> None:
     report = finish_all(planned(seeds=[1, 2, 3, 4, 5]), tmp_path / "few")
     assert "says little" not in report
@@ -402,6 +403,7 @@ def latex(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return (tmp_path / "report.tex").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_latex(latex: str) -> None:
     text = latex
     check_latex(text)

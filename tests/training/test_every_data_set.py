@@ -58,11 +58,18 @@ def stream(root: Path) -> DataConfig:
     return DataConfig(f"hf:{root / 'set'}", streaming=True, limit=9, image_size=32)
 
 
-DECODED_ELSEWHERE = pytest.param(large_folder, marks=pytest.mark.process)  # by a process of its own
-KINDS = [folder, DECODED_ELSEWHERE, cifar10, cifar100, tiny_imagenet, imagenet, hub, stream]
+KINDS = [folder, large_folder, cifar10, cifar100, tiny_imagenet, imagenet, hub, stream]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+MARKS = {  # images that are decoded as they are needed are decoded by processes of their own
+    large_folder: pytest.mark.process,
+    imagenet: pytest.mark.process,
+    cifar10: pytest.mark.slow,
+    tiny_imagenet: pytest.mark.slow,
+}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=MARKS.get(kind, ()), id=kind.__name__) for kind in KINDS])
 def test_from_files_to_evaluated_weights(kind: Callable[[Path], DataConfig], tmp_path: Path) -> None:
     data = kind(tmp_path / "files")
     common = {"data": data, "epochs": 1, "batch_size": 8, "quiet": True}
