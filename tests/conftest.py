@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from spotkd.config import DataConfig
 from torch import Tensor, nn
 
-from spotkd.data import DATASETS, Dataset, ImageSet, Split, load_glyph94
+from spotkd.data import DATASETS, Dataset, DataSpec, ImageSet, Split, load_glyph94
 from spotkd.stages import Batch, StagedModel
 
 pytest_plugins = ["tests.tiers"]
@@ -155,7 +154,7 @@ def few_glyphs(train: int, test: int) -> Dataset:
 def instead_of_glyph94(small: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives the small data set the large one's name, which is the usual one; so that no test takes 9 964 images."""
 
-    def glyph94(config: DataConfig) -> Dataset:
+    def glyph94(spec: DataSpec) -> Dataset:
         """94 printable characters, of a few typefaces"""
         return small
 

@@ -66,7 +66,7 @@ def small_glyphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three batches of 16 to train on, the last one short, and one to test, at a quarter of the size."""
     data = few_glyphs(44, 16)
     train, test = (
-        ImageSet(in_memory(split).images[:, :, ::2, ::2].contiguous(), split.labels)
+        ImageSet(in_memory(split).images[:, :, ::2, ::2].contiguous(), in_memory(split).labels)
         for split in (data.train, data.test)
     )
     instead_of_glyph94(dataclasses.replace(data, train=train, test=test), monkeypatch)

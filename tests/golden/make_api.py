@@ -88,8 +88,9 @@ def _classes_in(module: str) -> dict[str, ast.ClassDef]:
 def _assigned(kind: type) -> Iterator[str]:
     """Public names that the methods of a class assign on ``self``."""
     for node in ast.walk(_classes_in(kind.__module__)[kind.__name__]):
-        stored = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and not node.attr.startswith("_")
-        if stored and isinstance(node.value, ast.Name) and node.value.id == "self":
+        if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Store) or node.attr.startswith("_"):
+            continue
+        if isinstance(node.value, ast.Name) and node.value.id == "self":
             yield node.attr
 
 

@@ -20,12 +20,13 @@ from ..errors import STOPPED, SpotkdError, Stopped
 from ..files import atomic_write
 from ..options import RunOptions
 from ..runs.folder import RunFolder
+from ..runs.layout import REQUEST
 from ..runs.summary import Summary
 from ..runtime.process_group import launched_processes
 from ..runtime.workers import Supervisor
 from .build import check_devices
 
-OPTIONS, FOLDER = "options.yaml", "folder"  # what the workers are told, and what the first of them answers
+OPTIONS, FOLDER = REQUEST, "folder"  # what the workers are asked for, and what the first of them answers
 _PATIENCE = 2.0  # seconds in which the others may report, after one has failed
 
 
