@@ -27,7 +27,7 @@ from .build import (
     build_supervised,
     cache_teacher,
     check_class_count,
-    check_options,
+    check_run_options,
     check_teacher_of,
     data_spec,
     open_data,
@@ -43,7 +43,7 @@ from .state import load_learned_state
 
 def train(options: TrainOptions) -> Summary:
     """Train one network on labels; leaves ``model.safetensors`` in the run folder."""
-    check_options(options)
+    check_run_options(options)
     if needs_launch(options):
         return launch("train", options)
     options, device = open_device(options)
@@ -58,7 +58,7 @@ def distill(options: DistillOptions) -> Summary:
 
     A teacher that the strategy trains is left there too, as ``teacher.safetensors``.
     """
-    check_options(options)
+    check_run_options(options)
     if needs_launch(options):
         return launch("distill", options)
     options, device = open_device(options)
