@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ from rich.table import Table
 
 from .analysis import plot_accuracy, plot_decisions, plot_shares, teacher_probability
 from .data import Loader
-from .data.glyph94 import FACE, FACES
-from .errors import SpotkdError
+from .data.glyph94 import IMAGES_PER_FACE
 from .files import atomic_write
 from .options import (
     DataOptions,
@@ -22,6 +20,7 @@ from .options import (
     OptimOptions,
     PolicyOptions,
     TrainOptions,
+    check_values,
 )
 from .runs.folder import RunFolder
 from .training import Summary, distill, restore, train
@@ -34,13 +33,11 @@ POLICY = PolicyOptions(bias="scaled", target_share=0.6, target_weight=3.0)
 
 def run_demo(options: DemoOptions, console: Console) -> None:
     """Train the five networks, print the table, write the pictures."""
-    for key, highest in (("teacher_epochs", math.inf), ("epochs", math.inf), ("faces", FACES)):
-        if not 1 <= getattr(options, key) <= highest:
-            raise SpotkdError(f"{key} is {getattr(options, key)}: it must lie between 1 and {highest}")
+    check_values(options)
     out = Path(options.out)
     common: dict[str, Any] = {
         "overwrite": options.overwrite,
-        "data": DataOptions(limit=FACE * options.faces),
+        "data": DataOptions(limit=IMAGES_PER_FACE * options.faces),
         "batch_size": 32,
         "eval_batch_size": 64,
         "seed": options.seed,
@@ -69,7 +66,7 @@ def run_demo(options: DemoOptions, console: Console) -> None:
         return title, distill(student)
 
     console.print(
-        f"{TEACHER} teaches {STUDENT} to read {FACE * options.faces} images of the 94 printable characters "
+        f"{TEACHER} teaches {STUDENT} to read {IMAGES_PER_FACE * options.faces} images of the 94 printable characters "
         f"in {options.faces} typefaces; tested on 9964 images in 106 others."
     )
     rows = [

@@ -330,7 +330,7 @@ def test_mistakes(tmp_path: Path) -> None:
         whole.replace('"epoch": 2', '"epoch": []'),
     ):
         path.write_text(text)
-        with pytest.raises(SpotkdError, match="damaged or not a run's result") as caught:
+        with pytest.raises(SpotkdError, match="damaged or not the summary of a run") as caught:
             write_report(plan, "mine", tmp_path, COMMAND)
         assert str(caught.value).startswith(f"{path}: ")
         assert "\n" not in str(caught.value)

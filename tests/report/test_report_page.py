@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from spotkd import SpotkdError
 from spotkd.cli import main, read
 from spotkd.data import load_glyph94
 from spotkd.models import create_model
-from spotkd.options import ReportOptions
+from spotkd.options import ReportOptions, with_values
 from spotkd.report import find_runs, report_runs
 from spotkd.report.charts import Drawing, LineChart, evenly_spaced
 from spotkd.report.compare import compare
@@ -104,7 +103,7 @@ def test_the_command_repeats_the_run(runs: dict[str, Path], page: str) -> None:
         again = read(command, arguments)
         assert program == "spotkd"
         assert again.out == f"{folder}-again"
-        assert replace(again, out=run.options.out) == run.options
+        assert with_values(again, {"out": run.options.out}) == run.options
 
 
 def test_the_commands_of_the_documentation_run(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,8 @@ class Option:
         wording: what is said of a value out of bounds, where the bounds alone do not say it well.
         parse: reads a value that has a grammar of its own, and raises :class:`~spotkd.errors.SpotkdError` where it does
             not follow it.
-        identifies_test_images: whether it must be known to find the same test images again.
+        test_image_key: its place among what weights files note to find the same test images again; None for none. The
+            order is that of the first version, so that the files stay the same byte for byte.
         free_on_resume: whether it may differ when a run is resumed, although it affects the result.
     """
 
@@ -38,7 +39,7 @@ class Option:
     below: float | None = None
     wording: str | None = None
     parse: Callable[[Any], object] | None = None
-    identifies_test_images: bool = False
+    test_image_key: int | None = None
     free_on_resume: bool = False
 
     @property

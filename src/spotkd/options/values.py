@@ -93,7 +93,8 @@ def result_differences(one: RunOptions, other: RunOptions) -> list[str]:
 def options_of_test_images(options: RunOptions) -> dict[str, Any]:
     """The options of the data set that must be known to find the same test images again."""
     known = known_options(type(options.data))
-    return {name: getattr(options.data, name) for name, option in known.items() if option.identifies_test_images}
+    places = {name: option.test_image_key for name, option in known.items() if option.test_image_key is not None}
+    return {name: getattr(options.data, name) for name in sorted(places, key=places.__getitem__)}
 
 
 def milestones(optim: OptimOptions, epochs: int) -> list[int] | None:

@@ -16,7 +16,7 @@ from ..models import build_model, create_model
 from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_loggers, parse_names, parse_spots
-from ..options.values import check_values
+from ..options.values import check_values, milestones
 from ..routing import STRATEGIES, scaled_bias
 from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
@@ -33,9 +33,10 @@ def check_options(options: RunOptions) -> None:
     """What can be checked before anything is opened.
 
     Raises:
-        SpotkdError: a value makes no sense, or a logger is not installed.
+        SpotkdError: a value makes no sense, milestones do not fit the epochs, or a logger is not installed.
     """
     check_values(options)
+    milestones(options.optim, options.epochs)
     check_installed(parse_loggers(options.logger))
 
 
