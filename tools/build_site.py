@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 OUTSIDE = (
     "CHANGELOG.md",
     "CITATION.cff",
+    "CONTRIBUTING.md",
     "benchmarks/README.md",
     "benchmarks/results/**/*",
     "examples/*.py",
@@ -89,7 +90,8 @@ def stage(folder: Path) -> None:
 
 def build(folder: Path) -> subprocess.CompletedProcess[str]:
     """Build what was staged; any warning is a failure. ``stderr`` holds what the builder said."""
-    # Material for MkDocs speaks of its successor at every start: docs/design.md says why it is used all the same.
+    # Material for MkDocs prints a note on its successor at every start; why it is used all the same:
+    # docs/decisions/37-pages-of-the-repository.md
     quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(folder / "mkdocs.yml")]
     done = subprocess.run(command, env=quiet, capture_output=True, text=True, check=False)
