@@ -3,18 +3,62 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
-from spotkd.data import Dataset, ImageSet, Split
+from spotkd.data import DATASETS, Dataset, DataSpec, ImageSet, Split, load_glyph94
 from spotkd.stages import Batch, StagedModel
 
 pytest_plugins = ["tests.tiers"]
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def entry_points_once() -> Iterator[None]:
+    """Lightning looks for callbacks in all installed packages whenever a Fabric is made: once is enough here."""
+    registry = sys.modules.get("lightning_fabric.utilities.registry")
+    with pytest.MonkeyPatch.context() as patch:
+        if registry is not None:
+            patch.setattr(registry, "entry_points", cache(registry.entry_points))
+        yield
+
+
+@pytest.fixture(scope="session")
+def hostile_runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """``teacher``, ``kd`` and ``sakd``: runs on images whose class names mean harm. Read them, or copy them."""
+    from .hostile_runs import hostile_data, make_runs
+
+    def make(folder: Path) -> None:
+        with hostile_data(folder) as data:
+            make_runs(folder, data)
+
+    return made_once("hostile runs", make, tmp_path_factory, request.config)
+
+
+def made_once(
+    name: str, make: Callable[[Path], object], factory: pytest.TempPathFactory, config: pytest.Config
+) -> Path:
+    """A folder that is filled by whichever process of pytest-xdist needs it first; the others wait and find it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if hasattr(config, "workerinput") else base) / name
+    finished = folder.with_name(f"{name}.finished")
+    with FileLock(f"{folder}.lock"):
+        if not finished.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            finished.touch()
+    return folder
 
 
 class TinyNet(StagedModel):
@@ -97,6 +141,30 @@ def in_memory(split: Split) -> ImageSet:
     """The split, known to lie in memory."""
     assert isinstance(split, ImageSet)
     return split
+
+
+@cache
+def few_glyphs(train: int, test: int) -> Dataset:
+    """The first images of glyph94, 94 a typeface."""
+    data = load_glyph94()
+    few_train, few_test = data.train.subset(torch.arange(train)), data.test.subset(torch.arange(test))
+    return replace(data, train=few_train, test=few_test)
+
+
+def instead_of_glyph94(small: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives the small data set the large one's name, which is the usual one; so that no test takes 9 964 images."""
+
+    def glyph94(spec: DataSpec) -> Dataset:
+        """94 printable characters, of a few typefaces"""
+        return small
+
+    monkeypatch.setitem(DATASETS._entries, "glyph94", glyph94)
+
+
+@pytest.fixture
+def few_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two typefaces of glyph94 to train on and one to test."""
+    instead_of_glyph94(few_glyphs(188, 94), monkeypatch)
 
 
 @pytest.fixture

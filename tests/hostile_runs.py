@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,10 +38,13 @@ def hostile_data(folder: Path) -> Iterator[DataOptions]:
         yield DataOptions("python:hostile_images.make")
 
 
-def make_runs(folder: Path, data: DataOptions) -> dict[str, Path]:
-    """A teacher, a student by plain KD, and one by SAKD."""
+RUNS = ("teacher", "kd", "sakd")
+
+
+def make_runs(folder: Path, data: DataOptions) -> None:
+    """A teacher, a student by plain KD, and one by SAKD: once for all tests, by the fixture ``hostile_runs``."""
     common: dict[str, Any] = {"data": data, "epochs": 3, "batch_size": 16, "quiet": True, "precision": "32"}
-    out = {name: folder / name for name in ("teacher", "kd", "sakd")}
+    out = {name: folder / name for name in RUNS}
     train(TrainOptions(**common, out=str(out["teacher"]), model=ModelOptions("resnet8")))
     students: dict[str, Any] = {
         "teacher": ModelOptions("resnet8", str(out["teacher"])),
@@ -49,4 +53,12 @@ def make_runs(folder: Path, data: DataOptions) -> dict[str, Path]:
     distill(DistillOptions(**common, **students, out=str(out["kd"]), distiller="kd", strategy="always"))
     policy = PolicyOptions(bias="scaled", target_share=0.5)
     distill(DistillOptions(**common, **students, out=str(out["sakd"]), distiller="at", policy=policy))
-    return out
+
+
+@contextmanager
+def copied(made: Path, folder: Path) -> Iterator[None]:
+    """The runs once more, in a folder that a test may write to."""
+    for name in RUNS:
+        shutil.copytree(made / name, folder / name)
+    with hostile_data(folder):
+        yield

@@ -1,9 +1,11 @@
-"""The floors of the house: a room imports only from rooms below it, and from no other package unannounced."""
+"""The layers: a room imports only from rooms below it; options stop at the door; one room reads and writes runs."""
 
 from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ FLOORS = [  # from the ground up; rooms on one floor do not know each other
     {"errors", "templates"},
     {"untrusted"},
     {"registry", "files", "precision", "stages", "options"},
-    {"adapters", "teacher_cache", "staging", "folding", "losses"},
+    {"adapters", "teacher_cache", "staging", "folding", "losses", "config"},
     {"models", "data", "distillers", "runtime"},
     {"routing", "runs"},
     {"spots", "teacher_student"},
@@ -33,6 +35,7 @@ MATHEMATICS = {
     *("teacher_student", "preparation", "teacher_cache"),
 }
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+MOST_LINES, LONGEST_FUNCTION = 350, 60
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 
 
@@ -60,7 +63,7 @@ def test_mathematics_knows_no_files_and_no_devices(path: Path) -> None:
     room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
     if room in MATHEMATICS:
         text = path.read_text(encoding="utf-8")
-        assert not [word for word in ("cuda", "open(", "pathlib", "..config", "print(") if word in text]
+        assert not [word for word in ("cuda", "open(", "pathlib", "..options", "print(") if word in text]
 
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "data").glob("*.py")), ids=lambda path: path.name)
@@ -83,3 +86,68 @@ READERS = re.compile(r"""
 def test_only_one_room_opens_formats_that_strangers_can_abuse(path: Path) -> None:
     if path.parent.name != "untrusted":
         assert READERS.search(path.read_text(encoding="utf-8")) is None
+
+
+def imported_modules(path: Path) -> set[Path]:
+    """The modules of the package that importing ``path`` imports; not what is for the type checker alone."""
+    package = ["spotkd", *path.relative_to(SOURCE).parent.parts]
+    found: set[Path] = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    checked = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and node not in checked:
+            base = [*package[: len(package) - node.level + 1], *(node.module.split(".") if node.module else [])]
+            for parts in (base, *([*base, alias.name] for alias in node.names)):
+                target = SOURCE.joinpath(*parts[1:])
+                found |= {file for file in (target.with_suffix(".py"), target / "__init__.py") if file.is_file()}
+    return found - {SOURCE / "__init__.py"}
+
+
+def test_nothing_under_the_loop_imports_options() -> None:
+    reached, waiting = set(), [SOURCE / "training" / "loop.py"]
+    while waiting:
+        path = waiting.pop()
+        reached.add(path)
+        waiting += imported_modules(path) - reached - set(waiting)
+    assert {SOURCE / "losses.py", SOURCE / "runs" / "writer.py"} <= reached  # it does follow imports
+    assert not [str(path) for path in reached if "options" in path.relative_to(SOURCE).parts]
+
+
+@pytest.mark.process
+def test_the_loop_is_imported_without_options() -> None:
+    code = "import sys, spotkd.training.loop; sys.exit([m for m in sys.modules if 'spotkd.options' in m] or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+RUN_FILES = re.compile(
+    r"""["'](config\.yaml|metrics\.csv|decisions\.csv|summary\.json|(last|previous|damaged|prepared)\.ckpt|"""
+    r"""preparation\.csv|nonfinite\.json|loggers\.json|error\.txt|log\.txt|options\.yaml|"""
+    r"""(student|model|teacher)\.safetensors)["']"""
+)
+OPENS = re.compile(r"(layout\.[A-Z]+|run\.(path|folder)|summary\.folder).*\b(open|read_text|write_text|loads?|touch)\(")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_only_one_room_opens_the_files_of_a_run(path: Path) -> None:
+    if path.parent.name == "runs":
+        return
+    text = path.read_text(encoding="utf-8")
+    if path == SOURCE / "models" / "weights.py":  # which of its files holds the weights of a folder that is named
+        text = text.replace('WEIGHT_FILES = ("student.safetensors", "model.safetensors")', "")
+    assert RUN_FILES.search(text) is None
+    assert OPENS.search(text) is None
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_file_and_no_function_is_long(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MOST_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, node.name

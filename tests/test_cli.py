@@ -10,8 +10,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from spotkd import DATASETS, DISTILLERS, MODELS, STRATEGIES, Dataset, create_model, load_glyph94
+from spotkd import DATASETS, DISTILLERS, MODELS, STRATEGIES, create_model
 from spotkd.cli import main
-from spotkd.data import DataSpec, ImageSet
+from spotkd.data import ImageSet
 from spotkd.distillers import CRD
 from spotkd.models import save_weights
 from spotkd.registry import Registry
@@ -30,7 +28,7 @@ from spotkd.runs.folder import RunFolder
 from spotkd.training import restore
 from spotkd.untrusted.torch_files import load_tensors
 
-from .conftest import in_memory
+from .conftest import few_glyphs, in_memory, instead_of_glyph94
 
 pytestmark = pytest.mark.usefixtures("untrained_teachers")
 
@@ -41,7 +39,7 @@ def run(*arguments: str) -> int:
     return main(list(arguments))
 
 
-def test_train_then_distill_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_then_distill_twice(few_faces: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     teacher = str(tmp_path / "teacher")
     assert run("train", "--model", "resnet8", "--out", teacher, *SMALL) == 0
     assert "test top-1" in capsys.readouterr().out
@@ -63,38 +61,15 @@ def test_train_then_distill_twice(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (repeated["seed"], repeated["policy"]["bias"], repeated["data"]["limit"]) == (5, "scaled", 188)
 
 
-@contextmanager
-def instead_of_glyph94(small: Dataset) -> Iterator[None]:
-    """The small data set under the large one's name."""
-
-    def glyph94(config: DataSpec) -> Dataset:
-        """94 printable characters, of a few typefaces"""
-        return small
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DATASETS._entries, "glyph94", glyph94)
-        yield
-
-
-@pytest.fixture(scope="module")
-def few_faces() -> Iterator[None]:
-    """Two typefaces to train on and one to test."""
-    data = load_glyph94()
-    train, test = data.train.subset(torch.arange(188)), data.test.subset(torch.arange(94))
-    with instead_of_glyph94(dataclasses.replace(data, train=train, test=test)):
-        yield
-
-
-@pytest.fixture(scope="module")
-def small_glyphs() -> Iterator[None]:
+@pytest.fixture
+def small_glyphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three batches of 16 to train on, the last one short, and one to test, at a quarter of the size."""
-    data = load_glyph94()
+    data = few_glyphs(44, 16)
     train, test = (
-        ImageSet(in_memory(split).images[:count, :, ::2, ::2].contiguous(), in_memory(split).labels[:count])
-        for split, count in ((data.train, 44), (data.test, 16))
+        ImageSet(in_memory(split).images[:, :, ::2, ::2].contiguous(), in_memory(split).labels)
+        for split in (data.train, data.test)
     )
-    with instead_of_glyph94(dataclasses.replace(data, train=train, test=test)):
-        yield
+    instead_of_glyph94(dataclasses.replace(data, train=train, test=test), monkeypatch)
 
 
 # Every distiller with a strategy and every strategy with some distillers; the policy, which learns, with one distiller
@@ -338,6 +313,7 @@ def test_printed_configuration_is_read_back(command: str, capsys: pytest.Capture
     assert yaml.safe_load(capsys.readouterr().out)["seed"] == 1029
 
 
+@pytest.mark.process
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     code = (
         "import sys, spotkd.cli; assert spotkd.cli.main(['--help']) == 0;"

@@ -179,6 +179,7 @@ def test_cuda_graphs_need_what_they_record() -> None:
             train(config)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["joint", "anti"])
 def test_other_strategies_compiled(strategy: str, pair: tuple[TinyNet, TinyNet], told: list[str]) -> None:

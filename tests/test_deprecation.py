@@ -96,7 +96,7 @@ def test_renamed_attributes_are_read_and_set(pair: tuple[TinyNet, TinyNet]) -> N
     assert found is method.teacher_cache
     with pytest.warns(DeprecationWarning, match=r"\.memory is now teacher_cache; "):
         setattr(method, "memory", kept := object())  # noqa: B010  # of a type that the checker refuses
-    assert method.teacher_cache is kept  # type: ignore[comparison-overlap]
+    assert method.teacher_cache is kept
 
     assert isinstance(method.distiller, AT)
     with pytest.warns(DeprecationWarning, match=r"^Distiller\.ramp is now warmup_factor; "):
@@ -109,3 +109,14 @@ def test_renamed_attributes_are_read_and_set(pair: tuple[TinyNet, TinyNet]) -> N
 def test_the_class_knows_its_former_names_too() -> None:
     with pytest.warns(DeprecationWarning, match=r"\.remember_teacher is now cache_teacher; "):
         assert SpotKD.remember_teacher is SpotKD.cache_teacher
+
+
+def test_former_names_of_options() -> None:
+    from spotkd import config, options
+
+    with pytest.warns(DeprecationWarning, match=r"spotkd\.config\.TrainConfig is now spotkd\.options\.TrainOptions"):
+        assert config.TrainConfig is options.TrainOptions
+    with pytest.warns(DeprecationWarning, match=r"read_config is now spotkd\.options\.read_options"):
+        assert config.read_config is options.read_options
+    with pytest.raises(AttributeError, match="no attribute 'NoConfig'"):
+        _ = config.NoConfig

@@ -56,6 +56,7 @@ def test_the_strategy_shown_changes_with_the_epoch(pair: tuple[TinyNet, TinyNet]
         assert losses.route.item() > 0
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_distiller_of_ones_own_in_four_steps(tmp_path: Path) -> None:
     """Follows docs/own-distiller.md in a copy of the project."""

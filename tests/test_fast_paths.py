@@ -90,6 +90,7 @@ def test_twenty_steps_in_float32(distiller: str, pair: tuple[TinyNet, TinyNet]) 
     assert_equal_to_round_off(Run(pair, distiller, fast=True), Run(pair, distiller, fast=False))
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("distiller", list(DISTILLERS))
 def test_twenty_steps_compiled(distiller: str, pair: tuple[TinyNet, TinyNet]) -> None:

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from spotkd import SpotkdError, create_model
-from spotkd.cli import _COMMANDS, _parser, read
+from spotkd.cli.arguments import parser_of, read
+from spotkd.cli.commands import COMMANDS
 from spotkd.data import DataSpec, load_data
 from spotkd.errors import one_line
 from spotkd.experiments.plan import Plan
@@ -55,7 +56,7 @@ def clean(what: Callable[[], object]) -> object:
 
 # Configurations
 
-NAMES = sorted({name for command in _COMMANDS for name in _parser(command).get_defaults().keys() if name != "config"})  # noqa: SIM118  # a namespace
+NAMES = sorted({name for command in COMMANDS for name in parser_of(command).get_defaults().keys() if name != "config"})  # noqa: SIM118  # a namespace
 WORDS = sorted({part for name in NAMES for part in name.split(".")})
 SCALARS = st.one_of(
     st.none(),
@@ -113,11 +114,11 @@ def test_files_of_options(file: Path, content: bytes, kind: type) -> None:
 
 
 @cases(350)
-@given(content=DOCUMENTS, command=st.sampled_from(sorted(_COMMANDS)))
+@given(content=DOCUMENTS, command=st.sampled_from(sorted(COMMANDS)))
 def test_files_on_the_command_line(file: Path, content: bytes, command: str) -> None:
     file.write_bytes(content)
     config = clean(lambda: exits(lambda: read(command, ["--config", str(file)])))
-    assert config is None or type(config) is _COMMANDS[command][0]
+    assert config is None or type(config) is COMMANDS[command][0]
 
 
 ARGUMENTS = st.one_of(
@@ -130,13 +131,13 @@ ARGUMENTS = st.one_of(
 
 
 @cases(350)
-@given(command=st.sampled_from(sorted(_COMMANDS)), arguments=st.lists(ARGUMENTS, max_size=4))
+@given(command=st.sampled_from(sorted(COMMANDS)), arguments=st.lists(ARGUMENTS, max_size=4))
 def test_arguments(
     command: str, arguments: list[str], file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(file.parent)
     config = clean(lambda: exits(lambda: read(command, [argument.replace("\0", "") for argument in arguments])))
-    assert config is None or type(config) is _COMMANDS[command][0]
+    assert config is None or type(config) is COMMANDS[command][0]
     capsys.readouterr()
 
 

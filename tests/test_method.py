@@ -285,6 +285,7 @@ def test_nothing_waits_for_the_device(distiller: str, strategy: str, pair: Pair,
         method(batch).total.backward()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="what waits for a GPU is seen on a GPU")
 @pytest.mark.parametrize("distiller", [name for name in DISTILLERS if name != "kdsvd"])  # eigenvectors make CUDA wait
 def test_nothing_waits_for_a_gpu(distiller: str, pair: Pair, batch: Batch) -> None:

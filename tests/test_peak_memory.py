@@ -34,12 +34,14 @@ def peak(*arguments: str) -> float:
     return float(done.stdout)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_nst_makes_no_tensor_of_all_channel_pairs_and_positions() -> None:
     """The published form would need 17 GB for the last map alone."""
     assert peak("ResNet50", "vgg8", "nst", "100") < 4
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_crd_at_the_size_of_cifar() -> None:
     """50 000 samples, 16 384 negatives: less than 2 GiB beyond the networks. The published form gathers 1 GB twice."""

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from spotkd.cli import _LISTS, read
+from spotkd.cli import read
+from spotkd.cli.lists import LISTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,7 +60,7 @@ def test_every_command_shown_parses(line: str, tmp_path: Path, monkeypatch: pyte
         folder = tmp_path / arguments[arguments.index("--resume") + 1]
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text("teacher: {name: resnet20}\n" if command == "distill" else "{}\n")
-    if command in _LISTS:
+    if command in LISTS:
         assert arguments[:1] == ["show"] if command == "recipes" and arguments else not arguments
         arguments, command = arguments[2:], "distill"
     read(command, arguments)

@@ -42,6 +42,7 @@ class Page(HTMLParser):
             self.loaded.append(given["src"])
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_asks_the_network_for_nothing(tmp_path: Path) -> None:
     stage(tmp_path / "docs")
@@ -62,6 +63,7 @@ def test_the_site_is_built_without_a_warning_and_asks_the_network_for_nothing(tm
     assert ":class:" not in python
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_dead_link_or_a_page_that_no_one_finds_stops_the_build(tmp_path: Path) -> None:
     stage(tmp_path / "docs")
@@ -92,6 +94,7 @@ def test_the_notebook_is_kept_whole_and_small(tmp_path: Path) -> None:
     assert [f"quickstart/{path.name}" in page for path in sorted((tmp_path / "quickstart").iterdir())] == [True, True]
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom() -> None:
     notebook = nbformat.read(NOTEBOOK, 4)

@@ -218,6 +218,7 @@ def test_checkpoints(
     kind: str,
     place: str,
     good: str,
+    few_faces: None,
     little_memory: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -476,7 +477,7 @@ def test_paths_of_all_kinds(
 
 
 def test_a_name_that_is_no_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few_faces: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     name = os.fsdecode(b"not \xff text")

@@ -23,7 +23,12 @@ from _pytest.runner import runtestprotocol
 TIERS = {"slow", "process", "browser", "gpu"}  # what ``make check`` leaves out
 LISTED = 15
 SECONDS = "processor seconds"
-STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}  # Python's audit events
+STARTS = {
+    "subprocess.Popen",
+    "os.fork",
+    "os.forkpty",
+    "os.posix_spawn",
+}  # Python's audit events; a shell does not count
 
 begun = pytest.StashKey[float]()  # processor time at the start of the test, without shared fixtures
 starts: list[str] = []  # of processes, since the present test began

@@ -18,10 +18,12 @@ import yaml
 from docstring_parser import parse
 
 import spotkd
-import spotkd.cli as cli
 import spotkd.routing.strategies as strategies
 import spotkd.training
 from spotkd import DISTILLERS, STRATEGIES
+from spotkd.cli.arguments import POSITIONAL, as_sentence, parser_of
+from spotkd.cli.commands import COMMANDS
+from spotkd.cli.lists import LISTS
 from spotkd.distillers import LogitDistiller, accepted_features, option_names
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -110,14 +112,14 @@ def strategies_page() -> str:
 def options_page() -> str:
     """Every option of every command, as its parser has it."""
     parts = [f"{NOTE}\n# Every option", OPTIONS]
-    for command, (_, _, about) in cli._COMMANDS.items():
-        parser = cli._parser(command)
+    for command, (_, _, about) in COMMANDS.items():
+        parser = parser_of(command)
         arguments = [
-            f"{name.upper()}{' ...' if count == '+' else ''}" for name, _, count in cli._POSITIONAL.get(command, [])
+            f"{name.upper()}{' ...' if count == '+' else ''}" for name, _, count in POSITIONAL.get(command, [])
         ]
         parts += [
             f"## spotkd {command}",
-            cli._sentence(about),
+            as_sentence(about),
             f"`{' '.join(['spotkd', command, *arguments])} [options]`",
         ]
         for group in parser._action_groups:
@@ -130,7 +132,7 @@ def options_page() -> str:
             named = "." in actions[-1].dest
             heading = [f"### {actions[-1].dest.partition('.')[0]}: {group.title}"] if named else []
             parts += [*heading, "\n".join(["| | default | |", "|---|---|---|", *rows])]
-    lists = [f"- `spotkd {name}`: {about}" for name, (_, about) in cli._LISTS.items()]
+    lists = [f"- `spotkd {name}`: {about}" for name, (_, about) in LISTS.items()]
     parts += ["## Lists", "\n".join(lists)]
     return "\n\n".join(parts) + "\n"
 

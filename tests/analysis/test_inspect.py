@@ -26,16 +26,15 @@ from spotkd.training import distill, restore, train
 
 from .. import vision  # noqa: F401  # makes torchvision importable
 from ..conftest import TinyNet, in_memory
-from ..hostile_runs import CLASSES, IMAGES, hostile_data, make_runs
+from ..hostile_runs import CLASSES, IMAGES, RUNS, hostile_data
 
 SPOTS = ["layer1", "layer2", "layer3", "logits"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
-    folder = tmp_path_factory.mktemp("inspect")
-    with hostile_data(folder) as data:
-        yield make_runs(folder, data)
+def runs(hostile_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    with hostile_data(tmp_path_factory.mktemp("inspect")):
+        yield {name: hostile_runs / name for name in RUNS}
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -62,7 +61,7 @@ def test_probabilities_are_the_policys_closed_form(runs: dict[str, Path], tmp_pa
         np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
         assert [int(row[f"teacher_{spot}"]) for spot in SPOTS] == (expected > 0.5).astype(int).tolist()
         for name, logits in (("teacher", teacher[-1][0]), ("student", student[-1][0])):
-            assert float(row[f"{name}_loss"]) == pytest.approx(-logits.log_softmax(0)[label].item(), abs=1e-5)
+            assert float(row[f"{name}_loss"]) == pytest.approx(-logits.log_softmax(0)[label].item(), rel=1e-6, abs=1e-5)
             assert int(row[f"{name}_correct"]) == int(logits.argmax() == label)
 
 

@@ -191,6 +191,7 @@ def test_a_connection_that_keeps_breaking_off(server: Server, target: Path) -> N
     assert sum(server.sent) == len(CONTENT)
 
 
+@pytest.mark.process
 def test_a_killed_process_is_continued_by_the_next(server: Server, target: Path) -> None:
     server.cuts, server.stall = [600_000], threading.Event()
     code = "import sys; from pathlib import Path; from spotkd.data.download import fetch; "

@@ -72,7 +72,7 @@ def test_small_images_labels_and_names() -> None:
     assert data.image_shape == (3, 12, 12)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 def test_large_images_are_decoded_as_needed(workers: int) -> None:
     written = write(sizes=LARGE)
     data = open_set(image_size=128)
@@ -200,7 +200,7 @@ def damage(number: int, content: bytes | None) -> None:
 
 @pytest.mark.parametrize("sizes", [[(12, 12)], LARGE])
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 def test_a_damaged_image_is_named(sizes: list[tuple[int, int]], streaming: bool, workers: int) -> None:
     content = write(sizes=sizes, tell=True)["train"][7]
     damage(7, content[: len(content) // 2])

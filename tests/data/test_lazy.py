@@ -6,6 +6,7 @@ import importlib
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -117,6 +118,7 @@ def test_normalised_batches_have_the_mean_and_variance_of_numpy_s() -> None:
 # Random numbers
 
 
+@pytest.mark.process
 def test_the_number_of_processes_and_the_batch_size_have_no_influence() -> None:
     split = lazy(pictures())
     images, labels, indices = seen(split, training=True, flip=True, seed=3, epoch=2)
@@ -153,7 +155,7 @@ def test_the_order_is_that_of_images_in_memory() -> None:
         assert torch.equal(labels, same_labels)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 def test_the_random_numbers_of_training_itself_are_left_alone(workers: int) -> None:
     before = torch.get_rng_state()
     assert len(seen(lazy(pictures()), training=True, workers=workers)[0]) == 11
@@ -184,6 +186,7 @@ def spawning() -> Iterator[None]:
     multiprocessing.set_start_method(usual, force=True)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.usefixtures("spawning")
 def test_processes_that_start_from_nothing() -> None:
@@ -194,26 +197,36 @@ def test_processes_that_start_from_nothing() -> None:
         seen(split, workers=1)
 
 
+def running(expected: int) -> int:
+    """How many processes decode images; on a busy machine a process that is told to end may take a while."""
+    deadline = time.monotonic() + 60
+    while len(multiprocessing.active_children()) != expected and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return len(multiprocessing.active_children())
+
+
+@pytest.mark.process
 def test_no_process_is_left_when_a_pass_is_left_early() -> None:
     split = lazy(pictures())
     for _ in split.batches(EpochSpec(2, workers=2)):
-        assert len(multiprocessing.active_children()) == 2
+        assert running(2) == 2
         break
-    assert not multiprocessing.active_children()
+    assert running(0) == 0
     batches = split.batches(EpochSpec(2, workers=2))
     next(batches)
-    assert len(multiprocessing.active_children()) == 2
+    assert running(2) == 2
     batches.close()  # type: ignore[attr-defined]  # a generator
-    assert not multiprocessing.active_children()
+    assert running(0) == 0
 
 
+@pytest.mark.process
 def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spotkd.data.lazy.count_cores", lambda: 3)
     split = lazy(pictures())
     for workers, expected in ((0, 0), (1, 1), (None, 3), (6, 6), (9, 6)):  # there are six batches
         batches = split.batches(EpochSpec(2, workers=workers))
         next(batches)
-        assert len(multiprocessing.active_children()) == expected
+        assert running(expected) == expected
     del batches
     with pytest.raises(SpotkdError, match=r"^data\.workers is -1: it must be 0 \(decode between the steps\) or more$"):
         seen(split, workers=-1)
@@ -224,18 +237,19 @@ class Deadly(Shimmed):
         os._exit(1)
 
 
+@pytest.mark.process
 def test_a_process_that_is_killed() -> None:
     split = LazySet(Deadly(pictures(4)), torch.arange(4), torch.zeros(4, dtype=torch.int64), 32)
     with pytest.raises(SpotkdError, match=r"^a process that decodes images was stopped from outside \(Data") as caught:
         seen(split, workers=1)
     assert "\n" not in str(caught.value)
-    assert not multiprocessing.active_children()
+    assert running(0) == 0
 
 
 # Damage
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_damaged_picture_is_named_on_one_line(workers: int, training: bool) -> None:
     files = pictures()
@@ -243,7 +257,7 @@ def test_a_damaged_picture_is_named_on_one_line(workers: int, training: bool) ->
     with pytest.raises(SpotkdError, match=r"^folder/cut\.png: damaged \(.+\); replace or remove it$") as caught:
         seen(lazy(files), workers=workers, training=training)
     assert "\n" not in str(caught.value)
-    assert not multiprocessing.active_children()
+    assert running(0) == 0
 
 
 def test_torchvision_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,6 +351,7 @@ def test_damaged_pictures(content: bytes, message: str) -> None:
     assert "0x" not in str(caught.value)
 
 
+@pytest.mark.process
 def test_what_pillow_warns_of_does_not_matter() -> None:
     picture = colours().convert("RGB")
     notes = saved(picture, "png", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01")

@@ -114,6 +114,7 @@ def test_a_batch_reaches_a_gpu_without_waiting() -> None:
     assert to_cpu.taken == [("cpu", False)]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_batch_on_a_gpu_is_what_was_sent() -> None:
     tensor = torch.arange(1000)

@@ -19,32 +19,24 @@ from spotkd.cli import main, read
 from spotkd.deploy import open_student
 from spotkd.options import DistillOptions
 
+from ..conftest import few_glyphs, instead_of_glyph94, made_once
+
 SMALL = ["--data.limit", "188", "--epochs", "1", "--quiet", "--batch-size", "94"]
 
 
-@pytest.fixture(scope="module")
-def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def distilled(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """A finished distillation."""
-    root = tmp_path_factory.mktemp("runs")
-    assert main(["train", "--model", "resnet14", "--out", str(root / "secret teacher"), *SMALL]) == 0
-    teacher = ["--teacher", "resnet14", "--teacher.checkpoint", str(root / "secret teacher")]
-    assert (
-        main(
-            [
-                "distill",
-                *teacher,
-                "--student",
-                "resnet8",
-                "--out",
-                str(root / "a run"),
-                "--min-teacher-top1",
-                "0",
-                *SMALL,
-            ]
-        )
-        == 0
-    )
-    return root / "a run"
+    return made_once("runs to deploy", make_runs, tmp_path_factory, request.config) / "a run"
+
+
+def make_runs(root: Path) -> None:
+    train = ["train", "--model", "resnet14", "--out", str(root / "secret teacher"), *SMALL]
+    teacher = ["--teacher", "resnet14", "--teacher.checkpoint", str(root / "secret teacher"), "--min-teacher-top1", "0"]
+    with pytest.MonkeyPatch.context() as patch:
+        instead_of_glyph94(few_glyphs(188, 94), patch)
+        assert main(train) == 0
+        assert main(["distill", *teacher, "--student", "resnet8", "--out", str(root / "a run"), *SMALL]) == 0
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -204,7 +204,11 @@ def test_a_pt2_file_is_opened_only_when_it_is_trusted(
 
 
 def test_weights_that_name_code_run_it_only_when_told(
-    tmp_path: Path, glyphs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few_faces: None,
+    tmp_path: Path,
+    glyphs: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "net_of_mine.py").write_text(
         "from torch import nn\n\n\ndef build(classes):\n"

@@ -46,6 +46,7 @@ def processes_at(folder: Path) -> list[int]:
     return found
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_killed_at_any_moment_and_started_again(bright: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Path("plan.yaml").write_text(PLAN)
@@ -82,6 +83,7 @@ def test_killed_at_any_moment_and_started_again(bright: Path, capfd: pytest.Capt
     assert {path: path.stat().st_mtime_ns for path in grid.rglob("summary.json")} == before
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_told_to_stop_and_started_again(bright: Path) -> None:
     Path("plan.yaml").write_text(PLAN.replace("epochs: 1", "epochs: 10").replace(", at: [adaptive]", ""))
@@ -104,6 +106,7 @@ def test_told_to_stop_and_started_again(bright: Path) -> None:
     assert all(len(table.read_text().splitlines()) == 11 for table in grid.rglob("metrics.csv"))
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_failing_cell_does_not_stop_the_rest(bright: Path, capfd: pytest.CaptureFixture[str]) -> None:
     # FSP compares channel by channel, which these two networks do not allow.
@@ -128,6 +131,7 @@ def test_a_failing_cell_does_not_stop_the_rest(bright: Path, capfd: pytest.Captu
     assert "bright and dark" in capfd.readouterr().out
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_without_a_teacher_its_students_fail(bright: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Path("plan.yaml").write_text(PLAN + "teacher: {optim: {lr: 1.0e+30}}\n")

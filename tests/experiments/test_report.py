@@ -174,6 +174,7 @@ def test_one_seed_tells_nothing_of_chance(tmp_path: Path) -> None:
     assert (row["n"], row["std"], row["to_always_low"]) == ("1", "", "")
 
 
+@pytest.mark.slow
 def test_enough_seeds_need_no_caution_but_many_intervals_do(tmp_path: Path) -> None:
     report = finish_all(planned(seeds=[1, 2, 3, 4, 5]), tmp_path / "few")
     assert "says little" not in report
@@ -360,7 +361,9 @@ def check_latex(text: str) -> None:
     assert not environments
 
 
-def test_latex(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def latex(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The report's LaTeX, of a plan with names that LaTeX would obey."""
     plan = planned(
         data=["glyph94", "folder:/a_b/50%&$#{}~^\\<x>"],
         pairs=["wrn_40_2-wrn_16_2", "resnet20-resnet8", "resnet14-resnet8"],
@@ -369,7 +372,12 @@ def test_latex(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setitem(TOP1, "adaptive", 79.0)  # some differences are negative
     finish_all(plan, tmp_path, lambda cell: (cell.distiller, cell.seed) != ("crd", 2))
-    text = (tmp_path / "report.tex").read_text(encoding="utf-8")
+    return (tmp_path / "report.tex").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_latex(latex: str) -> None:
+    text = latex
     check_latex(text)
     assert text.startswith("% Made by: spotkd bench mine.yaml\n% Needs \\usepackage{booktabs}.\n")
     assert r"wrn\_40\_2" in text
@@ -381,9 +389,12 @@ def test_latex(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(labels)) == len(labels)
     assert set(re.findall(r"\\ref\{(.*?)\}", text)) <= set(labels)
     assert max(len(part.splitlines()) for part in text.split(r"\begin{table}")) < 65  # a page holds it
-    if shutil.which("pdflatex"):
-        document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{report}\end{document}"
-        (tmp_path / "all.tex").write_text(document)
-        subprocess.run(
-            ["pdflatex", "-draftmode", "-halt-on-error", "all"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL
-        )
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_latex_is_typeset(latex: str, tmp_path: Path) -> None:
+    document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{report}\end{document}"
+    (tmp_path / "all.tex").write_text(document)
+    command = ["pdflatex", "-draftmode", "-halt-on-error", "all"]
+    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)

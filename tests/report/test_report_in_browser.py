@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from spotkd.cli import main
 
-from ..hostile_runs import CLASSES, hostile_data, make_runs
+from ..hostile_runs import CLASSES, copied
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -27,10 +27,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("browser")
-    with hostile_data(folder) as data:
-        make_runs(folder, data)
+def report(hostile_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("browser") / "runs"
+    with copied(hostile_runs, folder):
         assert main(["report", str(folder)]) == 0
     return folder / "report.html"
 

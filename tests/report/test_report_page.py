@@ -25,17 +25,17 @@ from spotkd.report.costs import network_cost
 from spotkd.report.run_record import read_record
 from spotkd.runs.folder import RunFolder
 
-from ..hostile_runs import CLASSES, hostile_data, make_runs
+from ..hostile_runs import CLASSES, RUNS, copied
 
 ROOT = Path(__file__).parents[2]
 SPOTS = ["layer1", "layer2", "layer3", "logits"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
-    folder = tmp_path_factory.mktemp("report")
-    with hostile_data(folder) as data:
-        yield make_runs(folder / "runs" / "demo", data)
+def runs(hostile_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    folder = tmp_path_factory.mktemp("report") / "runs" / "demo"
+    with copied(hostile_runs, folder):
+        yield {name: folder / name for name in RUNS}
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from spotkd.routing import Decisions
 from spotkd.routing.strategies import Adaptive, Random
 from spotkd.training import distill
 
-from ..conftest import TinyNet
+from ..conftest import TinyNet, few_glyphs
 
 IMAGES = 65  # with batches of 12: five whole ones, and one of five, which two processes share unequally
 
@@ -32,6 +32,11 @@ def data() -> Dataset:
     noise = torch.randint(0, 90, (IMAGES, 1, 8, 8), generator=generator)
     split = ImageSet((noise + 30 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
     return Dataset("pieces", split, split, tuple("abcde"), (0.3,), (0.3,), padding=1)
+
+
+def glyphs() -> Dataset:
+    """188 images of glyph94 to train on and 997 to test, which no batch size divides."""
+    return few_glyphs(188, 997)
 
 
 class Plain(TinyNet):

@@ -47,7 +47,7 @@ from spotkd.training.build import build_distillation, check_devices, data_spec
 from spotkd.training.launch import _explain, launch, report
 from spotkd.training.optim import make_optimizer
 
-from ..conftest import TRAINING_LABELS, TinyNet, for_distiller, in_memory, randomise_statistics
+from ..conftest import TRAINING_LABELS, TinyNet, for_distiller, in_memory, made_once, randomise_statistics
 from . import distributed_runs
 from .killed_runs import differences, what_is_left
 
@@ -129,10 +129,13 @@ def in_processes(count: int, files: Sequence[Path]) -> None:
     assert not failed, failed
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """All cases, run once: ``apart/NAME``; and ``whole2/NAME`` beside ``whole1/NAME`` by two processes and by one."""
-    place = tmp_path_factory.mktemp("processes")
+    return made_once("distributed runs", make_runs, tmp_path_factory, request.config)
+
+
+def make_runs(place: Path) -> None:
     for name in ("wide", "plain_wide"):
         torch.manual_seed(5)
         network = getattr(distributed_runs, name)(5)
@@ -151,7 +154,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             files.append(write(configured(folder, case, ("plain_wide", "plain"), devices), folder))
     in_processes(2, several)
     in_processes(1, alone)
-    return place
 
 
 def masks_of(folder: Path, processes: int) -> list[Tensor]:
@@ -267,6 +269,7 @@ def by_halves(config: DistillOptions, data: Dataset) -> tuple[SpotKD, list[Tenso
     return method, decisions
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("name", APART)
 def test_two_processes_equal_one_that_computes_their_halves(runs: Path, name: str) -> None:
@@ -288,6 +291,7 @@ def test_two_processes_equal_one_that_computes_their_halves(runs: Path, name: st
             assert_equal(state, {key: other[key] for key in state})
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WHOLE)
 def test_gathered_two_processes_equal_one_on_the_whole_batch(runs: Path, name: str) -> None:
@@ -417,11 +421,12 @@ def options(runs: Path, folder: Path, **changes: object) -> list[str]:
     return ["distill", "--config", str(path)]
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_command_on_two_devices(runs: Path, tmp_path: Path) -> None:
     save_weights(create_model("resnet8", 94), tmp_path / "t.safetensors", {"model": "resnet8"})
     networks = {"teacher": ModelOptions("resnet8", str(tmp_path / "t.safetensors")), "student": ModelOptions("resnet8")}
-    changes = {"data": DataOptions("glyph94", limit=188), "batch_size": 64, "eval_batch_size": 999, **networks}
+    changes = {"data": DataOptions(f"{HERE}glyphs"), "batch_size": 64, "eval_batch_size": 99, **networks}
     command = spotkd("spotkd", *options(runs, tmp_path / "run", **changes), folder=tmp_path)
     output, errors = command.communicate(timeout=300)
     assert (command.returncode, errors) == (0, "")
@@ -431,12 +436,15 @@ def test_the_command_on_two_devices(runs: Path, tmp_path: Path) -> None:
         "tensorboard",
     ]  # fmt: skip
     metrics = RunFolder(tmp_path / "run").metrics
-    scores = evaluate_checkpoint(EvaluateOptions(str(tmp_path / "run"), accelerator="cpu", precision="32"))
-    assert scores.images == 9964
+    scores = evaluate_checkpoint(
+        EvaluateOptions(str(tmp_path / "run"), data=f"{HERE}glyphs", accelerator="cpu", precision="32")
+    )
+    assert scores.images == 997
     found = [metrics[f"test_{key}"][-1] for key in ("top1", "top5", "loss")]
     assert found == pytest.approx([scores.top1, scores.top5, scores.loss], rel=1e-5)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_torchrun_does_the_same(runs: Path, tmp_path: Path) -> None:
     config = read_options(DistillOptions, runs / "apart" / "at" / "options.yaml")
@@ -458,6 +466,7 @@ def members_of(parent: int) -> list[int]:
     return [int(process) for process in found]
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_killed_process_ends_the_others(runs: Path, tmp_path: Path) -> None:
@@ -502,6 +511,7 @@ def test_a_killed_process_ends_the_others(runs: Path, tmp_path: Path) -> None:
     assert all(map(gone, members[0] + members[2]))
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_stopped_and_gone_on_with_the_same_and_another_number(runs: Path, tmp_path: Path) -> None:
     def training(name: str) -> subprocess.Popen[str]:
@@ -528,6 +538,7 @@ def test_stopped_and_gone_on_with_the_same_and_another_number(runs: Path, tmp_pa
     assert len(two["metrics"]) == 40
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_mistakes_are_one_line_once(runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "there").mkdir()

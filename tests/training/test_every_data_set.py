@@ -62,7 +62,15 @@ def stream(root: Path) -> DataOptions:
 KINDS = [folder, large_folder, cifar10, cifar100, tiny_imagenet, imagenet, hub, stream]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+MARKS = {  # images that are decoded as they are needed are decoded by processes of their own
+    large_folder: pytest.mark.process,
+    imagenet: pytest.mark.process,
+    cifar10: pytest.mark.slow,
+    tiny_imagenet: pytest.mark.slow,
+}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=MARKS.get(kind, ()), id=kind.__name__) for kind in KINDS])
 def test_from_files_to_evaluated_weights(kind: Callable[[Path], DataOptions], tmp_path: Path) -> None:
     data = kind(tmp_path / "files")
     common = {"data": data, "epochs": 1, "batch_size": 8, "quiet": True}

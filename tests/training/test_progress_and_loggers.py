@@ -42,6 +42,7 @@ from spotkd.training.progress import TrainingProgress
 from ..conftest import TinyNet
 from .killed_runs import tiny_data
 
+ROOT = Path(__file__).parents[2]
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*[349]\d(?:;\d+)*m")
 SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
@@ -247,14 +248,17 @@ def test_an_exception_leaves_the_terminal_as_it_was(clock: Clock) -> None:
 # ------------------------------------------------------------------------------------------------------- the real thing
 
 COMMAND = [
-    sys.executable, "-m", "spotkd", "train", "--model", "resnet8", "--data.limit", "94", "--batch_size", "8",
-    "--eval_batch_size", "1000", "--checkpoint_every", "1000",
+    sys.executable, "-m", "spotkd", "train", "--model", "resnet8",
+    "--data", "python:tests.training.distributed_runs.glyphs", "--data.limit", "94",
+    "--batch_size", "8", "--checkpoint_every", "1000",
 ]  # fmt: skip
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
 
 
+@pytest.mark.process
 def test_a_run_in_a_pipe(tmp_path: Path) -> None:
     command = [*COMMAND, "--epochs", "1", "--out", str(tmp_path / "run"), "--logger", "none"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "FORCE_COLOR": "1"}, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, env={**ENVIRONMENT, "FORCE_COLOR": "1"}, check=True)
     assert done.stderr == ""
     first, last = done.stdout.splitlines()
     assert re.fullmatch(r"resnet8: epoch 1/1  loss \d\.\d{3}  test top-1 \d+\.\d\d %", first)
@@ -272,11 +276,12 @@ def _read(terminal: int) -> str:
     return text.decode(errors="replace")
 
 
+@pytest.mark.process
 def test_a_run_in_a_terminal_that_is_interrupted(tmp_path: Path) -> None:
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
     settings = termios.tcgetattr(its)
-    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "FORCE_COLOR")}
+    environment = {key: value for key, value in ENVIRONMENT.items() if key not in ("COLUMNS", "LINES", "FORCE_COLOR")}
     environment |= {"TERM": "xterm-256color", "NO_COLOR": "1"}
     command = [*COMMAND, "--epochs", "1000", "--out", str(tmp_path / "run")]
     run = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment, start_new_session=True)

@@ -72,6 +72,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 # ------------------------------------------------------------------------------------------------------------ exactness
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize(("distiller", "seed"), [("at", 1), ("crd", 2), ("ft", 3), ("rkd", 4)])
 def test_killed_at_random_and_ended_the_same(distiller: str, seed: int, tmp_path: Path) -> None:
@@ -303,6 +304,7 @@ def test_too_little_space_is_seen_before_writing(place: Path, monkeypatch: pytes
     monkeypatch.undo()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("room", [60_000, 200_000])
 def test_a_full_disk_stops_the_run_with_the_last_good_checkpoint(room: int, tmp_path: Path) -> None:
     """A limit on the size of files stands in for a full disk: writing fails in the middle of a file."""
@@ -396,6 +398,7 @@ def test_one_process_at_a_time(place: Path) -> None:
     distill(wanted)
 
 
+@pytest.mark.process
 def test_a_second_signal_quits_at_once(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys, time\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from ..deprecation import Renamed
 from ..distributed import Shard
 from ..errors import SpotkdError
 from ..registry import Registry
-from .spec import DataSpec
+from .spec import READ_BY_ALL, DataSpec
 
 HELD_OUT_SEED = 0  # the same images are held out in every run, whatever its own seed
 
@@ -313,10 +313,9 @@ def reject_unused(spec: DataSpec, *read: str) -> None:
     Raises:
         SpotkdError: one of them was.
     """
-    always = {"name", "root", "limit", "val_share", "augment", "workers", *read}
     for field in fields(spec):
-        default = field.default if field.default is not MISSING else None
-        if field.name not in always and getattr(spec, field.name) != default:
+        heeded = field.name in read or field.metadata.get(READ_BY_ALL, False)
+        if not heeded and getattr(spec, field.name) != field.default:
             raise SpotkdError(f"data.{field.name} has no effect on {spec.name}: leave it out")
 
 

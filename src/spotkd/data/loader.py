@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..deprecation import Renamed
 from ..distributed import Shard
 from ..errors import SpotkdError
 from ..stages import Batch
@@ -87,6 +88,8 @@ class Loader:
             return Shard(0, total, total)
         noise = np.random.SeedSequence((self.seed, number, place, self.rank)).generate_state(1, np.uint64)
         return Shard.of(total, self.rank, self.processes, self.training, int(noise[0]))
+
+    part = Renamed("shard")
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
         """The batches of epoch ``number``, without its first ``skip`` ones.

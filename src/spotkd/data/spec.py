@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+READ_BY_ALL = "read by all"  # metadata of a field that every data set heeds
+
+
+def _for_all(default: Any) -> Any:
+    return field(default=default, metadata={READ_BY_ALL: True})
 
 
 @dataclass(frozen=True)
@@ -26,14 +33,14 @@ class DataSpec:
         workers: processes that decode images which are not kept in memory; None takes one a core, at most eight.
     """
 
-    name: str = "glyph94"
-    root: str = "data"
+    name: str = _for_all("glyph94")
+    root: str = _for_all("data")
     download: bool = False
     mirror: str | None = None
-    limit: int | None = None
-    val_share: float = 0.0
+    limit: int | None = _for_all(None)
+    val_share: float = _for_all(0.0)
     test_share: float | None = None
     image_size: int | None = None
     streaming: bool = False
-    augment: bool = True
-    workers: int | None = None
+    augment: bool = _for_all(True)
+    workers: int | None = _for_all(None)

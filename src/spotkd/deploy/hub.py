@@ -10,6 +10,7 @@ from ..data.lazy import import_optional
 from ..errors import SpotkdError, one_line
 from ..files import atomic_write
 from ..options import ExportOptions
+from ..runs.layout import CONFIG
 from .card import model_card, read_finished, shareable_options
 from .export import write_student
 from .formats import FORMATS
@@ -59,7 +60,7 @@ def publish(options: ExportOptions) -> HubPage:
     content = student.metadata.as_dict() | {"summary": {key: known[key] for key in _SHARED}}
     texts = {
         "config.json": json.dumps(content, indent=2) + "\n",
-        "config.yaml": shareable_options(run_options),
+        CONFIG: shareable_options(run_options),
         "README.md": card,
     }
     for name, text in texts.items():

@@ -16,9 +16,11 @@ from typing import Any
 import torch.distributed as dist
 import yaml
 from filelock import FileLock, Timeout
+from torch import nn
 
 from ..errors import RunError, SpotkdError, Stopped
 from ..files import atomic_write
+from ..models import save_weights
 from ..runtime.random_state import get_random_state
 from ..runtime.signals import StopRequest
 from . import layout
@@ -227,6 +229,10 @@ class RunWriter:
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise RunError(f"{path}: cannot be read; without it the loggers start over: remove it") from error
 
+    def save_network(self, name: str, network: nn.Module, metadata: Mapping[str, Any]) -> None:
+        """Write what was trained, with what belongs to it."""
+        save_weights(network, self.folder / name, metadata)
+
     def keep_nonfinite(self, content: Mapping[str, Any]) -> Path:
         """Write what is known of a step with a number that is not finite, for inspection; returns the file."""
         self.write_text(layout.NONFINITE, json.dumps(content, indent=2) + "\n")
@@ -273,6 +279,8 @@ class RunFollower(RunWriter):
     def after_step(self, state: Callable[[], Mapping[str, Any]]) -> None: ...
 
     def keep(self, name: str, state: Mapping[str, Any]) -> None: ...
+
+    def save_network(self, name: str, network: nn.Module, metadata: Mapping[str, Any]) -> None: ...
 
     def finish(self, summary: Summary) -> None: ...
 

@@ -1,8 +1,9 @@
 """Child processes: started so that none outlives the process that started it, and stopped so that each may save.
 
-``torch.distributed.launcher.elastic_launch`` was tried in place of this. It reports a worker's error as a table of
-several lines with a traceback, leaves its workers running where the launching process is killed by SIGKILL, and asks
-for a rendezvous that ``spotkd bench`` has no use for; see docs/decisions.
+``torch.distributed.launcher.elastic_launch`` was tried in place of this (torch 2.13, two processes). A mistake that is
+one line here comes as a traceback in the log and a ``ChildFailedError`` of some thirty lines; a run that saved and
+stopped counts as failed; processes that are asked to stop are killed 30 seconds later, whether they have saved or not;
+and ``spotkd bench`` has no use for its rendezvous. See docs/decisions.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from .teacher import check_teacher, sample_of
 AnyRun = TypeVar("AnyRun", TrainOptions, DistillOptions)
 
 
-def check_options(options: RunOptions) -> None:
+def check_run_options(options: RunOptions) -> None:
     """What can be checked before anything is opened.
 
     Raises:

@@ -9,7 +9,7 @@ from ..data import Dataset, Loader, load_data, make_preprocessing
 from ..errors import RunError, SpotkdError, one_line
 from ..losses import Method
 from ..method import SpotKD
-from ..models import build_model, save_weights
+from ..models import build_model
 from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, EvaluateOptions, TrainOptions
 from ..options.values import check_values, options_of_test_images
@@ -17,7 +17,7 @@ from ..registry import PYTHON
 from ..runs import layout
 from ..runs.folder import RunFolder
 from ..runs.summary import Scores, Summary
-from ..runs.writer import TRAINING
+from ..runs.writer import TRAINING, RunWriter
 from ..runtime.collectives import broadcast_state
 from ..runtime.device import Device, choose_memory_format, make_fabric
 from ..runtime.process_group import leaving_process_group
@@ -27,7 +27,7 @@ from .build import (
     build_supervised,
     cache_teacher,
     check_class_count,
-    check_options,
+    check_run_options,
     check_teacher_of,
     data_spec,
     open_data,
@@ -43,7 +43,7 @@ from .state import load_learned_state
 
 def train(options: TrainOptions) -> Summary:
     """Train one network on labels; leaves ``model.safetensors`` in the run folder."""
-    check_options(options)
+    check_run_options(options)
     if needs_launch(options):
         return launch("train", options)
     options, device = open_device(options)
@@ -58,7 +58,7 @@ def distill(options: DistillOptions) -> Summary:
 
     A teacher that the strategy trains is left there too, as ``teacher.safetensors``.
     """
-    check_options(options)
+    check_run_options(options)
     if needs_launch(options):
         return launch("distill", options)
     options, device = open_device(options)
@@ -100,12 +100,14 @@ def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, 
             prepare(session.method, session.data.train, device, run, plan)
         summary = fit(session)
         if device.is_first:
-            _save_weights(options, session.method, data, summary)
+            _save_networks(options, session.method, data, run, summary)
             run.finish(summary)
         return summary
 
 
-def _save_weights(options: TrainOptions | DistillOptions, method: Method, data: Dataset, summary: Summary) -> None:
+def _save_networks(
+    options: TrainOptions | DistillOptions, method: Method, data: Dataset, run: RunWriter, summary: Summary
+) -> None:
     """What was trained, as files in the run folder, with what belongs to them."""
     metadata = {
         "model": trained_model(options).name,
@@ -117,11 +119,11 @@ def _save_weights(options: TrainOptions | DistillOptions, method: Method, data: 
         "protocol": summary.protocol,
     }
     name = layout.STUDENT if isinstance(options, DistillOptions) else layout.MODEL
-    save_weights(method.student, summary.folder / name, metadata)
+    run.save_network(name, method.student, metadata)
     if method.trained_teacher is not None and isinstance(options, DistillOptions):
         teacher = metadata | {"model": options.teacher.name}
         del teacher["test_top1"]  # the student's
-        save_weights(method.trained_teacher, summary.folder / layout.TEACHER, teacher)
+        run.save_network(layout.TEACHER, method.trained_teacher, teacher)
 
 
 def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:

@@ -1,0 +1,119 @@
+"""From the words of a command line to options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from ..errors import SpotkdError
+from ..options import check_filled, make_parser
+from ..untrusted.yaml_files import check_yaml_file
+from .commands import COMMANDS
+
+# Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
+_NAMED = ("model", "teacher", "student", "data")
+# The arguments that are given without their names: name, help, and how many (? for one or none, + for one or more).
+POSITIONAL: dict[str, list[tuple[str, str, str | None]]] = {
+    "evaluate": [("checkpoint", "a run folder or a weights file", None)],
+    "export": [("run", "a run folder or a weights file", None)],
+    "predict": [
+        ("student", "a run folder, a weights file, an .onnx or a .pt2 file", None),
+        ("images", "picture files, and folders of them", "+"),
+    ],
+    "profile": [
+        ("teacher", "the large network", None),
+        ("students", "one or more small networks to compare", "+"),
+    ],
+    "bench": [("plan", "a shipped plan's name or a YAML file; without one --dry-run lists all shipped plans", "?")],
+    "inspect": [("run", "the folder of a run of 'spotkd distill'", None)],
+    "report": [("what", "folders of runs, or folders that hold some; or a plan's name or YAML file", "+")],
+}
+
+
+def as_sentence(text: str) -> str:
+    """With a capital letter and a full stop, the other letters as they are."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
+@cache
+def parser_of(command: str) -> ArgumentParser:
+    config, _, help_text = COMMANDS[command]
+    parser = make_parser(prog=f"spotkd {command}", description=as_sentence(help_text), allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="a YAML file with options")
+    positional = POSITIONAL.get(command, [])
+    for name, help_text, count in positional:
+        parser.add_argument(name, type=str, help=help_text, nargs=count)
+    parser.add_class_arguments(config, skip={name for name, *_ in positional})
+    return parser
+
+
+def _spell_out(arguments: Sequence[str], named: Sequence[str], switches: Sequence[str]) -> list[str]:
+    """Short forms written in full: ``--teacher NAME``, dashes inside option names, and a switch without ``true``."""
+    spelled = []
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
+            follows = value if equals else next(iter(arguments[position + 1 :]), "")
+            is_file = follows.startswith("{") or follows.endswith((".yaml", ".yml", ".json"))
+            if name[2:] in named and not is_file:
+                name += ".name"
+            if name[2:] in switches and not equals and (not follows or follows.startswith("--")):
+                equals, value = "=", "true"
+            argument = name + equals + value
+        spelled.append(argument)
+    return spelled
+
+
+def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> Any:
+    """The configuration that the arguments of a command describe, over those of a recipe if one is named."""
+    parser = parser_of(command)
+    defaults = parser.get_defaults()
+    for place, name in enumerate(arguments):
+        file = "".join(arguments[place + 1 : place + 2]) if name == "--config" else name.removeprefix("--config=")
+        if name.startswith("--config") and Path(file).is_file():
+            check_yaml_file(file)
+    named = [name for name in _NAMED if f"{name}.name" in defaults]
+    switches = [name for name, value in defaults.items() if isinstance(value, bool)]
+    spelled = _spell_out(arguments, named, switches)
+    if "recipe" in defaults:
+        plain = [argument for argument in spelled if argument.partition("=")[0] != "--print_config"]
+        given = parser.parse_args(plain, defaults=False).as_dict()
+        given.pop("config", None)
+        if given.get("resume") not in (None, "auto"):  # the run's own options hold, but for those given here
+            _check_kind(command, given["resume"])
+            spelled = ["--config", f"{given['resume']}/config.yaml", *spelled]
+            given["recipe"] = None
+        recipe = recipe or given.get("recipe")
+        if recipe is not None:
+            from ..recipes import as_yaml, resolved
+
+            config = resolved(recipe, given)
+            if not isinstance(config, COMMANDS[command][0]):
+                other = "distill" if command == "train" else "train"
+                raise SpotkdError(f"recipe {recipe} is for 'spotkd {other}'")
+            if len(plain) < len(spelled):
+                print(as_yaml(config), end="")
+                sys.exit(0)
+            return config
+    options = parser.parse_args(spelled)
+    check_filled(COMMANDS[command][0], options.as_dict())
+    values = parser.instantiate(options)
+    return COMMANDS[command][0](**{key: value for key, value in vars(values).items() if key != "config"})
+
+
+def _check_kind(command: str, folder: str) -> None:
+    """A run is resumed by the command that began it."""
+    from ..runs.folder import RunFolder
+
+    run = RunFolder(folder)
+    if not run.exists:
+        raise SpotkdError(f"{folder}: holds no run to resume (no config.yaml)")
+    right = run.kind
+    if command != right:
+        raise SpotkdError(f"{folder}: is a run of 'spotkd {right}': spotkd {right} --resume {folder}")
