@@ -1,12 +1,16 @@
 # make demo: a virtual environment, the package, the demo. make test: its own environment and all that CI runs.
 # make docs: its own environment and the documentation site.
+# make test-versions: install lines, installation and a smoke test with every supported Python of this machine.
+# make test-lowest: the core tests with the lowest versions that pyproject.toml allows. PYTHON must be 3.10 to 3.12, which
+# the lowest NumPy has wheels for: make test-lowest PYTHON=python3.10. PyTorch brings three gigabytes of CUDA on Linux.
 
 PYTHON ?= python3
 DEMO_ENV := .venv
 TEST_ENV := .venv-test
 DOCS_ENV := .venv-docs
+LOWEST_ENV := .venv-lowest
 
-.PHONY: demo test docs clean
+.PHONY: demo test test-versions test-lowest docs clean
 
 demo: $(DEMO_ENV)/installed
 	$(DEMO_ENV)/bin/spotkd demo --overwrite true
@@ -16,6 +20,13 @@ test: $(TEST_ENV)/installed
 	$(TEST_ENV)/bin/ruff format --check .
 	$(TEST_ENV)/bin/mypy
 	OMP_NUM_THREADS=1 $(TEST_ENV)/bin/pytest -n auto
+
+test-versions:
+	$(PYTHON) tools/check_versions.py
+
+test-lowest: $(LOWEST_ENV)/installed
+	OMP_NUM_THREADS=1 $(LOWEST_ENV)/bin/python tools/smoke.py
+	OMP_NUM_THREADS=1 $(LOWEST_ENV)/bin/pytest -n auto tests/distillers tests/test_method.py
 
 docs: $(DOCS_ENV)/installed
 	$(DOCS_ENV)/bin/python tools/build_site.py
@@ -32,6 +43,13 @@ $(TEST_ENV)/installed: pyproject.toml constraints.txt
 	$(TEST_ENV)/bin/pip install --quiet -c constraints.txt -e '.[test,data,vision,hub,export,parquet,docs]'
 	touch $@
 
+$(LOWEST_ENV)/installed: pyproject.toml constraints.txt
+	@echo "Installing spotkd and the lowest versions of what it needs into $(LOWEST_ENV), which takes minutes"
+	$(PYTHON) -m venv $(LOWEST_ENV)
+	$(LOWEST_ENV)/bin/pip install --quiet "$$(grep '^uv==' constraints.txt)"
+	$(LOWEST_ENV)/bin/uv pip install --quiet --python $(LOWEST_ENV)/bin/python --resolution lowest-direct -e '.[test]'
+	touch $@
+
 $(DOCS_ENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing spotkd and the site's builder into $(DOCS_ENV), which takes a minute or more"
 	$(PYTHON) -m venv $(DOCS_ENV)
@@ -39,4 +57,4 @@ $(DOCS_ENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(DEMO_ENV) $(TEST_ENV) $(DOCS_ENV) build dist
+	rm -rf $(DEMO_ENV) $(TEST_ENV) $(DOCS_ENV) $(LOWEST_ENV) build dist
