@@ -2,17 +2,23 @@
 # make check: style, types and the fast tests. make check-distiller NAME=at: the tests of one distiller alone.
 # make test: style, types and all tests, as CI runs them. All three in an environment of their own.
 # make docs: its own environment and the documentation site.
+# make test-versions: install lines, installation and a smoke test with every supported Python of this machine.
+# make test-lowest: the core tests with the lowest versions that pyproject.toml allows. PYTHON must be 3.10 to 3.12, which
+# the lowest NumPy has wheels for: make test-lowest PYTHON=python3.10. PyTorch brings three gigabytes of CUDA on Linux.
 
 PYTHON ?= python3
 DEMO_ENV := .venv
 TEST_ENV := .venv-test
 DOCS_ENV := .venv-docs
+LOWEST_ENV := .venv-lowest
 
-# Each worker uses one thread; a fast test is one with none of these marks, and has a second of processor time.
-PYTEST := OMP_NUM_THREADS=1 $(TEST_ENV)/bin/pytest --fast-limit 1
+# Each worker uses one thread; a fast test is one with none of these marks, and has a second of processor time. On a busy
+# or slower machine that second is worth less: make test FAST_LIMIT=4.
+FAST_LIMIT ?= 1
+PYTEST := OMP_NUM_THREADS=1 $(TEST_ENV)/bin/pytest --fast-limit $(FAST_LIMIT)
 FAST := not slow and not process and not browser and not gpu
 
-.PHONY: demo lint check check-distiller test docs clean
+.PHONY: demo lint check check-distiller test test-versions test-lowest docs clean
 
 demo: $(DEMO_ENV)/installed
 	$(DEMO_ENV)/bin/spotkd demo --overwrite true
@@ -32,6 +38,13 @@ check-distiller: $(TEST_ENV)/installed
 test: lint
 	$(PYTEST) -n auto
 
+test-versions:
+	$(PYTHON) tools/check_versions.py
+
+test-lowest: $(LOWEST_ENV)/installed
+	OMP_NUM_THREADS=1 $(LOWEST_ENV)/bin/python tools/smoke.py
+	OMP_NUM_THREADS=1 $(LOWEST_ENV)/bin/pytest -n auto tests/distillers tests/test_method.py
+
 docs: $(DOCS_ENV)/installed
 	$(DOCS_ENV)/bin/python tools/build_site.py
 
@@ -47,6 +60,13 @@ $(TEST_ENV)/installed: pyproject.toml constraints.txt
 	$(TEST_ENV)/bin/pip install --quiet -c constraints.txt -e '.[test,data,vision,hub,export,parquet,docs]'
 	touch $@
 
+$(LOWEST_ENV)/installed: pyproject.toml constraints.txt
+	@echo "Installing spotkd and the lowest versions of what it needs into $(LOWEST_ENV), which takes minutes"
+	$(PYTHON) -m venv $(LOWEST_ENV)
+	$(LOWEST_ENV)/bin/pip install --quiet "$$(grep '^uv==' constraints.txt)"
+	$(LOWEST_ENV)/bin/uv pip install --quiet --python $(LOWEST_ENV)/bin/python --resolution lowest-direct -e '.[test]'
+	touch $@
+
 $(DOCS_ENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing spotkd and the site's builder into $(DOCS_ENV), which takes a minute or more"
 	$(PYTHON) -m venv $(DOCS_ENV)
@@ -54,4 +74,4 @@ $(DOCS_ENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(DEMO_ENV) $(TEST_ENV) $(DOCS_ENV) build dist
+	rm -rf $(DEMO_ENV) $(TEST_ENV) $(DOCS_ENV) $(LOWEST_ENV) build dist

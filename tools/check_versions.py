@@ -175,7 +175,6 @@ class Checker:
 
     def train(self, version: Version) -> None:
         """Install PyTorch, if there is time and room for it, and run the smoke test."""
-        start = time.monotonic()
         folder = self.folder / f"python{version.name}"
         (wheel,) = (self.folder / "wheel").glob("*.whl")
         installed = any(folder.glob(f"lib/*/site-packages/torch-{constrained('torch')}*.dist-info"))
@@ -189,8 +188,7 @@ class Checker:
             version.missed = "training, PyTorch could not be installed in time"
             return
         printed = self.run(folder / "bin" / "python", "tools/smoke.py").splitlines()
-        seconds = time.monotonic() - start
-        version.checked.append(f"trains, distils and evaluates in {seconds:.0f} s ({printed[0]})")
+        version.checked.append(f"{printed[0]} trains, distils and evaluates")
 
 
 def find_python(name: str) -> Path | None:
@@ -209,11 +207,14 @@ def find_python(name: str) -> Path | None:
 
 
 def attempt(check: Callable[[Version], None], version: Version) -> None:
-    """Run a check and note in the version why it did not end well."""
+    """Run a check and note in the version how long it took, or why it did not end well."""
+    start, known = time.monotonic(), len(version.checked)
     try:
         check(version)
+        if len(version.checked) > known:
+            version.checked[-1] += f" ({time.monotonic() - start:.0f} s)"
     except TimeUpError:
-        version.missed = "the rest, the time was up"
+        version.missed = "the rest, the time was up"  # also where PyTorch is there and the smoke test took too long
     except CheckError as error:
         version.error = str(error)
 
