@@ -3,7 +3,7 @@
 Song, Chen, Ye, Song, "Spot-adaptive Knowledge Distillation", IEEE TIP 2022, doi 10.1109/TIP.2022.3170728.
 
 At every spot i (K feature maps, then the logits) a policy selects the samples b that the teacher teaches: a[b, i] = 1.
-It learns from a graft of both networks, in which these go on from the teacher's feature, others from the student's.
+It learns from a graft of both networks, in which these continue from the teacher's feature, others from the student's.
 
     student: CE(z_s, y) + KL(z_t || z_s where a = 1) + beta * distiller(f_s, f_t where a = 1)
     policy:  c * CE(z_graft, y) + max(0, B / 2 - sum_b a[b, logits])
@@ -84,7 +84,7 @@ class Router(nn.Module):
         return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())  # the value is 0 or 1, the gradient that of soft
 
     def graft(self, teacher: Network, student: Network, x: Tensor, a: Tensor) -> Tensor:
-        """Logits, after every spot both networks go on from the feature that was decided for."""
+        """Logits, after every spot both networks continue from the feature that was decided for."""
         f_t = f_s = x
         for k, (stage_t, stage_s) in enumerate(zip(teacher, student, strict=True)):
             f_t, f_s = stage_t(f_t), stage_s(f_s)

@@ -137,7 +137,7 @@ def options_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-OPTIONS = """`spotkd COMMAND --help` prints the same. [Commands](../commands.md) tells what they are for. Every command
+OPTIONS = """`spotkd COMMAND --help` prints the same. [Commands](../commands.md) says what they are for. Every command
 takes `--config FILE`, options from a YAML file, and `--print_config`, which prints the resolved options as such a file.
 A default of `-` is unset. `--teacher NAME` is short for `--teacher.name NAME`, and so are `--student`, `--model` and
 `--data`; dashes and underscores are the same, and a switch needs no `true`."""

@@ -36,7 +36,7 @@ def compile_method(method: Method, size: int, log: Callable[[str], None], cuda_g
 
     Each is compiled at its first such batch and then compared with the plain pass in float64, in its outputs and in the
     gradients of everything that it trains. Where it is further from that than twice the plain pass, and further than
-    1 %, or where there is no program, the plain pass goes on and a line says why. Batches of another size, such as the
+    1 %, or where there is no program, the plain pass is kept and a line says why. Batches of another size, such as the
     last one of an epoch, and evaluation take the plain passes, so that nothing is compiled twice.
 
     Args:

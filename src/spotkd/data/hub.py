@@ -270,7 +270,7 @@ class StreamSet(Split):
 
 
 def _iterate_rows(stream: Any, title: str) -> Iterator[Mapping[str, Any]]:
-    """What a stream gives; whatever the net and the formats may raise is told on one line."""
+    """What a stream gives; whatever the net and the formats may raise becomes one line."""
     rows = iter(stream)
     while True:
         try:

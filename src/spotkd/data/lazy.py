@@ -171,7 +171,7 @@ def count_workers(wanted: int | None) -> int:
 
 
 def _ignore_signals(_: int) -> None:
-    """A signal to the whole group (Ctrl-C) is the main process's affair: it saves, and ends its workers itself."""
+    """A signal to the whole group (Ctrl-C) is left to the main process: it saves, and ends its workers itself."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

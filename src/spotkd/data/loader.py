@@ -23,7 +23,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.me
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on ``device``; to a GPU through pinned memory, from which it is fetched while the host goes on.
+    """The tensor on ``device``; to a GPU through pinned memory, from which it is fetched while the host continues.
 
     A copy from ordinary memory would wait until the GPU has done all that it was given before.
     """

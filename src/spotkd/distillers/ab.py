@@ -22,7 +22,7 @@ MobileNetV2). Takes maps.
 the student.
 
 **Paper and author code.** The paper uses the loss to initialise the student only, and trains on labels afterwards.
-Here the preparation does that, and then the loss goes on acting where it is selected. The published SAKD code
+Here the preparation does that, and then the loss acts where it is selected. The published SAKD code
 prepares the connectors alone, on features after the ReLU, and then stops at the first batch. For WRN it would take
 the next block's BatchNorm of the map, which moves that block's statistics twice a step; we take the map itself.
 """

@@ -1,4 +1,4 @@
-"""VID: how much of the teacher's map the student's map tells.
+"""VID: how much the student's map says about the teacher's map.
 
 Ahn, Hu, Damianou, Lawrence, Dai, "Variational Information Distillation for Knowledge Transfer", CVPR 2019,
 arXiv:1904.05835.
@@ -54,7 +54,7 @@ def vid_loss(mean: Tensor, teacher: Tensor, log_scale: Tensor) -> Tensor:
 
 @DISTILLERS.register("vid")
 class VID(Distiller):
-    """How much the student's maps tell of the teacher's: a learnt Gaussian prediction at every map but the stem's."""
+    """How much the student's maps say about the teacher's: a learnt Gaussian prediction at every map but the stem's."""
 
     spot_rule = all_maps
     takes = (MAP, TOKENS)

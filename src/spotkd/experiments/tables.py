@@ -188,7 +188,7 @@ class DataSetTables:
 
 
 def interval_cautions(counts: Sequence[int]) -> list[str]:
-    """What differences over so many seeds each can and cannot tell."""
+    """What differences over so many seeds each can and cannot show."""
     remarks = []
     if 1 in counts:
         remarks.append("A single seed has no interval: nothing tells its difference from chance.")

@@ -73,7 +73,7 @@ class PredictOptions:
     Args:
         student: a run folder, a weights file, an .onnx or a .pt2 file.
         images: picture files, and folders of them.
-        top: how many classes to tell of each picture, the likeliest first.
+        top: how many classes to print for each picture, the likeliest first.
         csv: a file to write the predictions to as well.
         batch_size: pictures at once.
         trust: open a .pt2 file, which can run code: only for files of your own.
@@ -175,7 +175,7 @@ SplitName = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """Tell where the policy of a distillation sends every image, without the noise of sampling.
+    """Show where the policy of a distillation sends every image, without the noise of sampling.
 
     Args:
         run: the folder of a run of spotkd distill.

@@ -25,7 +25,7 @@ def check_filled(kind: type, options: Mapping[str, Any], section: str = "") -> N
 
     Args:
         kind: the configuration that the options are for.
-        options: options as in a file; unknown ones are the parser's affair.
+        options: options as in a file; unknown ones are left to the parser.
         section: what stands before their names in the message.
 
     Raises:

@@ -129,9 +129,9 @@ class RunOptions:
             'spotkd recipes' lists the paper's.
         out: folder of the run; unset makes one under runs/ from the names and the seed.
         overwrite: replace the run that the folder holds; without it an existing run is an error.
-        resume: go on with an interrupted run: its folder, whose options hold again; or auto, for the folder that this
+        resume: resume an interrupted run: its folder, whose options hold again; or auto, for the folder that this
             run would write to, if it holds one (with --overwrite true, one with other options is replaced).
-        accept_changes: go on although options differ from those that the run was begun with.
+        accept_changes: resume although options differ from those that the run was started with.
         checkpoint_every: how often to save inside of an epoch: steps, as 500, or minutes, as 10min. After every epoch
             the state is saved anyway.
         skip_nonfinite: leave out so many steps whose loss or gradient is not finite, before the run is stopped.
@@ -150,7 +150,7 @@ class RunOptions:
         precision: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
         channels_last: store feature maps channels last, which convolutions prefer.
         compile: compile the networks' passes with torch.compile. Each is compared with the plain pass before it is
-            used, and its seconds and what it saves are told; it pays in long runs. Needs a C++ compiler.
+            used, and its seconds and what it saves are printed; it pays in long runs. Needs a C++ compiler.
         cuda_graphs: with compile, record each compiled pass as a CUDA graph, which is launched at once.
         quiet: print only the result.
         logger: what shows the numbers as they come: tensorboard, csv, wandb, mlflow, or several as tensorboard,wandb;

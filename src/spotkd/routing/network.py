@@ -17,7 +17,7 @@ def mix(decision: Tensor, if_teacher: Tensor, if_student: Tensor) -> Tensor:
 
 
 class RoutingNetwork(nn.Module):
-    """Runs both chains segment by segment; at every spot each sample goes on from one network's feature.
+    """Runs both chains segment by segment; at every spot each sample continues from one network's feature.
 
     It owns only the adapters. Its loss trains them and the policy; the networks are constants here, through which
     gradients flow to earlier adapters and decisions.

@@ -54,7 +54,7 @@ class Strategy:
 
     ``SpotKD(..., strategy=LateStart())`` takes it as it is, and ``--strategy python:my_module.LateStart`` from a file
     ``my_module.py``. A strategy that does not learn writes :meth:`teacher_probability` too, if ``spotkd inspect`` is to
-    tell of it.
+    show it.
 
     Attributes:
         learns: whether a policy network, adapters and the routing network are built and trained.

@@ -10,7 +10,7 @@
 - summary.json: the result; the last file to be written, so that a folder with it is a finished run
 - student.safetensors: the trained network (model.safetensors for a run of ``spotkd train``); teacher.safetensors too
   where the strategy trains the teacher
-- prepared.ckpt, preparation.csv: what a distiller learnt before distillation, and its loss by epoch (ft, ab)
+- prepared.ckpt, preparation.csv: what a distiller learned before distillation, and its loss by epoch (ft, ab)
 - nonfinite.json: the samples of the step that stopped a run because a number was not finite
 - options.yaml, log.txt, error.txt: what ``spotkd bench`` asked of the run, what the run printed, and why it failed
 - .lock: held by the process that writes here

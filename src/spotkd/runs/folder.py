@@ -20,7 +20,7 @@ Kind = Literal["train", "distill"]
 
 
 class RunFolder:
-    """The folder of a run, for whoever reads it: reports, tables, exports, and a run that is resumed.
+    """The folder of a run as reports, tables, exports and a resumed run read it.
 
     .. code-block:: python
 
@@ -54,7 +54,7 @@ class RunFolder:
 
     @property
     def modified(self) -> float:
-        """When the run was begun or resumed last, in seconds since the epoch of the operating system."""
+        """When the run was last started or resumed, in seconds since the epoch of the operating system."""
         return (self.path / layout.CONFIG).stat().st_mtime
 
     @property

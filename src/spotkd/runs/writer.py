@@ -109,7 +109,7 @@ class RunWriter:
             self.write_text(name, text)
         for name in layout.FOLDERS if self.state is None else ():
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        # Consent to overwrite was given for this run, not for whoever repeats it from its configuration.
+        # Consent to overwrite was given for this run, not for another one that is made from its configuration.
         content = dict(self.options) | {"overwrite": False, "resume": None, "accept_changes": False}
         self.write_text(layout.CONFIG, yaml.safe_dump(content, sort_keys=False))
 
@@ -286,7 +286,7 @@ class RunFollower(RunWriter):
 
 
 def share_state(run: RunWriter) -> None:
-    """Tell the other processes of the run what the first one found in its folder."""
+    """Send the other processes of the run what the first one found in its folder."""
     found: list[Any] = [run.state, run.finished]
     dist.broadcast_object_list(found, src=0)
     if isinstance(run, RunFollower):

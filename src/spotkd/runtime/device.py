@@ -65,7 +65,7 @@ def make_fabric(accelerator: str, precision: str, **several: Any) -> Fabric:
     Raises:
         SpotkdError: there is no such device here.
     """
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the run's summary tells the precision
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the run's summary names the precision
     try:
         fabric = Fabric(accelerator=accelerator, devices=1)
         chosen = choose_precision(precision, fabric.device)
@@ -83,7 +83,7 @@ def describe_machine(device: torch.device) -> str:
 
 
 def _processor() -> str:
-    """The processor's name: Linux tells it in a file, other systems through Python."""
+    """The processor's name: Linux has it in a file, other systems through Python."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -95,7 +95,7 @@ def _processor() -> str:
 def _computes_in_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":  # torch names these checks as its own affair; where they are absent, stay in float32
+    if device.type == "cpu":  # these checks are private to torch; where they are absent, stay in float32
         checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
         return any(check() for check in checks if check is not None)
     return False

@@ -17,7 +17,7 @@ from .device import make_fabric
 
 
 class PeerLostError(SpotkdError):
-    """Another process has gone, and this one cannot go on without it: an echo of what happened there."""
+    """Another process has gone, and this one cannot continue without it: an echo of what happened there."""
 
 
 class UnwrappedDDP(DDPStrategy):
@@ -70,7 +70,7 @@ def leaving_process_group() -> Iterator[None]:
         ended_well = True
     except RuntimeError as error:
         if dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error)):
-            raise PeerLostError("another process of this run has gone; this one cannot go on without it") from error
+            raise PeerLostError("another process of this run has gone; this one cannot continue without it") from error
         raise
     finally:
         # Left alone, gloo's threads end some failing processes with SIGABRT; NCCL may wait here for those gone.

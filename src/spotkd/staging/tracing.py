@@ -131,7 +131,7 @@ class Trace(fx.Tracer):
             if others:
                 raise SpotkdError(
                     f"cut '{name}': more than one tensor crosses it, also used after it: {others}; "
-                    "cut where only one tensor goes on"
+                    "cut where only one tensor crosses"
                 )
         return cuts
 

@@ -72,7 +72,7 @@ def check_sources(folder: str, options: TrainOptions | DistillOptions) -> None:
 
 @contextmanager
 def open_run(folder: str, options: TrainOptions | DistillOptions, device: Device) -> Iterator[RunWriter]:
-    """The run's folder; of several processes the first one opens it, and tells the others what it found there.
+    """The run's folder; of several processes the first one opens it, and sends the others what it found there.
 
     Raises:
         SpotkdError: the folder already holds a run and neither overwriting nor resuming was asked for, or that run has

@@ -43,7 +43,7 @@ class Loggers(Hook):
 
     Args:
         names: of the loggers.
-        run: whose folder they write to, and whose state says whether they go on.
+        run: whose folder they write to, and whose state says whether they are resumed.
         options: all options of the run; a service gets them too.
     """
 

@@ -39,7 +39,7 @@ class TrainingProgress:
         steps: steps an epoch.
         console: where to write.
         quiet: write nothing.
-        done: complete epochs, where a run goes on.
+        done: complete epochs, where a run is resumed.
         inside: complete steps of the next.
         tested: top-1 of the complete epochs, in percent.
     """
@@ -228,7 +228,7 @@ class Progress(Hook):
 
 
 class PolicyNotes(Hook):
-    """Tells the user once of each spot at which the policy has stopped to decide.
+    """Prints a note, once for each spot, where the policy no longer decides.
 
     Args:
         note: prints a line.

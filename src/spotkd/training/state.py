@@ -34,7 +34,7 @@ class Position:
         rates: learning rates when that epoch began.
         skipped: steps that were left out because a number was not finite.
         means: of the last complete epoch, by name.
-        collapsed: spots at which the policy no longer decides, which the user has been told.
+        collapsed: spots at which the policy no longer decides, which has been noted for the user.
     """
 
     epochs: int = 0

@@ -1,7 +1,7 @@
 """A run in a process of its own: ``python -m spotkd.training.worker distill PLACE``.
 
 ``PLACE`` holds the options. For ``spotkd bench`` it is the run's folder, and the process one run; for ``--devices`` it
-is a folder that the processes of one run share, and in which each leaves word of why it ended (see :mod:`.launch`).
+is a folder that the processes of one run share, and in which each reports why it ended (see :mod:`.launch`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything that looks at strangers' bytes, in one room: what a file claims is checked before it is believed.
+"""All code that reads files made elsewhere, in one package: what a file claims is checked before it is believed.
 
 A file is refused with one line that names it. Nothing in a file is executed, nothing is written outside the folder
 that the user named, and no file takes more memory or disk than its own size justifies. The limits are constants

@@ -1,4 +1,4 @@
-"""JSON from strangers' files, and the types of what it holds."""
+"""JSON from files made elsewhere, and the types of what it holds."""
 
 from __future__ import annotations
 
