@@ -69,6 +69,7 @@ def test_logits_are_the_students(name: str, format_name: str, tmp_path: Path) ->
         assert (logits(images) - expected).abs().max() <= 1e-4 * max(1, scale)
 
 
+@pytest.mark.slow
 def test_every_network_is_of_a_family_that_is_exported() -> None:
     """What no family is made of is a new kind of network, and belongs among them."""
 
@@ -80,6 +81,7 @@ def test_every_network_is_of_a_family_that_is_exported() -> None:
     assert {name: new for name in MODELS if (new := parts(name) - exported)} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_metadata_and_paths_go_round(
     format_name: str, student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -95,6 +97,7 @@ def test_metadata_and_paths_go_round(
     write_student(student, format_name, path, overwrite=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_name", ["onnx", "torch-export"])
 def test_a_file_that_differs_is_not_left(format_name: str, student: Student, tmp_path: Path) -> None:
     path = tmp_path / f"x{FORMATS[format_name].suffix}"
@@ -145,6 +148,7 @@ def test_damaged_files_are_told_on_one_line(format_name: str, content: bytes, tm
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_an_onnx_file_may_not_read_others(student: Student, tmp_path: Path) -> None:
     import onnx
 
@@ -159,6 +163,7 @@ def test_an_onnx_file_may_not_read_others(student: Student, tmp_path: Path) -> N
         FORMATS["onnx"].read(path)
 
 
+@pytest.mark.slow
 def test_an_onnx_file_of_others_has_no_metadata(student: Student, tmp_path: Path) -> None:
     import onnx
 
