@@ -151,3 +151,17 @@ def test_no_file_and_no_function_is_long(path: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, node.name
+
+
+# Every room outside of options/ through which the options of a run pass, from the words of a command to the run.
+KNOW_OPTIONS_OF_A_RUN = {
+    "cli/commands.py", "cli/arguments.py", "recipes.py", "runs/folder.py", "training/jobs.py", "training/build.py",
+    "training/assemble.py", "training/launch.py", "training/worker.py",
+}  # fmt: skip
+
+
+def test_options_pass_through_few_rooms_on_their_way_to_a_run() -> None:
+    below = {path for path in FILES if "training" in path.parts or "runs" in path.parts or "cli" in path.parts}
+    below |= {path for path in FILES if path.parent == SOURCE and path.name not in ("config.py", "demo.py")}
+    found = {path.relative_to(SOURCE).as_posix() for path in below if "options" in rooms_used_by(path)}
+    assert found == KNOW_OPTIONS_OF_A_RUN

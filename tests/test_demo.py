@@ -9,9 +9,12 @@ import pytest
 from spotkd.cli import main
 from spotkd.runs.folder import RunFolder
 
+from .conftest import few_glyphs, instead_of_glyph94
+
 
 @pytest.mark.slow
-def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    instead_of_glyph94(few_glyphs(376, 940), monkeypatch)
     out = tmp_path / "demo"
     for again in ([], ["--overwrite", "true"]):
         assert main(["demo", "--faces", "4", "--epochs", "1", "--teacher_epochs", "1", "--out", str(out), *again]) == 0

@@ -154,6 +154,7 @@ def test_the_course_ends_where_inspect_finds_the_policy(runs: dict[str, Path]) -
     assert RunFolder(runs["kd"]).decisions.rows == ()
 
 
+@pytest.mark.slow
 def test_watching_changes_nothing_else(runs: dict[str, Path], tmp_path: Path) -> None:
     with hostile_data(tmp_path) as data:
         for every in (0, 2):
@@ -172,6 +173,7 @@ def test_watching_changes_nothing_else(runs: dict[str, Path], tmp_path: Path) ->
     assert same == every_epoch
 
 
+@pytest.mark.process
 def test_files_are_named_and_lazy_images_inspected(tmp_path: Path) -> None:
     """A folder of images that are decoded as they are needed, whose files' names are formulas."""
     noise = np.random.default_rng(0)

@@ -221,7 +221,7 @@ def test_no_process_is_left_when_a_pass_is_left_early() -> None:
 
 @pytest.mark.process
 def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spotkd.data.lazy.count_cores", lambda: 3)
+    monkeypatch.setattr("spotkd.data.lazy.available_cores", lambda: 3)
     split = lazy(pictures())
     for workers, expected in ((0, 0), (1, 1), (None, 3), (6, 6), (9, 6)):  # there are six batches
         batches = split.batches(EpochSpec(2, workers=workers))

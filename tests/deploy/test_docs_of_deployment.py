@@ -27,7 +27,8 @@ COMMANDS = [
     for line in block.splitlines()
     if not language and line.startswith("spotkd ")
 ]
-QUICKER = {"profile": ["--batch-size", "2", "--rounds", "1"], "train": ["--quiet"], "distill": ["--quiet"]}
+FEWER = ["--quiet", "--data.limit", "188"]
+QUICKER = {"profile": ["--batch-size", "2", "--rounds", "1"], "train": FEWER, "distill": FEWER}
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def test_told_to_stop_and_started_again(bright: Path) -> None:
         process.terminate()
         _, errors = process.communicate(timeout=60)
     assert process.returncode == STOPPED
-    assert errors == "spotkd: stopped by SIGTERM; the same command goes on where it was\n"
+    assert errors == "spotkd: stopped by SIGTERM; the same command resumes it\n"
     assert not processes_at(grid)
     (path,) = grid.rglob("metrics.csv")
     before = path.read_text()  # seconds and all: what was done is not done again
