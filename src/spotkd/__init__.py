@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .method import Losses, SpotKD, Supervised
     from .models import MODELS, create_model
     from .routing import STRATEGIES, Decisions, Strategy
+    from .runs.folder import RunFolder
     from .stages import Batch, StagedModel
     from .staging import stage
 
@@ -34,6 +35,7 @@ _HOME = {
     "method": ("Losses", "SpotKD", "Supervised"),
     "models": ("MODELS", "create_model"),
     "routing": ("STRATEGIES", "Decisions", "Strategy"),
+    "runs.folder": ("RunFolder",),
     "stages": ("Batch", "StagedModel"),
     "staging": ("stage",),
 }
@@ -49,6 +51,7 @@ __all__ = [
     "Distiller",
     "Loader",
     "Losses",
+    "RunFolder",
     "SpotKD",
     "SpotkdError",
     "StagedModel",
