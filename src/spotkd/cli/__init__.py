@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # names of files and classes may hold what a terminal's code cannot say
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if is_one_of_several() and os.environ.get("RANK") != "0":  # the first process tells what there is to tell
+    if is_one_of_several() and os.environ.get("RANK") != "0":  # the first process alone prints
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     try:
         return _run(arguments)

@@ -199,7 +199,7 @@ def _receive_all(url: str, file: BinaryIO) -> str | None:
             _receive(url, file)
         except HTTPError as error:
             error.close()
-            # 416: the file ends where we want to resume. If it is not the one we want, its checksum will tell.
+            # 416: the file ends where we want to resume. If it is not the one we want, its checksum will show it.
             return None if error.code == 416 and file.tell() else one_line(error)
         except (URLError, InvalidURL, ValueError) as error:
             reason = one_line(error).strip("<>")
@@ -242,7 +242,7 @@ def _receive(url: str, file: BinaryIO) -> None:
 
 @contextmanager
 def _translate_network_errors() -> Iterator[None]:
-    """Tell errors of the net, which are worth another attempt, from those of the disk."""
+    """Translate errors of the net, which are worth another attempt; those of the disk stay as they are."""
     try:
         yield
     except (URLError, InvalidURL):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-READ_BY_ALL = "read by all"  # metadata of a field that every data set heeds
+READ_BY_ALL = "read by all"  # metadata of a field that every data set reads
 
 
 def _for_all(default: Any) -> Any:

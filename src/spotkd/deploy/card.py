@@ -170,7 +170,7 @@ def _join_numbers(values: tuple[float, ...]) -> str:
 
 
 def _compression(name: str, student: Student, size: int) -> str:
-    """How much larger the teacher is, where that can be told without running code of the user's."""
+    """How much larger the teacher is, where that can be found without running code of the user's."""
     if name.startswith(PYTHON):
         return ""
     teacher = build_model(name, len(student.metadata.classes), image_shape=student.metadata.preprocessing.image_shape)

@@ -2,7 +2,7 @@
 
 The stages of every network are timed on this machine with a few images; a run's images are counted from its options.
 What each costs in forward passes ``T`` and ``S`` of teacher and student follows from where the strategy needs them (see
-docs/how-it-works.md). Distillers' own arithmetic, adapters and evaluation are left out; a running plan corrects the
+docs/performance.md). Distillers' own arithmetic, adapters and evaluation are left out; a running plan corrects the
 estimate by the cells that are finished.
 """
 

@@ -26,7 +26,7 @@ from ..runtime.process_group import launched_processes
 from ..runtime.workers import Supervisor
 from .build import check_devices
 
-OPTIONS, FOLDER = REQUEST, "folder"  # what the workers are asked for, and what the first of them answers
+OPTIONS, FOLDER = REQUEST, "folder"  # the options of the workers, and the folder that the first of them reports
 _PATIENCE = 2.0  # seconds in which the others may report, after one has failed
 
 
@@ -71,7 +71,7 @@ def _start(supervisor: Supervisor, command: str, place: Path, environment: dict[
 
 
 def report(place: Path, rank: int, line: str = "", traceback: str = "", echo: bool = False) -> None:
-    """A worker leaves word of why it ends; an echo counts only where no other worker knows better."""
+    """Write down why a worker ends; an echo counts only where no other worker reports a cause."""
     words = {"order": (echo, time.time()), "rank": rank, "line": line, "traceback": traceback}
     with (
         suppress(OSError),
@@ -81,7 +81,7 @@ def report(place: Path, rank: int, line: str = "", traceback: str = "", echo: bo
 
 
 def _explain(place: Path, ended: Sequence[int | None], received: Sequence[int]) -> None:
-    """Raise what tells the user why the workers ended: the first cause, not its echoes in the other processes."""
+    """Raise what says why the workers ended: the first cause, not its echoes in the other processes."""
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in place.glob("failed-*")]
     reported = {report["rank"] for report in reports}  # which is how they ended, whatever came after
     for rank, code in enumerate(ended):
