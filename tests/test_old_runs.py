@@ -103,7 +103,9 @@ def test_a_finished_run_is_only_read(place: Path, capsys: pytest.CaptureFixture[
 def test_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
     scores = json.loads((RUNS / "finished" / "summary.json").read_text(encoding="utf-8"))["scores"]
     run("evaluate", "finished", "--accelerator", "cpu", "--precision", "32")
-    found = re.search(r"top-1 ([\d.]+) %, top-5 ([\d.]+) %, loss ([\d.]+) on (\d+) test images", capsys.readouterr().out)
+    found = re.search(
+        r"top-1 ([\d.]+) %, top-5 ([\d.]+) %, loss ([\d.]+) on (\d+) test images", capsys.readouterr().out
+    )
     assert found is not None
     top1, top5, loss, images = map(float, found.groups())
     assert images == scores["images"]
