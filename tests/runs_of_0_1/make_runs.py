@@ -32,13 +32,53 @@ import torch
 from spotkd.cli import main
 
 HERE = Path(__file__).parent
-COMMON = (
-    "--data glyph94 --data.limit 282 --data.val_share 0.34 --batch_size 32 --select last --seed 5 "
-    "--accelerator cpu --precision 32 --logger none --quiet true"
-).split()
-PAIR = "--teacher resnet8 --teacher.checkpoint teacher --student resnet8 --min_teacher_top1 0".split()
-AT = "--distiller at --strategy adaptive --epochs 3 --policy.bias scaled --policy.target_share 0.5".split()
-CRD = "--distiller crd --strategy always --epochs 2 --options.negatives 64 --options.dim 32".split()
+COMMON = [
+    "--data",
+    "glyph94",
+    "--data.limit",
+    "282",
+    "--data.val_share",
+    "0.34",
+    "--batch_size",
+    "32",
+    "--select",
+    "last",
+    "--seed",
+    "5",
+    "--accelerator",
+    "cpu",
+    "--precision",
+    "32",
+    "--logger",
+    "none",
+    "--quiet",
+    "true",
+]
+PAIR = ["--teacher", "resnet8", "--teacher.checkpoint", "teacher", "--student", "resnet8", "--min_teacher_top1", "0"]
+AT = [
+    "--distiller",
+    "at",
+    "--strategy",
+    "adaptive",
+    "--epochs",
+    "3",
+    "--policy.bias",
+    "scaled",
+    "--policy.target_share",
+    "0.5",
+]
+CRD = [
+    "--distiller",
+    "crd",
+    "--strategy",
+    "always",
+    "--epochs",
+    "2",
+    "--options.negatives",
+    "64",
+    "--options.dim",
+    "32",
+]
 KEPT = {
     "teacher": ["model.safetensors"],
     "interrupted": ["config.yaml", "metrics.csv", "decisions.csv", "last.ckpt"],
