@@ -15,6 +15,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -118,22 +119,26 @@ class Checker:
         seconds = self._end - time.monotonic() - spare
         if seconds <= 0:
             raise TimeUpError
-        try:
-            ended = subprocess.run(
-                command,
-                cwd=ROOT,
-                env=self._environment,
-                timeout=seconds,
-                text=True,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise TimeUpError from error
-        if ended.returncode:
-            raise CheckError(f"{' '.join(map(str, command))}\n{ended.stdout}")
-        return ended.stdout
+        with subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self._environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as process:
+            try:
+                printed, _ = process.communicate(timeout=seconds)
+            except BaseException as error:
+                os.killpg(process.pid, signal.SIGKILL)  # its children too, which would hold the pipe open
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise TimeUpError from error
+                raise
+        if process.returncode:
+            raise CheckError(f"{' '.join(map(str, command))}\n{printed}")
+        return printed
 
     def uv(self, *arguments: str | Path, spare: float = 0) -> str:
         """Run uv, which resolves for Pythons that are not here, and unpacks a download only once; see :meth:`run`."""
