@@ -39,6 +39,7 @@ def run(*arguments: str) -> int:
     return main(list(arguments))
 
 
+@pytest.mark.slow
 def test_train_then_distill_twice(few_faces: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     teacher = str(tmp_path / "teacher")
     assert run("train", "--model", "resnet8", "--out", teacher, *SMALL) == 0
@@ -110,6 +111,7 @@ def test_every_distiller_with_every_strategy(
     assert all(torch.equal(value, saved[key]) for key, value in method.student.state_dict().items())
 
 
+@pytest.mark.slow
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     lists: dict[str, Registry[Any]] = {
         "distillers": DISTILLERS,
@@ -128,6 +130,7 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert "takes no options" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_options_of_a_distiller(weights: str, few_faces: None, tmp_path: Path) -> None:
     teacher = ["--teacher", "resnet8", "--teacher.checkpoint", str(Path(weights).with_name("fitting.safetensors"))]
     small = ["--epochs", "1", "--quiet", "true", "--out", str(tmp_path / "run")]
@@ -139,6 +142,7 @@ def test_options_of_a_distiller(weights: str, few_faces: None, tmp_path: Path) -
     assert RunFolder(tmp_path / "run").metrics["loss_distill"][0] > 0
 
 
+@pytest.mark.slow
 def test_spots_by_name(weights: str, few_faces: None, tmp_path: Path) -> None:
     teacher = ["--teacher", "resnet8", "--teacher.checkpoint", str(Path(weights).with_name("fitting.safetensors"))]
     small = ["--epochs", "1", "--quiet", "true", "--out", str(tmp_path / "run")]
@@ -146,6 +150,7 @@ def test_spots_by_name(weights: str, few_faces: None, tmp_path: Path) -> None:
     assert restore(tmp_path / "run")[0].spots == ((1, 2), (3, 3))
 
 
+@pytest.mark.slow
 def test_a_preparation_is_taken_over(weights: str, few_faces: None, tmp_path: Path) -> None:
     teacher = ["--teacher", "resnet8", "--teacher.checkpoint", str(Path(weights).with_name("fitting.safetensors"))]
     common = [*teacher, "--distiller", "ft", "--epochs", "1", "--quiet", "true"]

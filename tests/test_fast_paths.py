@@ -85,6 +85,7 @@ def assert_equal_to_round_off(fast: Run, plain: Run) -> None:
     assert across_a_kink <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distiller", list(DISTILLERS))
 def test_twenty_steps_in_float32(distiller: str, pair: tuple[TinyNet, TinyNet]) -> None:
     assert_equal_to_round_off(Run(pair, distiller, fast=True), Run(pair, distiller, fast=False))

@@ -55,6 +55,7 @@ def glyphs(tmp_path: Path) -> list[Path]:
     return paths
 
 
+@pytest.mark.slow
 def test_every_format_gives_the_students_classes(
     run: Path, glyphs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_missing_library_is_named_with_its_extra(
     assert not (run / "student.onnx").exists()
 
 
+@pytest.mark.slow
 def test_a_pt2_file_is_opened_only_when_it_is_trusted(
     run: Path, glyphs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +205,7 @@ def test_a_pt2_file_is_opened_only_when_it_is_trusted(
     assert open_student(str(run / "student.pt2"), trust=True).metadata.model == "resnet8"
 
 
+@pytest.mark.slow
 def test_weights_that_name_code_run_it_only_when_told(
     few_faces: None,
     tmp_path: Path,
@@ -230,6 +233,7 @@ def test_weights_that_name_code_run_it_only_when_told(
     assert answers[1] == answers[2] == answers[0]
 
 
+@pytest.mark.slow
 def test_weights_that_note_nothing_need_their_names(
     tmp_path: Path, glyphs: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,6 +80,7 @@ def test_the_best_epoch_on_validation_images(noisy: None, tmp_path: Path, seed: 
         assert json.loads(file.metadata()["spotkd"])["protocol"] == "best on validation"
 
 
+@pytest.mark.slow
 def test_the_chosen_epoch_is_not_always_the_last(noisy: None, tmp_path: Path) -> None:
     chosen = {trained(tmp_path / str(seed), "best_val", val_share=0.3, seed=seed)[0].epoch for seed in range(4)}
     assert chosen - {8}

@@ -62,15 +62,15 @@ def stream(root: Path) -> DataOptions:
 KINDS = [folder, large_folder, cifar10, cifar100, tiny_imagenet, imagenet, hub, stream]
 
 
-MARKS = {  # images that are decoded as they are needed are decoded by processes of their own
-    large_folder: pytest.mark.process,
-    imagenet: pytest.mark.process,
-    cifar10: pytest.mark.slow,
-    tiny_imagenet: pytest.mark.slow,
-}
+# Images that are decoded as they are needed are decoded by processes of their own; the other sets are slow, but for one.
+PROCESSES, FAST = (large_folder, imagenet), (folder,)
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=MARKS.get(kind, ()), id=kind.__name__) for kind in KINDS])
+def marks_of(kind: Callable[[Path], DataOptions]) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.process] if kind in PROCESSES else [] if kind in FAST else [pytest.mark.slow]
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=marks_of(kind), id=kind.__name__) for kind in KINDS])
 def test_from_files_to_evaluated_weights(kind: Callable[[Path], DataOptions], tmp_path: Path) -> None:
     data = kind(tmp_path / "files")
     common = {"data": data, "epochs": 1, "batch_size": 8, "quiet": True}

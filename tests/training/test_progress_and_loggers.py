@@ -150,6 +150,7 @@ def test_long_names_give_way(clock: Clock) -> None:
     assert "7:30 left" in text
 
 
+@pytest.mark.slow
 def test_colours_and_their_absence(clock: Clock) -> None:
     plain, coloured = console(NO_COLOR="1"), console()
     bar = re.compile(r"layer1 +([━╸╺ ]{16}) +61 %")
@@ -365,6 +366,7 @@ def test_tensorboard_and_csv_hold_what_metrics_csv_does_after_an_interruption(
         assert [float(row[name]) for row in rows] == pytest.approx(values, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("names")
 def test_routed_images_are_those_of_the_surest_decisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(options(tmp_path / "teacher"))

@@ -93,6 +93,7 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "options", "steps"), CASES, ids=lambda value: str(value)[:40])
 def test_stopped_by_a_signal_and_ended_the_same(
     strategy: str, options: dict[str, Any], steps: int, place: Path, monkeypatch: pytest.MonkeyPatch
@@ -130,6 +131,7 @@ def test_plain_training_goes_on_too(place: Path, monkeypatch: pytest.MonkeyPatch
     assert differences(whole, stopped) == []
 
 
+@pytest.mark.slow
 def test_the_comparison_can_fail(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Going on without the random numbers' state, or without the momentum, ends elsewhere."""
     distill(configured(place, place / "whole", "at"))
