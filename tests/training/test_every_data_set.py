@@ -62,7 +62,7 @@ def stream(root: Path) -> DataOptions:
 KINDS = [folder, large_folder, cifar10, cifar100, tiny_imagenet, imagenet, hub, stream]
 
 
-# Images that are decoded as they are needed are decoded by processes of their own; the other sets are slow, but for one.
+# Images that are decoded as they are needed are decoded by processes of their own; the other sets but one are slow.
 PROCESSES, FAST = (large_folder, imagenet), (folder,)
 
 
