@@ -13,7 +13,7 @@ DOCS_ENV := .venv-docs
 LOWEST_ENV := .venv-lowest
 
 # Each worker uses one thread; a fast test is one with none of these marks, and has a second of processor time. On a busy
-# or slower machine that second is worth less: make test FAST_LIMIT=4.
+# or slower machine that second is worth less: make test FAST_LIMIT=10.
 FAST_LIMIT ?= 1
 PYTEST := OMP_NUM_THREADS=1 $(TEST_ENV)/bin/pytest --fast-limit $(FAST_LIMIT)
 FAST := not slow and not process and not browser and not gpu

@@ -31,6 +31,7 @@ def network(name: str, classes: int) -> StagedModel:
     return create_model(name, classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pair", "size", "classes"), COMBINATIONS, ids=lambda value: str(value))
 def test_a_step_with_each_of_the_ten(pair: str, size: int, classes: int) -> None:
     teacher, student = (network(name, classes) for name in pair.split("-"))
