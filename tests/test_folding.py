@@ -30,6 +30,7 @@ def assert_equal_outputs(model: StagedModel, other: StagedModel, images: Tensor,
                 assert float((a - b).norm()) <= rtol * float(b.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MODELS if not name.endswith(LARGE)])
 def test_every_network_of_the_zoo(name: str) -> None:
     torch.manual_seed(0)

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_loop_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
     (loop,) = re.findall(r"<!-- loop -->\n```python\n(.*?)```", README, flags=re.DOTALL)
     exec(compile(loop, "README.md", "exec"), {})
@@ -31,6 +32,7 @@ def test_a_network_of_ones_own_as_printed(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out.startswith("('0', '1', '2', ")
 
 
+@pytest.mark.slow
 def test_the_quick_start_runs_as_printed() -> None:
     (loop,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"), re.DOTALL)
     space: dict[str, Any] = {}
