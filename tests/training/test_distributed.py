@@ -183,7 +183,8 @@ class Given(Adaptive):
         gumbel = -(-(self.uniform + 1e-20).log() + 1e-20).log()
         soft = torch.softmax((logits + gumbel) / 5, -1)[..., 0]
         hard = (soft > 0.5).float()
-        return Decisions(hard.detach(), hard + soft - soft.detach())
+        # In this order the value is exactly 0 or 1; where half of a batch is routed, the balance term is at its kink.
+        return Decisions(hard.detach(), hard + (soft - soft.detach()))
 
 
 Step = Callable[[SpotKD, Batch, slice], Tensor]
@@ -371,7 +372,7 @@ def test_a_split_that_does_not_part_batches_is_refused(tiny_data: Dataset) -> No
 
     split = Whole(in_memory(tiny_data.train).images, in_memory(tiny_data.train).labels)
     loader = Loader(tiny_data, split, 12, training=True, rank=1, processes=2)
-    with pytest.raises(SpotkdError, match=r"Whole.batches gives 12 images where 6 are this process's part"):
+    with pytest.raises(SpotkdError, match=r"Whole.batches gives 12 images where 6 are this process's shard"):
         next(loader.epoch(1))
 
 
