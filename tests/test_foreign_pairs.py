@@ -12,6 +12,8 @@ from spotkd import DISTILLERS, Batch, SpotKD, SpotkdError, StagedModel, stage
 
 from .vision import timm, torchvision
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 10
 PAIRS = {  # teacher, where it is cut; student, where it is cut; pixels, and pixels at which all is seen once
     "resnet50-mobilenet_v3_small": (

@@ -32,6 +32,8 @@ from spotkd.untrusted.torch_files import load_tensors
 
 from .data.formats import random_picture, write_cifar10, write_cifar100, write_folder, write_tiny_imagenet
 
+pytestmark = pytest.mark.slow
+
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 settings.register_profile("ci", derandomize=True, **COMMON)  # type: ignore[arg-type]  # of several types
 settings.register_profile("long", max_examples=2000, **COMMON)  # type: ignore[arg-type]
