@@ -16,7 +16,7 @@ from .data import DATASETS, resolve_name
 from .distillers import DISTILLERS
 from .errors import SpotkdError, one_line
 from .models import MODELS
-from .options import DistillOptions, TrainOptions, check_filled, parser_for
+from .options import DistillOptions, TrainOptions, check_filled, from_values, parser_for
 from .registry import unknown_name
 from .routing import STRATEGIES
 
@@ -198,7 +198,7 @@ def resolved(name: str, overrides: Mapping[str, Any]) -> TrainOptions | DistillO
         check_filled(kind, overrides)
         given = parser.parse_object(dict(overrides), defaults=False).as_dict()  # with numbers that were text as numbers
         beside = given.pop("recipe", None)
-        config = kind(**vars(parser.instantiate(parser.parse_object(_options(recipe, given)))))
+        config = from_values(kind, _options(recipe, given))
     except (ArgumentError, TypeError, KeyError) as error:
         raise SpotkdError(f"recipe {name}: {one_line(error)}") from error
     config = replace(config, data=replace(config.data, name=resolve_name(config.data.name)))

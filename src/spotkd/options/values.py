@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from dataclasses import asdict, is_dataclass, replace
+from typing import Any, TypeVar, get_type_hints
 
 from ..errors import SpotkdError
 from .fields import Option, known_options
@@ -33,6 +33,13 @@ def with_values(options: AnyOptions, values: Mapping[str, Any]) -> AnyOptions:
             own[name] = value
     sections = {section: with_values(getattr(options, section), inner) for section, inner in below.items()}
     return replace(options, **own, **sections)
+
+
+def from_values(kind: type[AnyOptions], values: Mapping[str, Any]) -> AnyOptions:
+    """Options from values of the right types, section by section; what is left out has its default."""
+    hints = get_type_hints(kind)
+    sections = {name: hints[name] for name in values if is_dataclass(hints[name])}
+    return kind(**{**values, **{name: from_values(section, values[name]) for name, section in sections.items()}})
 
 
 def check_values(options: Any) -> None:
