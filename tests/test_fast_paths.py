@@ -102,6 +102,7 @@ def test_twenty_steps_compiled(distiller: str, pair: tuple[TinyNet, TinyNet]) ->
     assert [line.split(" in ")[0] for line in told] == ["compiled teacher", "compiled student", "compiled routing"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distiller", list(DISTILLERS))
 def test_twenty_steps_in_bfloat16(distiller: str, pair: tuple[TinyNet, TinyNet]) -> None:
     """Rounding to 8 bits through some ten layers, each step from the plain run's weights.

@@ -48,6 +48,7 @@ def test_every_network_of_the_zoo(name: str) -> None:
     assert_equal_outputs(model, result.model, torch.randn(3, 3, 32, 32, dtype=torch.float64), rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:mobilenet_v3_small", "timm:resnet18"])
 def test_networks_from_elsewhere(name: str) -> None:
     torch.manual_seed(0)

@@ -502,6 +502,7 @@ LIBRARIES: list[tuple[str, int, list[str], set[int]]] = [  # network, size, cuts
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size", "at", "rectified"), LIBRARIES, ids=[case[0] for case in LIBRARIES])
 def test_networks_of_the_libraries(name: str, size: int, at: list[str], rectified: set[int]) -> None:
     model = from_library(name, size)
@@ -522,6 +523,7 @@ PROPOSALS = {  # network: the stages proposed for images of 64 pixels
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROPOSALS)
 def test_proposals_for_networks_of_the_libraries(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     model = from_library(name, 64)
@@ -550,6 +552,7 @@ def test_a_convolution_as_classifier_in_timm() -> None:
     check(model, staged, images((3, 64, 64)))
 
 
+@pytest.mark.slow
 def test_channels_last_maps_leave_channels_first() -> None:
     """Swin's blocks hand on (H, W, C); every distiller expects (C, H, W)."""
     staged = stage(from_library("torchvision:swin_t", 64), ["features.1", "features.5"], image_shape=(3, 64, 64))

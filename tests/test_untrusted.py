@@ -364,6 +364,7 @@ def test_a_pipe_among_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "not a plain file" in refused(capsys, "train", "--data", f"folder:{tmp_path / 'set'}")
 
 
+@pytest.mark.slow
 def test_a_bomb_in_the_zip_of_tiny_imagenet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny_imagenet(tmp_path, as_zip=True)
     with zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip") as old:

@@ -142,6 +142,7 @@ def test_without_a_teacher_its_students_fail(bright: Path, capfd: pytest.Capture
     assert len(list(Path("runs/bench/plan").rglob("summary.json"))) == 1  # the student alone
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_cells_of_every_shipped_plan(capsys: pytest.CaptureFixture[str]) -> None:
     from spotkd.experiments import shipped_plans
 

@@ -108,6 +108,7 @@ def test_finding_a_plan(tmp_path: Path) -> None:
         find_plan("nowhere.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_plans())
 def test_shipped_plans_resolve(name: str) -> None:
     plan = read_plan(find_plan(name)[1])
@@ -117,6 +118,7 @@ def test_shipped_plans_resolve(name: str) -> None:
         assert run_options(plan, cell).seed == (cell.seed if cell.seed is not None else 1029)
 
 
+@pytest.mark.slow
 def test_the_papers_tables_are_shipped() -> None:
     def grid(name: str) -> tuple[set[str], set[str], set[tuple[str, str]]]:
         plan = read_plan(find_plan(name)[1])
@@ -146,6 +148,7 @@ def test_the_papers_tables_are_shipped() -> None:
     assert methods == {(n, s) for n in PAPER for s in ("always", "random", "anti", "adaptive")} | {("kd", "always")}
 
 
+@pytest.mark.slow
 def test_the_full_study_of_glyph94() -> None:
     plan = read_plan(find_plan("glyph94")[1])
     methods = {(cell.distiller, cell.strategy) for cell in cells(plan) if cell.kind == "distill"}

@@ -333,6 +333,7 @@ def test_description(name: str, line: str) -> None:
     assert describe(name) == line
 
 
+@pytest.mark.slow
 def test_descriptions_tell_all_networks_apart_and_use_no_random_numbers() -> None:
     before = torch.get_rng_state()
     lines = [describe(name) for name in MODELS]

@@ -106,6 +106,7 @@ def test_the_command_repeats_the_run(runs: dict[str, Path], page: str) -> None:
         assert with_values(again, {"out": run.options.out}) == run.options
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_documentation_run(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that show the demo's runs, on runs of the same names."""
     pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/inspect-and-report.md")]

@@ -248,6 +248,7 @@ def test_any_damage_is_detected_and_the_previous_one_used(place: Path) -> None:
         assert sorted(path.name for path in folder.iterdir()) == ["damaged.ckpt", "previous.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_previous_checkpoint_and_says_so(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -328,6 +329,7 @@ def test_a_full_disk_stops_the_run_with_the_last_good_checkpoint(room: int, tmp_
     assert not list((tmp_path / "run").glob(".*.ckpt.*"))
 
 
+@pytest.mark.slow
 def test_a_failing_write_leaves_the_last_good_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, left = torch.save, [4]
 
@@ -351,6 +353,7 @@ def test_a_failing_write_leaves_the_last_good_checkpoint(place: Path, monkeypatc
 # --------------------------------------------------------------------------------------------- what may be gone on with
 
 
+@pytest.mark.slow
 def test_other_options_are_refused_with_the_difference(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -374,6 +377,7 @@ def test_other_options_are_refused_with_the_difference(
     assert yaml.safe_load((place / "run" / "config.yaml").read_text())["epochs"] == 4
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_only_read_and_can_be_prolonged(place: Path) -> None:
     first = distill(configured(place, place / "run", "at", epochs=2))
     before = (place / "run" / "last.ckpt").read_bytes()
@@ -459,6 +463,7 @@ def broken_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     monkeypatch.setattr(TinyNet, "features", features)
 
 
+@pytest.mark.slow
 def test_a_number_that_is_not_finite_stops_the_run_before_it_does_harm(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

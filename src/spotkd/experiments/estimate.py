@@ -52,6 +52,16 @@ def _stage_seconds(name: str, classes: int, size: int, device: torch.device) -> 
     return tuple(seconds / TIMED_IMAGES for seconds in best)
 
 
+@cache
+def _shapes(name: str, classes: int, size: int) -> list[tuple[int, ...]]:
+    return feature_shapes(create_model(name, classes, image_shape=(3, size, size)), (3, size, size))
+
+
+@cache
+def _device(accelerator: str) -> torch.device:
+    return make_fabric(accelerator, "32").device
+
+
 def _image_counts(data: DataOptions) -> tuple[int, int, int]:
     """Training images after limit and held-out share, classes, and edge."""
     if data.name in SIZES:
@@ -73,7 +83,7 @@ def estimate_seconds(options: TrainOptions | DistillOptions) -> float:
         SpotkdError: an unknown name, or a data set that is not there and whose size is not known.
     """
     count, classes, size = _image_counts(options.data)
-    device = make_fabric(options.accelerator, "32").device
+    device = _device(options.accelerator)
     if isinstance(options, TrainOptions):
         return options.epochs * count * 3 * sum(_stage_seconds(options.model.name, classes, size, device))
     teacher, student = (
@@ -100,9 +110,6 @@ def _prefix_seconds(
     distiller: Any = DISTILLERS[options.distiller]
     if issubclass(distiller, LogitDistiller):
         return sum(student), sum(teacher)
-    shapes = (
-        feature_shapes(create_model(model.name, classes, image_shape=(3, size, size)), (3, size, size))
-        for model in (options.student, options.teacher)
-    )
+    shapes = (_shapes(model.name, classes, size) for model in (options.student, options.teacher))
     (s_stage, t_stage), *_ = pair_spots(distiller.spot_rule, *shapes)
     return sum(student[: s_stage + 1]), sum(teacher[: t_stage + 1])
