@@ -1,4 +1,4 @@
-"""The layers: a room imports only from rooms below it; options stop at the door; one room reads and writes runs."""
+"""The layers: a module imports only from modules below it; options stop at the door; only runs/ reads and writes runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "spotkd"
-FLOORS = [  # from the ground up; rooms on one floor do not know each other
+LAYERS = [  # from the ground up; modules on one layer do not know each other
     {"cores", "deprecation", "escaping", "formatting", "distributed", "statistics"},
     {"errors", "templates"},
     {"untrusted"},
@@ -34,46 +34,46 @@ MATHEMATICS = {
     *("distillers", "routing", "adapters", "stages", "method", "losses", "spots"),
     *("teacher_student", "preparation", "teacher_cache"),
 }
-FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 MOST_LINES, LONGEST_FUNCTION = 350, 60
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 
 
-def rooms_used_by(path: Path) -> set[str]:
+def modules_used_by(path: Path) -> set[str]:
     package = ["spotkd", *path.relative_to(SOURCE).parent.parts]
-    rooms: set[str] = set()
+    modules: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1]
             target = [*base, *(node.module or "").split(".")] if node.module else base
-            rooms |= {target[1]} if len(target) > 1 else {alias.name for alias in node.names}
-    return rooms - {"__version__"}
+            modules |= {target[1]} if len(target) > 1 else {alias.name for alias in node.names}
+    return modules - {"__version__"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_rooms_import_only_from_below(path: Path) -> None:
-    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    assert room in FLOOR, f"{room} has no floor: add it to FLOORS and to docs/design.md"
-    for used in rooms_used_by(path) - {room}:
-        assert FLOOR[used] < FLOOR[room], f"{room} imports from {used}, which is not below it"
+def test_modules_import_only_from_below(path: Path) -> None:
+    module = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    assert module in LAYER, f"{module} has no layer: add it to LAYERS and to docs/design.md"
+    for used in modules_used_by(path) - {module}:
+        assert LAYER[used] < LAYER[module], f"{module} imports from {used}, which is not below it"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_mathematics_knows_no_files_and_no_devices(path: Path) -> None:
-    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    if room in MATHEMATICS:
+    module = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if module in MATHEMATICS:
         text = path.read_text(encoding="utf-8")
         assert not [word for word in ("cuda", "open(", "pathlib", "..options", "print(") if word in text]
 
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "data").glob("*.py")), ids=lambda path: path.name)
 def test_data_know_no_options(path: Path) -> None:
-    assert not rooms_used_by(path) & {"config", "options"}
+    assert not modules_used_by(path) & {"config", "options"}
 
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "untrusted").glob("*.py")), ids=lambda path: path.name)
-def test_the_room_of_untrusted_bytes_knows_no_other(path: Path) -> None:
-    assert rooms_used_by(path) <= {"errors", "untrusted"}
+def test_the_module_of_untrusted_bytes_knows_no_other(path: Path) -> None:
+    assert modules_used_by(path) <= {"errors", "untrusted"}
 
 
 READERS = re.compile(r"""
@@ -83,7 +83,7 @@ READERS = re.compile(r"""
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_only_one_room_opens_formats_that_strangers_can_abuse(path: Path) -> None:
+def test_only_one_module_opens_formats_that_strangers_can_abuse(path: Path) -> None:
     if path.parent.name != "untrusted":
         assert READERS.search(path.read_text(encoding="utf-8")) is None
 
@@ -134,7 +134,7 @@ OPENS = re.compile(r"(layout\.[A-Z]+|run\.(path|folder)|summary\.folder).*\b(ope
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_only_one_room_opens_the_files_of_a_run(path: Path) -> None:
+def test_only_one_module_opens_the_files_of_a_run(path: Path) -> None:
     if path.parent.name == "runs":
         return
     text = path.read_text(encoding="utf-8")
@@ -153,15 +153,15 @@ def test_no_file_and_no_function_is_long(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, node.name
 
 
-# Every room outside of options/ through which the options of a run pass, from the words of a command to the run.
+# Every module outside of options/ through which the options of a run pass, from the words of a command to the run.
 KNOW_OPTIONS_OF_A_RUN = {
     "cli/commands.py", "cli/arguments.py", "recipes.py", "runs/folder.py", "training/jobs.py", "training/build.py",
     "training/assemble.py", "training/launch.py", "training/worker.py",
 }  # fmt: skip
 
 
-def test_options_pass_through_few_rooms_on_their_way_to_a_run() -> None:
+def test_options_pass_through_few_modules_on_their_way_to_a_run() -> None:
     below = {path for path in FILES if "training" in path.parts or "runs" in path.parts or "cli" in path.parts}
     below |= {path for path in FILES if path.parent == SOURCE and path.name not in ("config.py", "demo.py")}
-    found = {path.relative_to(SOURCE).as_posix() for path in below if "options" in rooms_used_by(path)}
+    found = {path.relative_to(SOURCE).as_posix() for path in below if "options" in modules_used_by(path)}
     assert found == KNOW_OPTIONS_OF_A_RUN

@@ -79,7 +79,7 @@ def open_device(options: AnyRun) -> tuple[AnyRun, Device]:
 
 
 def data_spec(options: DataOptions) -> DataSpec:
-    """What the data room is asked for."""
+    """What `data` is asked for."""
     return DataSpec(**asdict(options))
 
 
