@@ -1,4 +1,4 @@
-"""The layers: a module imports only from modules below it; options stop at the door; only runs/ reads and writes runs."""
+"""Modules import only from modules below them; options stop at the door; only runs/ reads and writes runs."""
 
 from __future__ import annotations
 
