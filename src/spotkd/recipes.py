@@ -198,7 +198,7 @@ def resolved(name: str, overrides: Mapping[str, Any]) -> TrainOptions | DistillO
         check_filled(kind, overrides)
         given = parser.parse_object(dict(overrides), defaults=False).as_dict()  # with numbers that were text as numbers
         beside = given.pop("recipe", None)
-        config = from_values(kind, _options(recipe, given))
+        config: TrainOptions | DistillOptions = from_values(kind, _options(recipe, given))
     except (ArgumentError, TypeError, KeyError) as error:
         raise SpotkdError(f"recipe {name}: {one_line(error)}") from error
     config = replace(config, data=replace(config.data, name=resolve_name(config.data.name)))

@@ -53,7 +53,7 @@ def _stage_seconds(name: str, classes: int, size: int, device: torch.device) -> 
 
 
 @cache
-def _shapes(name: str, classes: int, size: int) -> list[tuple[int, ...]]:
+def _shapes(name: str, classes: int, size: int) -> tuple[tuple[int, ...], ...]:
     return feature_shapes(create_model(name, classes, image_shape=(3, size, size)), (3, size, size))
 
 

@@ -35,8 +35,8 @@ def with_values(options: AnyOptions, values: Mapping[str, Any]) -> AnyOptions:
     return replace(options, **own, **sections)
 
 
-def from_values(kind: type[AnyOptions], values: Mapping[str, Any]) -> AnyOptions:
-    """Options from values of the right types, section by section; what is left out has its default."""
+def from_values(kind: type, values: Mapping[str, Any]) -> Any:
+    """Options of a kind from values of the right types, section by section; what is left out has its default."""
     hints = get_type_hints(kind)
     sections = {name: hints[name] for name in values if is_dataclass(hints[name])}
     return kind(**{**values, **{name: from_values(section, values[name]) for name, section in sections.items()}})
