@@ -232,6 +232,7 @@ def _rules(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
             "lr": lr,
             "momentum": 0.9,
             "weight_decay": 5e-4,
+            "schedule": "multistep",
             "milestones": drops if stepwise and len(set(drops)) == len(drops) else None,
         },
     }

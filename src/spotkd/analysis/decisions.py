@@ -15,6 +15,7 @@ from ..data import Dataset, Loader, Split
 from ..errors import RunError, SpotkdError
 from ..method import SpotKD
 from ..options import InspectOptions
+from ..options.values import epochs_for
 from ..runs.folder import RunFolder
 from ..runs.layout import LAST
 from ..training import make_fabric, restore
@@ -144,7 +145,7 @@ def inspect(options: InspectOptions) -> tuple[Inspection, Dataset]:
         raise RunError(f"{run.path / LAST}: no such file; resume the run: spotkd distill --resume {run.path}")
     method, data = restore(run.path)
     epoch = int(state["epoch"])
-    method.start_epoch(epoch, of_run.epochs)  # a strategy of the user's may follow the epochs
+    method.start_epoch(epoch, epochs_for(of_run, len(data.train)))  # a strategy of the user's may follow the epochs
     split = get_split(data, options.split)
     fabric = make_fabric(options.accelerator, "32")  # probabilities of bfloat16 would be good to two digits
     loader = Loader(data, split, options.batch_size, training=False, device=fabric.device, workers=of_run.data.workers)

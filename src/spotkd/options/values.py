@@ -10,6 +10,7 @@ from ..errors import SpotkdError
 from .fields import Option, known_options
 from .run import OptimOptions, RunOptions
 
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 6000, 30, 120  # of a run whose epochs are not given
 AnyOptions = TypeVar("AnyOptions", bound=Any)
 
 
@@ -86,7 +87,7 @@ def result_options(options: RunOptions) -> dict[str, Any]:
             for section in sections:
                 place = place[section]
             del place[key]
-    if options.optim.schedule == "multistep":
+    if options.optim.schedule == "multistep" and options.epochs is not None:
         content["optim"]["milestones"] = milestones(options.optim, options.epochs)
     return content
 
@@ -102,6 +103,18 @@ def options_of_test_images(options: RunOptions) -> dict[str, Any]:
     known = known_options(type(options.data))
     places = {name: option.test_image_key for name, option in known.items() if option.test_image_key is not None}
     return {name: getattr(options.data, name) for name in sorted(places, key=places.__getitem__)}
+
+
+def epochs_for(options: RunOptions, images: int) -> int:
+    """The passes over so many training images: those asked for, or as many as suit a set of this size.
+
+    A small set needs more passes than a large one, since what a network learns is a matter of steps; but it is learnt
+    by heart in the end, and a large one holds more in each pass.
+    """
+    if options.epochs is not None:
+        return options.epochs
+    steps_per_epoch = -(-images // options.batch_size)
+    return min(max(round(STEPS / steps_per_epoch), FEWEST_EPOCHS), MOST_EPOCHS)
 
 
 def milestones(optim: OptimOptions, epochs: int) -> list[int] | None:

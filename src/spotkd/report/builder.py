@@ -108,7 +108,10 @@ class ReportBuilder:
         if _test_images(before) != _test_images(after):
             raise SpotkdError("it was tested on other images")
         data = self.load_data(after)
-        (labels, old), (_, new) = (predict_labels(run, data, self.options) for run in (before, after))
+        size, device = self.options.batch_size, self.options.accelerator
+        (labels, old), (_, new) = (
+            predict_labels(run.student, run.folder, data, size, device) for run in (before, after)
+        )
         return compare((before.name, old), (after.name, new), labels, data.classes)
 
 

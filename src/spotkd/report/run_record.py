@@ -61,13 +61,17 @@ class RunRecord:
     @property
     def command(self) -> str:
         """A command that repeats the run: every option that is not the default."""
-        default = type(self.options)()
-        given = dict(_changed_options(asdict(self.options), asdict(default)))
-        for key in ("out", "overwrite", "recipe"):  # its own folder; consent; the recipe's options are all in the rest
-            given.pop(key, None)
-        verb = "distill" if self.distill_options else "train"
-        words = [f"--{key} {shlex.quote(_format_argument(value))}" for key, value in given.items()]
-        return " ".join([f"spotkd {verb}", *words, f"--out {shlex.quote(f'{self.folder}-again')}"])
+        return repeat_command(self.options, f"{self.folder}-again")
+
+
+def repeat_command(options: TrainOptions | DistillOptions, out: str) -> str:
+    """The command of a run with these options, in the folder ``out``: every option that is not the default."""
+    given = dict(_changed_options(asdict(options), asdict(type(options)())))
+    for key in ("out", "overwrite", "resume", "recipe"):  # its own folder; consent; the rest holds the recipe's options
+        given.pop(key, None)
+    verb = "distill" if isinstance(options, DistillOptions) else "train"
+    words = [f"--{key} {shlex.quote(_format_argument(value))}" for key, value in given.items()]
+    return " ".join([f"spotkd {verb}", *words, f"--out {shlex.quote(out)}"])
 
 
 def _changed_options(mine: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

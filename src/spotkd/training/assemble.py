@@ -19,7 +19,7 @@ from ..method import SpotKD
 from ..models.weights import find_weights
 from ..options import DistillOptions, ModelOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_interval, parse_loggers
-from ..options.values import changes_of_run, flatten, milestones
+from ..options.values import changes_of_run, epochs_for, flatten, milestones
 from ..runs import layout
 from ..runs.folder import RunFolder
 from ..runs.writer import RunFollower, RunWriter, share_state
@@ -150,21 +150,21 @@ def assemble(
 
 
 def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dataset) -> tuple[Any, Schedule]:
-    optim = options.optim
+    optim, epochs = options.optim, epochs_for(options, len(data.train))
     policy = {}
     if isinstance(options, DistillOptions):
         policy = {"policy_lr": options.policy.lr, "policy_weight_decay": options.policy.weight_decay}
     optimizer, rates = make_optimizer(
         method,
-        epochs=options.epochs,
+        epochs=epochs,
         steps_per_epoch=-(-len(data.train) // options.batch_size),
         lr=optim.lr,
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
-        milestones=milestones(optim, options.epochs),
+        milestones=milestones(optim, epochs),
         **policy,  # type: ignore[arg-type]  # of DistillOptions' own types
     )
-    return optimizer, Schedule(options.epochs, rates)
+    return optimizer, Schedule(epochs, rates)
 
 
 def _loader_options(options: RunOptions, device: Device) -> dict[str, Any]:
@@ -203,7 +203,8 @@ def _hooks(
     """In the order in which they are called."""
     train, split = images.train, images.watched_split
     parameters = [parameter for group in groups for parameter in group["params"]]
-    progress = Progress(trained_model(options).name, options.epochs, len(train), split, options.quiet)
+    epochs = epochs_for(options, len(images.dataset.train))
+    progress = Progress(trained_model(options).name, epochs, len(train), split, options.quiet)
     loggers = Loggers(parse_loggers(options.logger), run, flatten(asdict(options)))
     hooks: list[Hook] = [
         Guard(run, len(train), options.skip_nonfinite, parameters, changing_buffers(method)),

@@ -29,6 +29,7 @@ from .build import (
     check_class_count,
     check_run_options,
     check_teacher_of,
+    choose_epochs,
     data_spec,
     open_data,
     open_device,
@@ -48,6 +49,7 @@ def train(options: TrainOptions) -> Summary:
         return launch("train", options)
     options, device = open_device(options)
     data = open_data(options)
+    options = choose_epochs(options, data)
     method = build_supervised(options, data)
     with leaving_process_group():
         return _run(options, method, data, device)
@@ -63,9 +65,11 @@ def distill(options: DistillOptions) -> Summary:
         return launch("distill", options)
     options, device = open_device(options)
     data = open_data(options)
+    options = choose_epochs(options, data)
     method = build_distillation(options, data, options.quiet)
     cache_teacher(method, data, options, device)
-    plan_preparation(method, options)  # which options have an effect is known before the teacher is looked at
+    # Which options have an effect is known before the teacher is looked at.
+    plan_preparation(method, options, len(data.train))
     with leaving_process_group():
         return _run(options, method, data, device)
 
@@ -96,7 +100,7 @@ def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, 
         session = assemble(options, method, data, device, run)
         broadcast_state(session.method)
         if isinstance(options, DistillOptions) and isinstance(session.method, SpotKD):
-            plan = plan_preparation(session.method, options)
+            plan = plan_preparation(session.method, options, len(data.train))
             prepare(session.method, session.data.train, device, run, plan)
         summary = fit(session)
         if device.is_first:
