@@ -198,6 +198,8 @@ def resolved(name: str, overrides: Mapping[str, Any]) -> TrainOptions | DistillO
         check_filled(kind, overrides)
         given = parser.parse_object(dict(overrides), defaults=False).as_dict()  # with numbers that were text as numbers
         beside = given.pop("recipe", None)
+        if given.get("epochs") == "auto":
+            del given["epochs"]  # the recipe knows
         config: TrainOptions | DistillOptions = from_values(kind, _options(recipe, given))
     except (ArgumentError, TypeError, KeyError) as error:
         raise SpotkdError(f"recipe {name}: {one_line(error)}") from error

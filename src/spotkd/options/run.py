@@ -137,7 +137,7 @@ class RunOptions:
             the state is saved anyway.
         skip_nonfinite: leave out so many steps whose loss or gradient is not finite, before the run is stopped.
         data: the data set.
-        epochs: passes over the training images; unset takes as many as make 6000 steps, but 30 to 120.
+        epochs: passes over the training images; auto takes as many as make 6000 steps, but 30 to 240.
         batch_size: images in a step.
         eval_batch_size: images in an evaluation step.
         seed: of initialisation, order, augmentation and decisions.
@@ -166,7 +166,7 @@ class RunOptions:
     checkpoint_every: int | str | None = option("15min", affects="place", parse=parse_interval)
     skip_nonfinite: int = option(0, affects="numerics", at_least=0)
     data: DataOptions = section(DataOptions)
-    epochs: int | None = option(None, affects="result", at_least=1)
+    epochs: int | Literal["auto"] = option("auto", affects="result", at_least=1)
     batch_size: int = option(64, affects="result", at_least=1)
     eval_batch_size: int = option(256, affects="numerics", at_least=1)
     seed: int = option(1029, affects="result", at_least=0, below=2**32)

@@ -10,7 +10,7 @@ from ..errors import SpotkdError
 from .fields import Option, known_options
 from .run import OptimOptions, RunOptions
 
-STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 6000, 30, 120  # of a run whose epochs are not given
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 6000, 30, 240  # of a run whose epochs are not given
 AnyOptions = TypeVar("AnyOptions", bound=Any)
 
 
@@ -87,7 +87,7 @@ def result_options(options: RunOptions) -> dict[str, Any]:
             for section in sections:
                 place = place[section]
             del place[key]
-    if options.optim.schedule == "multistep" and options.epochs is not None:
+    if options.optim.schedule == "multistep" and options.epochs != "auto":
         content["optim"]["milestones"] = milestones(options.optim, options.epochs)
     return content
 
@@ -111,7 +111,7 @@ def epochs_for(options: RunOptions, images: int) -> int:
     A small set needs more passes than a large one, since what a network learns is a matter of steps; but it is learnt
     by heart in the end, and a large one holds more in each pass.
     """
-    if options.epochs is not None:
+    if options.epochs != "auto":
         return options.epochs
     steps_per_epoch = -(-images // options.batch_size)
     return min(max(round(STEPS / steps_per_epoch), FEWEST_EPOCHS), MOST_EPOCHS)

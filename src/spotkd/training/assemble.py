@@ -29,7 +29,7 @@ from .guard import Guard
 from .hooks import Hook, Start
 from .loggers import Loggers
 from .optim import make_optimizer
-from .progress import PolicyNotes, Progress
+from .progress import Notes, Progress
 from .select import Selection
 from .session import Schedule, Session, TrainingData
 from .state import changing_buffers
@@ -212,11 +212,16 @@ def _hooks(
     ]
     if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and method.strategy.learns:
         hooks += _decision_log(options, method, images.dataset, device, loggers)
-    hooks += [progress, PolicyNotes(progress.note)]
+    hooks += [progress, _notes(options, progress)]
     if options.compile:
         shard = train.shard(1, 0)  # what this process has of a full batch
         hooks.append(Compiled(method, shard.stop - shard.start, progress, options.cuda_graphs))
     return hooks
+
+
+def _notes(options: TrainOptions | DistillOptions, progress: Progress) -> Notes:
+    asked = isinstance(options, DistillOptions) and options.policy.target_share is not None
+    return Notes(progress.note, advises_share=not asked)
 
 
 def _decision_log(

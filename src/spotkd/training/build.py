@@ -16,7 +16,7 @@ from ..models import build_model, create_model
 from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_loggers, parse_names, parse_spots
-from ..options.values import check_values, epochs_for, milestones
+from ..options.values import MOST_EPOCHS, check_values, epochs_for, milestones
 from ..routing import STRATEGIES, scaled_bias
 from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
@@ -36,8 +36,7 @@ def check_run_options(options: RunOptions) -> None:
         SpotkdError: a value makes no sense, milestones do not fit the epochs, or a logger is not installed.
     """
     check_values(options)
-    if options.epochs is not None:
-        milestones(options.optim, options.epochs)
+    milestones(options.optim, MOST_EPOCHS if options.epochs == "auto" else options.epochs)
     check_installed(parse_loggers(options.logger))
 
 
