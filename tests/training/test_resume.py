@@ -86,7 +86,7 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     ("adaptive", {}, 3),
     ("adaptive", {"optim": OptimOptions(lr=0.1, schedule="onecycle")}, 7),
     ("adaptive", {"select": "best_test"}, 12),
-    ("joint", {"optim": OptimOptions(milestones=[1, 2])}, 8),
+    ("joint", {"optim": OptimOptions(schedule="multistep", milestones=[1, 2])}, 8),
     ("random", {"distiller": "ofd"}, 5),
     ("anti", {"distiller": "ab"}, 4),
     ("adaptive", {"distiller": "reviewkd", "precision": "bf16-mixed"}, 6),

@@ -148,7 +148,9 @@ def test_a_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
     with pytest.raises(SpotkdError, match=r"already holds a run \(model\.safetensors\)"):
         open_writer(tmp_path / "foreign", config)
     assert (tmp_path / "foreign" / "model.safetensors").read_text() == "from elsewhere"
-    with open_writer(tmp_path / "r", TrainOptions(overwrite=True)):
+    with open_writer(tmp_path / "r", TrainOptions(overwrite=True)) as run:
+        assert (tmp_path / "r" / "metrics.csv").exists()  # until the new one begins
+        run.begin()
         assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [".lock", "config.yaml", "notes.txt"]
 
 

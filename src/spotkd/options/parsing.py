@@ -11,7 +11,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from ..errors import SpotkdError, one_line
-from ..untrusted.yaml_files import check_yaml, check_yaml_file
+from ..untrusted.yaml_files import check_yaml, read_yaml
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -96,12 +96,22 @@ def read_options(kind: type[C], path: str | Path) -> C:
     Raises:
         SpotkdError: no such file, an unknown key, a value of the wrong type.
     """
-    if Path(path).is_file():
-        check_yaml_file(path)
+    content = read_yaml(path)
+    if not isinstance(content, Mapping):
+        raise SpotkdError(f"{path}: holds no options")
+    return parse_options(kind, content, path)
+
+
+def parse_options(kind: type[C], content: Mapping[str, Any], source: object) -> C:
+    """The configuration of a run from what a file holds, checked like the command line; ``source`` names the file.
+
+    Raises:
+        SpotkdError: an unknown key, a value of the wrong type.
+    """
     parser = parser_for(cast(type, kind))
     try:
-        options = parser.parse_path(path)
+        options = parser.parse_object(dict(content))
         check_filled(kind, options.as_dict())
         return kind(**vars(parser.instantiate(options)))
-    except (ArgumentError, SpotkdError, TypeError, OSError) as error:
-        raise SpotkdError(f"{path}: {one_line(error)}") from error
+    except (ArgumentError, SpotkdError, TypeError, OSError, RecursionError) as error:
+        raise SpotkdError(f"{source}: {one_line(error)}") from error

@@ -29,6 +29,7 @@ class RunRecord:
         metrics: the columns of ``metrics.csv``.
         summary: its result; None for a run that has not finished.
         decisions: where the policy sent the same images, epoch by epoch.
+        remarks: what was left out of its files.
     """
 
     name: str
@@ -38,6 +39,7 @@ class RunRecord:
     metrics: dict[str, list[float]]
     summary: Summary | None
     decisions: Decisions
+    remarks: tuple[str, ...] = ()
 
     @property
     def distill_options(self) -> DistillOptions | None:
@@ -110,4 +112,7 @@ def read_record(folder: Path, name: str) -> RunRecord:
     metrics = run.metrics
     if not metrics:
         raise RunError(f"{folder}: this run has not finished an epoch yet")
-    return RunRecord(name, folder, run.options, run.options_text, metrics, run.summary, run.decisions)
+    decisions = run.decisions
+    return RunRecord(
+        name, folder, run.options, run.options_text, metrics, run.summary, decisions, tuple(dict.fromkeys(run.remarks))
+    )

@@ -8,6 +8,7 @@ renamed to ``previous.ckpt``: at any instant at least one of the two is whole.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from ..errors import SpotkdError, one_line
 from ..files import atomic_write
+from ..untrusted.files import open_file
 from ..untrusted.torch_files import load_tensors
-from .layout import DAMAGED, LAST, PREVIOUS
+from .layout import DAMAGED, LAST, PREVIOUS, TABLES
 
 FORMAT = 1  # of the state; raised when an older one can no longer be resumed
 _TRAILER = b"\nspotkd sha256 "
@@ -58,8 +60,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
             digest = _digest(file, size - _TRAILER_SIZE)
             trailer = file.read()
     except FileNotFoundError as error:
@@ -97,6 +99,7 @@ def load_newest(folder: Path, set_aside: bool = True) -> tuple[dict[str, Any] | 
                 raise SpotkdError(
                     f"{folder / name}: written by another version of spotkd; start over: --overwrite true"
                 )
+            _check_names(state, folder / name)
         except SpotkdError as error:
             problems.append(str(error))
             continue
@@ -108,6 +111,18 @@ def load_newest(folder: Path, set_aside: bool = True) -> tuple[dict[str, Any] | 
     if problems:
         raise SpotkdError(f"{'; '.join(problems)}; no checkpoint is left to resume from; start over: --overwrite true")
     return None, None
+
+
+def _check_names(state: Mapping[str, Any], path: Path) -> None:
+    """What a checkpoint would have written into the folder: known tables, as text. A name in a file is no path.
+
+    Raises:
+        SpotkdError: it holds anything else.
+    """
+    tables = state.get("tables", {})
+    known = isinstance(tables, dict) and all(name in TABLES and isinstance(tables[name], str) for name in tables)
+    if not known or not isinstance(state.get("config", {}), dict):
+        raise SpotkdError(f"{path}: refused, it holds other tables or options than spotkd writes")
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import RunError, SpotkdError, one_line
-from ..files import atomic_write
+from ..files import atomic_write, refuse_links
 from ..options import DistillOptions, TrainOptions, read_options
+from ..untrusted.files import read_text
 from ..untrusted.yaml_files import check_yaml_file, read_yaml
 from . import layout
 from .checkpoint import load_newest
@@ -34,10 +35,14 @@ class RunFolder:
 
     Args:
         path: the folder.
+
+    Attributes:
+        remarks: lines on what was left out of what has been read, such as the torn last row of a table.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.remarks: list[str] = []
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -49,8 +54,16 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has a result."""
-        return (self.path / layout.SUMMARY).is_file()
+        """Whether the run has a result, and is not trained further."""
+        return (self.path / layout.SUMMARY).is_file() and not (self.path / layout.REOPENED).exists()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the folder is known to hold a run of spotkd, whole or damaged, which may then be overwritten.
+
+        Its options say so, or its result does, or a checkpoint. A file of the same name alone does not.
+        """
+        return any(_can_read(read) for read in (lambda: self.options, lambda: self.result, self.state))
 
     @property
     def modified(self) -> float:
@@ -125,7 +138,7 @@ class RunFolder:
         Raises:
             RunError: it is not there, or damaged.
         """
-        return read_metrics(self.path / layout.METRICS)
+        return read_metrics(self.path / layout.METRICS, self.remarks.append)
 
     @property
     def decisions(self) -> Decisions:
@@ -134,7 +147,7 @@ class RunFolder:
         Raises:
             RunError: the file is damaged.
         """
-        return read_decisions(self.path / layout.DECISIONS)
+        return read_decisions(self.path / layout.DECISIONS, self.remarks.append)
 
     @property
     def summary(self) -> Summary | None:
@@ -183,6 +196,10 @@ class RunFolder:
         """Write the options with which a worker is to train this run, and forget why an earlier one failed."""
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / layout.ERROR).unlink(missing_ok=True)
+        try:
+            refuse_links(self.path, layout.WRITTEN)
+        except OSError as error:
+            raise RunError(f"{self.path}: {error}") from error
         with atomic_write(self.path / layout.REQUEST) as path:
             path.write_text(text, encoding="utf-8")
 
@@ -193,16 +210,20 @@ class RunFolder:
 
     def last_words(self) -> str:
         """The last line that a worker printed; empty where it printed nothing."""
-        lines = (
-            self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log.is_file() else []
-        )
+        lines = self._read(layout.LOG).strip().splitlines()
         return lines[-1] if lines else ""
 
     @property
     def error(self) -> str | None:
         """Why the run failed; None if it did not."""
-        path = self.path / layout.ERROR
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+        return self._read(layout.ERROR) if (self.path / layout.ERROR).is_file() else None
+
+    def _read(self, name: str) -> str:
+        """The text of a file of the run that is written for people; empty where it is not there or cannot be read."""
+        try:
+            return read_text(self.path / name, errors="replace")
+        except (OSError, SpotkdError):
+            return ""
 
     def fail(self, reason: str) -> None:
         """Note why the run failed."""
@@ -213,6 +234,13 @@ class RunFolder:
 def find_runs(place: str | Path) -> list[RunFolder]:
     """The runs in a folder and below it, in the order of their names."""
     return [RunFolder(path.parent) for path in sorted(Path(place).rglob(layout.CONFIG))]
+
+
+def _can_read(read: Callable[[], object]) -> bool:
+    try:
+        return read() is not None
+    except SpotkdError:
+        return False
 
 
 def _as_run_error(read: Any) -> Any:

@@ -14,11 +14,15 @@ TEACHER = "teacher.safetensors"
 PREPARED, PREPARATION_LOSSES = "prepared.ckpt", "preparation.csv"
 NONFINITE = "nonfinite.json"
 LOGGERS = "loggers.json"
+REOPENED = "reopened"  # there while a finished run is trained further; its result stays until the new one is complete
 REQUEST, LOG, ERROR = "options.yaml", "log.txt", "error.txt"  # of spotkd bench
 LOCK = ".lock"
 
 FILES = (
     CONFIG, METRICS, DECISIONS, LAST, PREVIOUS, DAMAGED, SUMMARY, STUDENT, TEACHER, MODEL, PREPARED,
-    PREPARATION_LOSSES, NONFINITE, LOGGERS,
+    PREPARATION_LOSSES, NONFINITE, LOGGERS, REOPENED,
 )  # fmt: skip
+TABLES = (METRICS, DECISIONS, PREPARATION_LOSSES)  # whose text a checkpoint holds
+RESULT = (SUMMARY, STUDENT, MODEL, TEACHER)
 FOLDERS = ("tensorboard", "csv", "wandb")  # of loggers
+WRITTEN = (*FILES, *FOLDERS, LOCK, REQUEST, LOG, ERROR)

@@ -13,6 +13,7 @@ import torch
 
 from .. import __version__
 from ..errors import RunError, one_line
+from ..untrusted.files import read_text
 
 
 class Scores(NamedTuple):
@@ -76,6 +77,9 @@ class Summary:
         return content | self.versions
 
 
+_MAX_BYTES = 1 << 20  # of summary.json
+
+
 def read_summary(path: Path) -> Summary:
     """The summary in a file, every value of the type that it must have.
 
@@ -83,7 +87,7 @@ def read_summary(path: Path) -> Summary:
         RunError: it cannot be read, or is not the summary of a run.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path, _MAX_BYTES))
         return Summary(
             scores=_read_scores(content["scores"]),
             last=_read_scores(content["last"]),

@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import RunError, one_line
+from ..untrusted.files import read_text
 
 ALL_CLASSES = "all"  # what stands in place of a class in the row of all images
 
 
-def read_metrics(path: Path) -> dict[str, list[float]]:
+def read_metrics(path: Path, remark: Callable[[str], object] = lambda _: None) -> dict[str, list[float]]:
     """The columns of a table of numbers, by name; none where it has no rows.
+
+    A last line that was torn, since its writer was killed, is left out.
+
+    Args:
+        path: of the file.
+        remark: gets a line about what was left out.
 
     Raises:
         RunError: it cannot be read.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else {})}
+        header, *lines = _read_lines(path, remark) or [[]]
+        if len(set(header)) < len(header) or not all(header):
+            raise ValueError("a column without a name of its own")
+        rows = [dict(zip(header, map(float, line), strict=True)) for line in lines]
+        return {key: [row[key] for row in rows] for key in (header if rows else ())}
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, TypeError, csv.Error) as error:
         raise RunError(f"{path}: damaged, it is not a table of numbers ({one_line(error)[:200]})") from error
+
+
+def _read_lines(path: Path, remark: Callable[[str], object]) -> list[list[str]]:
+    """The cells of every whole line."""
+    whole, _, torn = read_text(path).rpartition("\n")
+    if torn:
+        remark(f"{path}: its last line is torn and left out")
+    return list(csv.reader(whole.splitlines(keepends=True)))
 
 
 class DecisionRow(NamedTuple):
@@ -50,8 +68,8 @@ class Decisions:
     rows: tuple[DecisionRow, ...] = ()
 
 
-def read_decisions(path: Path) -> Decisions:
-    """The decisions in a file; empty where there is none.
+def read_decisions(path: Path, remark: Callable[[str], object] = lambda _: None) -> Decisions:
+    """The decisions in a file; empty where there is none. As in :func:`read_metrics`, a torn line is left out.
 
     Raises:
         RunError: it is damaged.
@@ -59,12 +77,14 @@ def read_decisions(path: Path) -> Decisions:
     if not path.is_file():
         return Decisions()
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *lines = csv.reader(file)
+        header, *lines = _read_lines(path, remark) or [[]]
+        spots = tuple(header[3:])
         rows = [
             DecisionRow(int(epoch), None if label == ALL_CLASSES else int(label), int(images), tuple(map(float, means)))
             for epoch, label, images, *means in lines
         ]
+        if any(len(row.means) != len(spots) for row in rows):
+            raise ValueError("a line of another length than the first")
     except (OSError, ValueError, csv.Error) as error:
         raise RunError(f"{path}: cannot be read ({one_line(error)[:200]})") from error
-    return Decisions(tuple(header[3:]), tuple(rows))
+    return Decisions(spots, tuple(rows))

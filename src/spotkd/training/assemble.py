@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,10 +19,12 @@ from ..method import SpotKD
 from ..models.weights import find_weights
 from ..options import DistillOptions, ModelOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_interval, parse_loggers
+from ..options.parsing import parse_options
 from ..options.values import changes_of_run, epochs_for, flatten, milestones
 from ..runs import layout
 from ..runs.folder import RunFolder
-from ..runs.writer import RunFollower, RunWriter, share_state
+from ..runs.follower import RunFollower, share_state
+from ..runs.writer import RunWriter
 from ..runtime.device import Device
 from .decision_log import WATCHED_IMAGES, DecisionLog
 from .guard import Guard
@@ -101,6 +103,11 @@ def open_writer(folder: str | Path, options: TrainOptions | DistillOptions) -> R
                     f"{folder}: was started with other options: {'; '.join(changes[:8])}; start over (--out, "
                     "--overwrite true), or resume all the same: --accept_changes true"
                 )
+    if options.overwrite and not resumes and there.files and not there.is_ours:
+        raise SpotkdError(
+            f"{folder}: holds {there.files[0]}, and is no run of spotkd, so nothing there is overwritten; give another "
+            "--out"
+        )
     if there.files and not (resumes or options.overwrite):
         raise SpotkdError(
             f"{folder}: already holds a run ({there.files[0]}); give another --out, replace it: --overwrite true, "
@@ -112,8 +119,24 @@ def open_writer(folder: str | Path, options: TrainOptions | DistillOptions) -> R
         "distill" if isinstance(options, DistillOptions) else "train",
         resumes=resumes,
         reopens=resumes and bool(changes),
+        check=lambda saved: _check_options(folder, saved, options),
         save_every=parse_interval(options.checkpoint_every),
     )
+
+
+def _check_options(folder: str | Path, saved: Mapping[str, Any], options: TrainOptions | DistillOptions) -> bool:
+    """Whether the options differ from those in a checkpoint, which are the run's, whatever ``config.yaml`` says now.
+
+    Raises:
+        SpotkdError: they do, and nobody accepted that.
+    """
+    changes = changes_of_run(parse_options(type(options), saved, f"{folder}: its checkpoint"), options)
+    if changes and not options.accept_changes:
+        raise SpotkdError(
+            f"{folder}: was trained with other options than {layout.CONFIG} or this command says: "
+            f"{'; '.join(changes[:8])}; resume all the same: --accept_changes true"
+        )
+    return bool(changes)
 
 
 def _changes(there: RunFolder, options: TrainOptions | DistillOptions) -> list[str]:

@@ -90,13 +90,13 @@ def resume(folder: str | Path, accept_changes: bool = False) -> Summary:
 def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, device: Device) -> Summary:
     folder = default_folder(options, data)
     check_sources(folder, options)
-    if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and options.resume is None:
-        check_teacher_of(options, method, data, device)
     with open_run(folder, options, device) as run:
         if run.note is not None and device.is_first:
             print(run.note)  # noqa: T201  # for the person
         if run.finished:
             return RunFolder(run.folder).result
+        if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and run.state is None:
+            check_teacher_of(options, method, data, device)
         session = assemble(options, method, data, device, run)
         broadcast_state(session.method)
         if isinstance(options, DistillOptions) and isinstance(session.method, SpotKD):

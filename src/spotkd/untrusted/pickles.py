@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SpotkdError, one_line
+from .files import open_file
 
 Array = npt.NDArray[Any]
 
@@ -99,7 +100,7 @@ def read_pickle(path: Path) -> dict[str, object]:
         SpotkdError: the file is missing or damaged, or holds something that would have to be executed.
     """
     try:
-        with path.open("rb") as file, MappedFile(file) as mapped:
+        with open_file(path) as file, MappedFile(file) as mapped:
             content = DataUnpickler(mapped, encoding="bytes").load()
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__} in place of a dictionary")

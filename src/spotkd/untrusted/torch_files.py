@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import SpotkdError, one_line
+from .files import open_file
 from .pickles import BoundedReader, MappedFile, RefusedError, Stub
 
 
@@ -55,7 +56,7 @@ def validate_torch_file(path: Path) -> None:
         RefusedError: it names something else than tensors, or claims more than it holds.
         Exception: nearly any other one, from damage.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         if file.read(4) == b"PK\x03\x04":
             _validate_zip(path)
             return
