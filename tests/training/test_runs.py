@@ -83,7 +83,7 @@ def test_what_a_run_leaves(tiny: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
         "config.yaml", "metrics.csv", "decisions.csv", "last.ckpt", "previous.ckpt", "summary.json",
-        "student.safetensors", "tensorboard", ".lock",
+        "student.safetensors", "tensorboard", ".lock", ".made_here",
     }  # fmt: skip
     metrics = RunFolder(run).metrics
     spots = ["layer1", "layer2", "layer3", "logits"]
@@ -151,7 +151,12 @@ def test_a_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
     with open_writer(tmp_path / "r", TrainOptions(overwrite=True)) as run:
         assert (tmp_path / "r" / "metrics.csv").exists()  # until the new one begins
         run.begin()
-        assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [".lock", "config.yaml", "notes.txt"]
+        assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [
+            ".lock",
+            ".made_here",
+            "config.yaml",
+            "notes.txt",
+        ]
 
 
 def test_a_run_does_not_bury_its_own_teacher(tiny: Path) -> None:

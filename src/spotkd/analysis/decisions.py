@@ -18,6 +18,7 @@ from ..options import InspectOptions
 from ..options.values import epochs_for
 from ..runs.folder import RunFolder
 from ..runs.layout import LAST
+from ..runs.trust import looking_at
 from ..training import make_fabric, restore
 from ..training.decision_log import predict_teacher_probability
 
@@ -143,7 +144,8 @@ def inspect(options: InspectOptions) -> tuple[Inspection, Dataset]:
     of_run, state = run.distill_options, run.state()
     if state is None:
         raise RunError(f"{run.path / LAST}: no such file; resume the run: spotkd distill --resume {run.path}")
-    method, data = restore(run.path)
+    with looking_at(run.path, options.trust):
+        method, data = restore(run.path)
     epoch = int(state["epoch"])
     method.start_epoch(epoch, epochs_for(of_run, len(data.train)))  # a strategy of the user's may follow the epochs
     split = get_split(data, options.split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -81,12 +82,14 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     named = [name for name in _NAMED if f"{name}.name" in defaults]
     switches = [name for name, value in defaults.items() if isinstance(value, bool)]
     spelled = _spell_out(arguments, named, switches)
+    resumed: str | None = None
     if "recipe" in defaults:
         plain = [argument for argument in spelled if argument.partition("=")[0] != "--print_config"]
         given = parser.parse_args(plain, defaults=False).as_dict()
         given.pop("config", None)
         if given.get("resume") not in (None, "auto"):  # the run's own options hold, but for those given here
-            _check_kind(command, given["resume"])
+            resumed = str(given["resume"])
+            _check_kind(command, resumed)
             spelled = ["--config", f"{given['resume']}/config.yaml", *spelled]
             given["recipe"] = None
         recipe = recipe or given.get("recipe")
@@ -103,8 +106,32 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
             return config
     options = parser.parse_args(spelled)
     check_filled(COMMANDS[command][0], options.as_dict())
+    if resumed is not None:
+        _check_named(resumed, options.as_dict(), given)
     values = parser.instantiate(options)
     return COMMANDS[command][0](**{key: value for key, value in vars(values).items() if key != "config"})
+
+
+def _check_named(folder: str, options: dict[str, Any], given: dict[str, Any]) -> None:
+    """A run from elsewhere is resumed with the code, networks and data that the command line names, not its files.
+
+    Raises:
+        SpotkdError: they name something that the command line does not.
+    """
+    from ..options.values import flatten
+    from ..runs.trust import is_signed
+
+    if is_signed(Path(folder)):
+        return
+    named = {key: options[key].get("name") for key in _NAMED if isinstance(options.get(key), dict)}
+    named |= {key: options.get(key) for key in ("distiller", "strategy")}
+    told = flatten(given)
+    for key, name in named.items():
+        if name and ":" in str(name) and told.get(f"{key}.name", told.get(key)) != name:
+            raise SpotkdError(
+                f"{folder}: was made elsewhere, or edited, and names {name}; to open it, say "
+                f"--{key} {shlex.quote(str(name))} too"
+            )
 
 
 def _check_kind(command: str, folder: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..deprecation import warn_renamed
 from ..errors import SpotkdError
-from ..registry import PYTHON, import_name
+from ..registry import PYTHON, check_known, import_name
 from . import cifar, folders, glyph94, hub, tiny_imagenet  # noqa: F401  # fills the registries
 from .glyph94 import load_glyph94
 from .images import DATASETS, SOURCES, Dataset, EpochSpec, ImageSet, Split, augment, pick_images, reject_unused
@@ -71,6 +71,7 @@ def load_data(spec: DataSpec) -> Dataset:
         SpotkdError: an unknown name, missing or damaged files, an option that does not fit.
     """
     name = resolve_name(spec.name)
+    check_known(name)
     source, colon, rest = name.partition(":")
     if name.startswith(PYTHON):
         data = _load_from_python(spec)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import SpotkdError, one_line
-from ..registry import PYTHON, Registry, import_name, unknown_name
+from ..registry import PYTHON, Registry, check_known, import_name, unknown_name
 from ..stages import Shape
 
 _SOURCES: Registry[Callable[[str, int, Shape | None], nn.Module]] = Registry("source of models")
@@ -32,6 +32,7 @@ def build(name: str, num_classes: int, image_shape: Shape | None) -> nn.Module:
         SpotkdError: unknown source or name (with the near ones), a library that is not installed, or an error of the
             function or the library.
     """
+    check_known(name)
     source, _, rest = name.partition(":")
     return _SOURCES[source](rest, num_classes, image_shape)
 

@@ -183,6 +183,8 @@ class InspectOptions:
         out: folder for the tables; unset takes the run's.
         batch_size: images in a step.
         accelerator: auto, cpu, cuda or mps.
+        trust: open the code, networks and data sets that a run from elsewhere names, which can do anything: only for
+            runs of people whom you trust. Runs that you made on this machine need no trust.
     """
 
     run: str
@@ -190,6 +192,7 @@ class InspectOptions:
     out: str | None = None
     batch_size: int = option(256, at_least=1)
     accelerator: Accelerator = "auto"
+    trust: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,8 @@ class ReportOptions:
         split: images whose decisions are shown: train, val or test.
         batch_size: images in a step.
         accelerator: auto, cpu, cuda or mps.
+        trust: open the code, networks and data sets that runs from elsewhere name, which can do anything: only for
+            runs of people whom you trust. Runs that you made on this machine need no trust.
     """
 
     what: list[str]
@@ -212,3 +217,4 @@ class ReportOptions:
     split: SplitName = "train"
     batch_size: int = option(256, at_least=1)
     accelerator: Accelerator = "auto"
+    trust: bool = False

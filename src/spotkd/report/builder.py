@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ from ..data import Dataset, load_data
 from ..errors import SpotkdError
 from ..options import DistillOptions, InspectOptions, ReportOptions
 from ..routing import STRATEGIES
+from ..runs.trust import looking_at
 from ..training.build import data_spec
 from .compare import Comparison, compare, predict_labels
 from .costs import NetworkCost, network_cost
@@ -42,17 +44,24 @@ class ReportBuilder:
         section = Section(run)
         section.remarks += run.remarks
         section.charts = list(metric_charts(run))
+        with looking_at(run.folder, self.options.trust):
+            self._fill(section)
+        return section
+
+    def _fill(self, section: Section) -> None:
+        run = section.run
         costs = self._try(section.remarks, "sizes", lambda: self._network_costs(run))
         section.items = list(summary_items(run, costs))
-        if run.distill_options is not None and STRATEGIES[run.distill_options.strategy]().learns:
+        options = run.distill_options
+        learns = options and self._try(section.remarks, "decisions", lambda: STRATEGIES[options.strategy]().learns)
+        if learns:
             section.heat_maps = list(epoch_heat_maps(run))
             self._try(section.remarks, "decisions", lambda: self._inspect_policy(section))
-        elif run.distill_options is not None:
+        elif learns is False and run.distill_options is not None:
             section.remarks.append(
                 f"Strategy {run.distill_options.strategy} has no policy: it treats every sample alike, so there is "
                 "nothing to show of where it distils."
             )
-        return section
 
     def _try(self, remarks: list[str], what: str, work: Callable[[], T]) -> T | None:
         """The work's result; where files are missing, None and a remark: a page can be made of what is there."""
@@ -65,7 +74,7 @@ class ReportBuilder:
     def load_data(self, run: RunRecord) -> Dataset:
         key = str(run.options.data)
         if key not in self._data:
-            self._data[key] = load_data(data_spec(run.options.data))
+            self._data[key] = load_data(replace(data_spec(run.options.data), download=False))
         return self._data[key]
 
     def _network_costs(self, run: RunRecord) -> dict[str, NetworkCost]:
@@ -84,7 +93,7 @@ class ReportBuilder:
         options = self.options
         run, split = section.run, options.split
         inspection, data = inspect(
-            InspectOptions(str(run.folder), split, None, options.batch_size, options.accelerator)
+            InspectOptions(str(run.folder), split, None, options.batch_size, options.accelerator, options.trust)
         )
         section.inspection = inspection
         section.galleries = galleries(inspection, get_split(data, split))
@@ -108,6 +117,10 @@ class ReportBuilder:
     def _compare(self, before: RunRecord, after: RunRecord) -> Comparison:
         if _test_images(before) != _test_images(after):
             raise SpotkdError("it was tested on other images")
+        with looking_at(before.folder, self.options.trust), looking_at(after.folder, self.options.trust):
+            return self._compare_students(before, after)
+
+    def _compare_students(self, before: RunRecord, after: RunRecord) -> Comparison:
         data = self.load_data(after)
         size, device = self.options.batch_size, self.options.accelerator
         (labels, old), (_, new) = (

@@ -17,10 +17,11 @@ LOGGERS = "loggers.json"
 REOPENED = "reopened"  # there while a finished run is trained further; its result stays until the new one is complete
 REQUEST, LOG, ERROR = "options.yaml", "log.txt", "error.txt"  # of spotkd bench
 LOCK = ".lock"
+SIGNATURE = ".made_here"  # by which a user knows a run of their own
 
 FILES = (
     CONFIG, METRICS, DECISIONS, LAST, PREVIOUS, DAMAGED, SUMMARY, STUDENT, TEACHER, MODEL, PREPARED,
-    PREPARATION_LOSSES, NONFINITE, LOGGERS, REOPENED,
+    PREPARATION_LOSSES, NONFINITE, LOGGERS, REOPENED, SIGNATURE,
 )  # fmt: skip
 TABLES = (METRICS, DECISIONS, PREPARATION_LOSSES)  # whose text a checkpoint holds
 RESULT = (SUMMARY, STUDENT, MODEL, TEACHER)

@@ -29,6 +29,7 @@ from .checkpoint import FORMAT, load_newest, read_checkpoint, write_checkpoint
 from .layout import LAST, PREVIOUS
 from .summary import Summary, current_versions
 from .tables import read_metrics
+from .trust import sign
 
 PREPARATION, TRAINING = "preparation", "training"  # phases of a run
 
@@ -125,6 +126,7 @@ class RunWriter:
         if self._identity == (0, 0):
             self._identity = (-1, -1)
             self._prepare_files()
+            sign(self.folder)
             self._identity = self._identify()
 
     def _identify(self) -> tuple[int, int]:

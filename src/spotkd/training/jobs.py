@@ -10,13 +10,14 @@ from ..errors import RunError, SpotkdError, one_line
 from ..losses import Method
 from ..method import SpotKD
 from ..models import build_model
-from ..models.weights import read_metadata
+from ..models.weights import find_weights, read_metadata
 from ..options import DataOptions, DistillOptions, EvaluateOptions, TrainOptions
 from ..options.values import check_values, options_of_test_images
 from ..registry import PYTHON
 from ..runs import layout
 from ..runs.folder import RunFolder
 from ..runs.summary import Scores, Summary
+from ..runs.trust import is_signed, looking_at
 from ..runs.writer import TRAINING, RunWriter
 from ..runtime.collectives import broadcast_state
 from ..runtime.device import Device, choose_memory_format, make_fabric
@@ -74,8 +75,13 @@ def distill(options: DistillOptions) -> Summary:
         return _run(options, method, data, device)
 
 
-def resume(folder: str | Path, accept_changes: bool = False) -> Summary:
+def resume(folder: str | Path, accept_changes: bool = False, trust: bool = False) -> Summary:
     """Resume an interrupted run, whichever command began it. One that is finished is only read.
+
+    Args:
+        folder: of the run.
+        accept_changes: resume although its options are no longer those that it was started with.
+        trust: open the code, networks and data sets that the folder names, though it was made elsewhere.
 
     Raises:
         SpotkdError: the folder holds no run, or nothing of it can be used.
@@ -84,7 +90,8 @@ def resume(folder: str | Path, accept_changes: bool = False) -> Summary:
     if not run.exists:
         raise RunError(f"{folder}: holds no run to resume (no {layout.CONFIG})")
     options = replace(run.options, resume=str(folder), accept_changes=accept_changes)
-    return distill(options) if isinstance(options, DistillOptions) else train(options)
+    with looking_at(run.path, trust):
+        return distill(options) if isinstance(options, DistillOptions) else train(options)
 
 
 def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, device: Device) -> Summary:
@@ -138,7 +145,7 @@ def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
     """
     run = RunFolder(folder)
     options = run.distill_options
-    data = load_data(data_spec(options.data))
+    data = load_data(replace(data_spec(options.data), download=False))
     method = build_distillation(options, data, quiet=True)
     state = run.state()
     if state is None or state.get("phase") != TRAINING:
@@ -164,6 +171,11 @@ def evaluate_checkpoint(options: EvaluateOptions) -> Scores:
             raise SpotkdError(f"{options.checkpoint}: does not note its {key}; name it with --{key}")
         if getattr(options, key) is None and str(value).startswith(PYTHON):  # the file may come from a stranger
             raise SpotkdError(f"{options.checkpoint}: notes code as its {key}; to run it, say --{key} {value}")
+    if options.data is None and ":" in str(names["data"]) and not is_signed(find_weights(options.checkpoint).parent):
+        raise SpotkdError(
+            f"{options.checkpoint}: was made elsewhere and notes data outside of spotkd; to open it, say "
+            f"--data {names['data']}"
+        )
     described = DataOptions(str(names["data"]))
     if options.data is None:
         known = noted.get("data_options") or {}
