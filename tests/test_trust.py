@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +37,9 @@ def runs(hostile_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             run.unlink()
         (tmp_path / "trap.py").write_text(MODULE)
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path])
         yield tmp_path
+        sys.modules.pop("trap", None)
 
 
 def rewrite(run: Path, name: str, value: str) -> None:
