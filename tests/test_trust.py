@@ -24,7 +24,7 @@ FIRED = "fired"
 MODULE = f"""
 from pathlib import Path
 Path(__file__).with_name("{FIRED}").write_text("imported")
-def make(*_): raise RuntimeError("called")
+def make(*_, **__): raise RuntimeError("called")
 class Policy: pass
 """
 

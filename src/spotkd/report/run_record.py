@@ -72,7 +72,7 @@ def repeat_command(options: TrainOptions | DistillOptions, out: str) -> str:
     for key in ("out", "overwrite", "resume", "recipe"):  # its own folder; consent; the rest holds the recipe's options
         given.pop(key, None)
     verb = "distill" if isinstance(options, DistillOptions) else "train"
-    words = [f"--{key} {shlex.quote(_format_argument(value))}" for key, value in given.items()]
+    words = [f"{shlex.quote(f'--{key}')} {shlex.quote(_format_argument(value))}" for key, value in given.items()]
     return " ".join([f"spotkd {verb}", *words, f"--out {shlex.quote(out)}"])
 
 

@@ -88,6 +88,58 @@ class Stub:
         raise RefusedError("it would change a function")
 
 
+def check_key(key: object) -> None:
+    """What becomes a key must be plain: to hash tuples inside one another can take for ever.
+
+    Raises:
+        RefusedError: it is not.
+    """
+    parts = key if isinstance(key, tuple) else (key,)
+    if len(parts) > _MAX_KEY_PARTS or not all(part is None or isinstance(part, _KEY_TYPES) for part in parts):
+        raise RefusedError(f"it holds a dictionary or a set with a {type(key).__name__} as a key")
+
+
+_KEY_TYPES = (str, bytes, int, float, Stub)
+_MAX_KEY_PARTS = 16
+
+
+class KeyCheckingUnpickler(pickle._Unpickler):
+    """Python's unpickler, which looks at every key before it is hashed."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+    metastack: list[list[Any]]
+
+    def _load_setitem(self) -> None:
+        self._check_keys(self.stack[-2:-1], pickle.SETITEM)
+
+    def _load_setitems(self) -> None:
+        self._check_keys(self.stack[::2], pickle.SETITEMS)
+
+    def _load_dict(self) -> None:
+        self._check_keys(self.stack[::2], pickle.DICT)
+
+    def _load_members(self) -> None:
+        self._check_keys(self.stack, pickle.ADDITEMS)
+
+    def _load_frozenset(self) -> None:
+        self._check_keys(self.stack, pickle.FROZENSET)
+
+    def _check_keys(self, keys: list[Any], operation: bytes) -> None:
+        for key in keys:
+            check_key(key)
+        load: Any = pickle._Unpickler.dispatch[operation[0]]
+        load(self)
+
+    dispatch |= {
+        pickle.SETITEM[0]: _load_setitem,
+        pickle.SETITEMS[0]: _load_setitems,
+        pickle.DICT[0]: _load_dict,
+        pickle.ADDITEMS[0]: _load_members,
+        pickle.FROZENSET[0]: _load_frozenset,
+    }
+
+
 # The batches of CIFAR: dictionaries of arrays and lists
 
 
@@ -113,19 +165,19 @@ def read_pickle(path: Path) -> dict[str, object]:
         raise SpotkdError(f"{path}: damaged or cannot be read ({one_line(error)[:200]})") from error
 
 
-class DataUnpickler(pickle._Unpickler):
+class DataUnpickler(KeyCheckingUnpickler):
     """Builds plain data; what else a pickle may name is in ``_ALLOWED_NAMES``.
 
     Read from a :class:`MappedFile`, no length reaches beyond its end.
     """
 
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar = dict(KeyCheckingUnpickler.dispatch)
 
     def _load_bytearray(self) -> None:
         (size,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
         self.append(bytearray(self.read(size)))  # type: ignore[attr-defined]
 
-    dispatch[pickle.BYTEARRAY8[0]] = _load_bytearray  # type: ignore[assignment]
+    dispatch[pickle.BYTEARRAY8[0]] = _load_bytearray
 
     def find_class(self, module: str, name: str) -> object:
         known = module.replace("numpy.core", "numpy._core").replace("__builtin__", "builtins"), name

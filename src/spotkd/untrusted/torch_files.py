@@ -20,7 +20,7 @@ import torch
 
 from ..errors import SpotkdError, one_line
 from .files import open_file
-from .pickles import BoundedReader, MappedFile, RefusedError, Stub
+from .pickles import BoundedReader, KeyCheckingUnpickler, MappedFile, RefusedError, Stub, check_key
 
 
 def load_tensors(path: str | Path) -> object:
@@ -88,7 +88,7 @@ def _validate_zip(path: Path) -> None:
         PickleValidator(BoundedReader(BytesIO(pickled)), records, len(pickled)).load()
 
 
-class PickleValidator(pickle._Unpickler):
+class PickleValidator(KeyCheckingUnpickler):
     """Goes through the pickle of a checkpoint with stubs for the few names of plain tensors.
 
     Python's own unpickler is slow, but state dicts are short.
@@ -103,7 +103,7 @@ class PickleValidator(pickle._Unpickler):
     """
 
     # The last three ways to write something, which torch does not know, ask for memory without filling it.
-    dispatch: ClassVar = {op: load for op, load in pickle._Unpickler.dispatch.items() if op < pickle.BYTEARRAY8[0]}
+    dispatch: ClassVar = {op: load for op, load in KeyCheckingUnpickler.dispatch.items() if op < pickle.BYTEARRAY8[0]}
 
     def __init__(self, file: Any, records: dict[str, int] | None, limit: int) -> None:
         super().__init__(file, encoding="utf-8", errors="surrogateescape")
@@ -173,15 +173,27 @@ def _make_counter(counts: object) -> Counter[object]:
     return Counter(counts)
 
 
+def _make_ordered(*pairs: Any) -> OrderedDict[object, object]:
+    for key, _ in pairs[0].items() if pairs and isinstance(pairs[0], dict) else pairs[0] if pairs else ():
+        check_key(key)
+    return OrderedDict(*pairs)
+
+
+def _make_set(*members: Any) -> set[object]:
+    for member in members[0] if members else ():
+        check_key(member)
+    return set(*members)
+
+
 _ITEM_SIZES = {  # bytes
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
     "ComplexDouble": 16, "ComplexFloat": 8, "Untyped": 1,
 }  # fmt: skip
 _ALLOWED_NAMES: dict[tuple[str, str], Callable[..., object]] = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _make_ordered,
     ("collections", "Counter"): _make_counter,
-    ("builtins", "set"): set,
-    ("__builtin__", "set"): set,
+    ("builtins", "set"): _make_set,
+    ("__builtin__", "set"): _make_set,
     ("_codecs", "encode"): _ignore,
     ("torch._utils", "_rebuild_tensor"): _validate_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _validate_tensor,
