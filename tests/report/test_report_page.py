@@ -154,7 +154,7 @@ def test_mistakes_are_one_line(runs: dict[str, Path], tmp_path: Path, capsys: py
     for arguments, message in (
         ([str(runs["kd"]), "nowhere"], "nowhere: no run there; name folders of runs, or one plan"),
         ([str(tmp_path / "empty")], "no run there"),
-        ([str(tmp_path / "begun")], "metrics.csv: cannot be read"),
+        ([str(tmp_path / "begun")], "metrics.csv: no such file"),
         (["nosuchplan"], "nosuchplan"),
         (["glyph94-small", "--figures", "f"], "figures has no effect on the plan glyph94-small"),
     ):

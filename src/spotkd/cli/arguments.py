@@ -11,8 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ..errors import SpotkdError
-from ..options import check_filled, make_parser
-from ..untrusted.yaml_files import check_yaml_file
+from ..options import check_filled, check_options_file, make_parser
 from .commands import COMMANDS
 
 # Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
@@ -76,8 +75,8 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     defaults = parser.get_defaults()
     for place, name in enumerate(arguments):
         file = "".join(arguments[place + 1 : place + 2]) if name == "--config" else name.removeprefix("--config=")
-        if name.startswith("--config") and Path(file).is_file():
-            check_yaml_file(file)
+        if name.startswith("--config") and Path(file).exists():
+            check_options_file(COMMANDS[command][0], file)
     named = [name for name in _NAMED if f"{name}.name" in defaults]
     switches = [name for name, value in defaults.items() if isinstance(value, bool)]
     spelled = _spell_out(arguments, named, switches)

@@ -11,12 +11,13 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from ..errors import SpotkdError, one_line
-from ..untrusted.yaml_files import check_yaml, check_yaml_file
+from ..untrusted.yaml_files import check_yaml, check_yaml_file, parse_yaml
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 C = TypeVar("C")
+_PARSERS_OWN = ("class_path", "init_args", "__path__")  # keys by which jsonargparse imports and opens what they name
 _MODE = "spotkd"  # the name under which jsonargparse knows our way to read YAML
 
 
@@ -34,6 +35,8 @@ def check_filled(kind: type, options: Mapping[str, Any], section: str = "") -> N
     hints = get_type_hints(kind)
     for key, value in options.items():
         hint: Any = hints.get(key, Any)
+        if str(key).rpartition(".")[2] in _PARSERS_OWN and hint is Any:
+            raise SpotkdError(f"{section}{key}: no such option; remove it")
         if isinstance(hint, type) and is_dataclass(hint):
             if not isinstance(value, Mapping):
                 first = next(iter(get_type_hints(hint)))
@@ -90,17 +93,39 @@ def parser_for(kind: type) -> ArgumentParser:
     return parser
 
 
-def read_options(kind: type[C], path: str | Path) -> C:
+def check_options_file(kind: type, path: str | Path, *, follow: bool = True) -> str:
+    """The text of a file with options, in which sections are sections: the parser opens files named in their place.
+
+    Raises:
+        SpotkdError: it is no YAML, or has something else in the place of a section; the message names it.
+    """
+    import yaml
+
+    text = check_yaml_file(path, follow=follow)
+    try:
+        content = parse_yaml(text)
+        if isinstance(content, Mapping):
+            check_filled(kind, content)
+    except (SpotkdError, yaml.YAMLError) as error:
+        raise SpotkdError(f"{path}: {one_line(error)[:300]}") from error
+    return text
+
+
+def read_options(kind: type[C], path: str | Path, *, follow: bool = True) -> C:
     """The configuration of a run from its ``config.yaml``, checked like the command line.
+
+    Args:
+        kind: of options.
+        path: the file.
+        follow: whether it may be a link.
 
     Raises:
         SpotkdError: no such file, an unknown key, a value of the wrong type.
     """
-    if Path(path).is_file():
-        check_yaml_file(path)
+    text = check_options_file(cast(type, kind), path, follow=follow)
     parser = parser_for(cast(type, kind))
     try:
-        options = parser.parse_path(path)
+        options = parser.parse_string(text)
         check_filled(kind, options.as_dict())
         return kind(**vars(parser.instantiate(options)))
     except (ArgumentError, SpotkdError, TypeError, OSError) as error:

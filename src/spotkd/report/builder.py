@@ -39,7 +39,7 @@ class ReportBuilder:
 
     def build_section(self, run: RunRecord) -> Section:
         """Everything about one run."""
-        section = Section(run)
+        section = Section(run, remarks=list(run.remarks))
         section.charts = list(metric_charts(run))
         costs = self._try(section.remarks, "sizes", lambda: self._network_costs(run))
         section.items = list(summary_items(run, costs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any, Literal
 from ..errors import RunError, SpotkdError, one_line
 from ..files import atomic_write
 from ..options import DistillOptions, TrainOptions, read_options
+from ..untrusted.files import open_file, read_text
 from ..untrusted.yaml_files import check_yaml_file, read_yaml
 from . import layout
 from .checkpoint import load_newest
 from .summary import Summary, read_summary
-from .tables import Decisions, read_decisions, read_metrics
+from .tables import Decisions, Metrics, read_decisions, read_metrics
 
+MAX_LOG_BYTES = 1 << 30  # of what a worker printed
+_LAST_BYTES = 64 << 10  # of that, and of why a run failed
 Kind = Literal["train", "distill"]
 
 
@@ -72,7 +76,7 @@ class RunFolder:
         path = self.path / layout.CONFIG
         if not path.is_file():
             raise RunError(f"{self.path}: holds no run (no {layout.CONFIG})")
-        content = _as_run_error(lambda: read_yaml(path))
+        content = _as_run_error(lambda: read_yaml(path, follow=False))
         if not isinstance(content, Mapping):
             raise RunError(f"{path}: holds no options")
         return content
@@ -94,7 +98,8 @@ class RunFolder:
             RunError: there are none, or one is unknown or of the wrong type.
         """
         kind = DistillOptions if self.kind == "distill" else TrainOptions
-        found: TrainOptions | DistillOptions = _as_run_error(lambda: read_options(kind, self.path / layout.CONFIG))
+        path = self.path / layout.CONFIG
+        found: TrainOptions | DistillOptions = _as_run_error(lambda: read_options(kind, path, follow=False))
         return found
 
     @property
@@ -115,7 +120,7 @@ class RunFolder:
         Raises:
             RunError: it cannot be read.
         """
-        text: str = _as_run_error(lambda: check_yaml_file(self.path / layout.CONFIG))
+        text: str = _as_run_error(lambda: check_yaml_file(self.path / layout.CONFIG, follow=False))
         return text
 
     @property
@@ -125,7 +130,20 @@ class RunFolder:
         Raises:
             RunError: it is not there, or damaged.
         """
+        return self._metrics.columns
+
+    @property
+    def _metrics(self) -> Metrics:
         return read_metrics(self.path / layout.METRICS)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the tables lack because it was torn.
+
+        Raises:
+            RunError: a table is not there, or damaged.
+        """
+        return [table.remark for table in (self._metrics, self.decisions) if table.remark is not None]
 
     @property
     def decisions(self) -> Decisions:
@@ -193,16 +211,18 @@ class RunFolder:
 
     def last_words(self) -> str:
         """The last line that a worker printed; empty where it printed nothing."""
-        lines = (
-            self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log.is_file() else []
-        )
+        if not self.log.is_file():
+            return ""
+        with open_file(self.log, MAX_LOG_BYTES, follow=False) as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - _LAST_BYTES, 0))
+            lines = file.read().decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else ""
 
     @property
     def error(self) -> str | None:
         """Why the run failed; None if it did not."""
         path = self.path / layout.ERROR
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+        return read_text(path, _LAST_BYTES, follow=False, errors="replace") if path.is_file() else None
 
     def fail(self, reason: str) -> None:
         """Note why the run failed."""

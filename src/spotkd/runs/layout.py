@@ -21,4 +21,5 @@ FILES = (
     CONFIG, METRICS, DECISIONS, LAST, PREVIOUS, DAMAGED, SUMMARY, STUDENT, TEACHER, MODEL, PREPARED,
     PREPARATION_LOSSES, NONFINITE, LOGGERS,
 )  # fmt: skip
+TABLES = (METRICS, DECISIONS, PREPARATION_LOSSES)  # which grow row by row, and which a checkpoint holds once more
 FOLDERS = ("tensorboard", "csv", "wandb")  # of loggers

@@ -23,6 +23,8 @@ from ..files import atomic_write
 from ..models import save_weights
 from ..runtime.random_state import get_random_state
 from ..runtime.signals import StopRequest
+from ..untrusted.files import check_own_files, read_text
+from ..untrusted.json_values import check_types, parse_json
 from . import layout
 from .checkpoint import FORMAT, load_newest, read_checkpoint, write_checkpoint
 from .layout import LAST, PREVIOUS
@@ -72,6 +74,7 @@ class RunWriter:
         self._stop = StopRequest()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            check_own_files(self.folder, (*layout.FILES, layout.LOCK), layout.FOLDERS)
             self._lock = FileLock(self.folder / layout.LOCK, timeout=0)
             self._lock.acquire()
         except Timeout as error:
@@ -133,7 +136,7 @@ class RunWriter:
 
     def history(self) -> dict[str, list[float]]:
         """The columns of the metrics so far; none where no epoch is complete."""
-        return read_metrics(self.folder / layout.METRICS) if layout.METRICS in self._tables else {}
+        return read_metrics(self.folder / layout.METRICS).columns if layout.METRICS in self._tables else {}
 
     def log(self, row: Mapping[str, float | int | str], name: str = layout.METRICS) -> None:
         """Append a row to a table; the first one fixes the columns."""
@@ -225,8 +228,9 @@ class RunWriter:
         """
         path = self.folder / layout.LOGGERS
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+            found = parse_json(read_text(path, follow=False)) if path.is_file() else {}
+            return check_types(path, found, "identifiers", dict.fromkeys(found, str))
+        except (ValueError, TypeError) as error:  # a SpotkdError is a ValueError
             raise RunError(f"{path}: cannot be read; without it the loggers start over: remove it") from error
 
     def save_network(self, name: str, network: nn.Module, metadata: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ A file is refused with one line that names it. Nothing in a file is executed, no
 that the user named, and no file takes more memory or disk than its own size justifies. The limits are constants
 beside the code that applies them.
 
+- ``files``: regular files of a bounded size, opened once
 - ``torch_files``: weights and checkpoints written by ``torch.save``
 - ``safetensors_files``: tensors of ``.safetensors`` files and the notes beside them
 - ``pickles``: the pickled batches of CIFAR; the parts that validators of pickles are made of

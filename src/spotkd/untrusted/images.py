@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import SpotkdError, one_line
+from .files import read_bytes
 
 MAX_FILE_BYTES = 256 << 20
 MAX_PIXELS = 100_000_000  # a small file can unfold to any number of them
@@ -25,17 +25,7 @@ def read_image_file(path: Path) -> bytes:
     Raises:
         SpotkdError: it cannot be read, is no plain file, or a huge one.
     """
-    try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):  # reading a pipe or a device may never end
-            raise SpotkdError(f"{path}: not a plain file; remove it")
-        if state.st_size > MAX_FILE_BYTES:
-            raise SpotkdError(
-                f"{path}: {state.st_size >> 20} MB, and {MAX_FILE_BYTES >> 20} MB are the most; remove it"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise SpotkdError(f"{path}: cannot be read ({error.strerror})") from error
+    return read_bytes(path, MAX_FILE_BYTES)
 
 
 @contextmanager
