@@ -6,6 +6,8 @@ import hashlib
 import os
 import pickle
 import shutil
+import socket
+import sys
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -13,14 +15,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from spotkd import SpotkdError
+from spotkd import SpotkdError, create_model, load_dataset
 from spotkd.cli import main
+from spotkd.models import save_weights
 from spotkd.options import DataOptions, DistillOptions, ModelOptions, TrainOptions, read_options
 from spotkd.runs.checkpoint import FORMAT, write_checkpoint
+from spotkd.runs.origin import is_own, note_origin
 from spotkd.runs.writer import RunWriter
 from spotkd.training import distill, train
 from spotkd.untrusted.files import MAX_TEXT_BYTES, read_text
+from spotkd.untrusted.names import looking
 from spotkd.untrusted.pickles import read_pickle
 from spotkd.untrusted.torch_files import load_tensors
 from spotkd.untrusted.yaml_files import read_yaml
@@ -252,3 +258,150 @@ def test_texts_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\xff")
     with pytest.raises(SpotkdError, match="no UTF-8 text"):
         read_text(tmp_path / "x")
+
+
+# Code, the network and folders
+
+
+CODE = """
+open("exploded", "w").close()
+from spotkd.distillers import Distiller
+from spotkd.routing.strategies import Strategy
+class Late(Strategy):
+    learns = False
+def build(classes):
+    raise RuntimeError
+"""
+NAMED = {  # options of a run, and with which words of the command line they are followed
+    "strategy": "python:evil.Late",
+    "distiller": "python:evil.build",
+    "data.name": "python:evil.build",
+    "student.name": "python:evil.build",
+    "teacher.name": "python:evil.build",
+    "data.name of the standard library": "python:antigravity.fly",
+}
+
+
+def edit(run: Path, option: str, value: object) -> None:
+    """Another value of an option in a run's ``config.yaml``."""
+    options = yaml.safe_load((run / "config.yaml").read_text())
+    *sections, key = option.split()[0].split(".")
+    place = options
+    for section in sections:
+        place = place[section]
+    place[key] = value
+    (run / "config.yaml").write_text(yaml.safe_dump(options))
+
+
+@pytest.fixture
+def here(strangers_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a stranger's run, ``run``, and a module ``evil``."""
+    shutil.copytree(strangers_run, tmp_path / "run")
+    (tmp_path / "evil.py").write_text(CODE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("option", NAMED)
+def test_looking_follows_no_name_of_code(option: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = NAMED[option]
+    edit(here / "run", option, name)
+    edit(here / "run", "data.image_size", None)  # data by code take none
+    sys.modules.pop("antigravity", None)
+    assert main(["report", "run"]) == 0
+    said = capsys.readouterr().out
+    assert f"{name}: a file names this code or address; to follow it, say --trust true\n" in said
+    assert name in Path("run/report.html").read_text()
+    assert main(["inspect", "run"]) == 2
+    assert f"{name}: a file names" in capsys.readouterr().err
+    assert main(["evaluate", "run"]) == 0  # the weights note their own names
+    assert main(["distill", "--resume", "run"]) == 2
+    assert f"run: its options name code, {name}, and you have not made it" in capsys.readouterr().err
+    assert not Path("exploded").exists()
+    assert not {"evil", "antigravity"} & set(sys.modules)
+
+
+def test_code_is_run_where_a_person_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(here / "run", "strategy", "python:evil.Late")
+    try:
+        assert main(["report", "run", "--trust"]) == 0
+        assert Path("exploded").exists()
+        assert "a file names" not in capsys.readouterr().out
+    finally:
+        sys.modules.pop("evil", None)
+
+
+def test_a_plan_is_reported_without_its_code(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("plan.yaml").write_text(
+        "title: a\ndata: [glyph94]\npairs: [resnet8-resnet8]\ndistillers: [at]\nstrategies: [python:evil.Late]\n"
+    )
+    assert main(["report", "plan.yaml"]) == 2
+    assert "python:evil.Late: a file names this code" in capsys.readouterr().err
+    assert not Path("exploded").exists()
+
+
+def test_own_runs_are_resumed_with_their_code(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever made a run on this machine resumes it; a copy with other names in it is a stranger's."""
+    own = {"strategy": "python:mine.Rare"}
+    folder = here / "own"
+    folder.mkdir()
+    note_origin(folder, own)
+    assert is_own(folder, own)
+    assert not is_own(folder, {"strategy": "python:mine.Rare", "distiller": "python:evil.build"})
+    note_origin(here / "run", own)
+    edit(here / "run", "strategy", "python:evil.Late")
+    assert main(["distill", "--resume", "run"]) == 2
+    assert "you have not made it on this machine" in capsys.readouterr().err
+    main(["distill", "--resume", "run", "--strategy", "python:evil.Late"])
+    assert "you have not made it" not in capsys.readouterr().err
+    key = Path(os.environ["XDG_CONFIG_HOME"], "spotkd", "key")
+    assert key.stat().st_mode & 0o777 == 0o600
+    key.unlink()
+    assert not is_own(folder, own)
+    sys.modules.pop("evil", None)
+
+
+DATA = {
+    "hf:somebody/set": "hf:somebody/set: a file names this code or address",
+    "hf:./set": "hf:./set: a file names this code or address",
+    "cifar100": "cifar100: no ",
+    "tiny-imagenet": "tiny-imagenet: no ",
+    "imagenet": "imagenet: no ",
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_looking_fetches_nothing_and_makes_no_folders(
+    name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for option, value in (
+        ("data.name", name), ("data.root", str(here / "new" / "er")), ("data.download", True),
+        ("data.mirror", "http://127.0.0.1:9/"),
+    ):  # fmt: skip
+        edit(here / "run", option, value)
+    edit(here / "run", "data.image_size", None)
+    assert main(["report", "run"]) == 0
+    assert DATA[name] in Path("run/report.html").read_text()
+    assert main(["inspect", "run"]) == 2
+    assert DATA[name] in capsys.readouterr().err
+    assert sorted(path.name for path in here.iterdir()) == ["evil.py", "run"]
+
+
+def test_weights_note_no_downloads(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = here / "x.safetensors"
+    noted = {"data": "cifar100", "data_options": {"download": True, "mirror": "http://127.0.0.1:9/", "root": "new"}}
+    save_weights(create_model("resnet8", 100), weights, noted | {"model": "resnet8"})
+    monkeypatch.setattr("spotkd.data.download.fetch", None)
+    assert main(["evaluate", str(weights), "--root", str(here / "new")]) == 2
+    assert not (here / "new").exists()
+
+
+def test_what_is_packed_stays_packed_while_something_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "cifar-100-python.tar.gz").write_bytes(b"x")
+    with looking(), pytest.raises(SpotkdError, match="not unpacked yet, and looking at a run writes nothing"):
+        load_dataset("cifar100", root=str(tmp_path))

@@ -19,6 +19,7 @@ from ..runs.folder import RunFolder
 from ..runs.layout import LAST
 from ..training import make_fabric, restore
 from ..training.decision_log import predict_teacher_probability
+from ..untrusted.names import looking
 
 Array = npt.NDArray[np.float32]
 
@@ -142,12 +143,13 @@ def inspect(options: InspectOptions) -> tuple[Inspection, Dataset]:
     of_run, state = run.distill_options, run.state()
     if state is None:
         raise RunError(f"{run.path / LAST}: no such file; resume the run: spotkd distill --resume {run.path}")
-    method, data = restore(run.path)
+    with looking(trust=options.trust):
+        method, data = restore(run.path)
     epoch = int(state["epoch"])
     method.start_epoch(epoch, of_run.epochs)  # a strategy of the user's may follow the epochs
     split = get_split(data, options.split)
     fabric = make_fabric(options.accelerator, "32")  # probabilities of bfloat16 would be good to two digits
-    loader = Loader(data, split, options.batch_size, training=False, device=fabric.device, workers=of_run.data.workers)
+    loader = Loader(data, split, options.batch_size, training=False, device=fabric.device)
     columns = [
         np.concatenate(part) for part in zip(*_evaluate_batches(method.to(fabric.device).eval(), loader), strict=True)
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
         given = parser.parse_args(plain, defaults=False).as_dict()
         given.pop("config", None)
         if given.get("resume") not in (None, "auto"):  # the run's own options hold, but for those given here
-            _check_kind(command, given["resume"])
+            _check_resumed(command, given)
             spelled = ["--config", f"{given['resume']}/config.yaml", *spelled]
             given["recipe"] = None
         recipe = recipe or given.get("recipe")
@@ -106,13 +107,24 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     return COMMANDS[command][0](**{key: value for key, value in vars(values).items() if key != "config"})
 
 
-def _check_kind(command: str, folder: str) -> None:
-    """A run is resumed by the command that began it."""
+def _check_resumed(command: str, given: Mapping[str, Any]) -> None:
+    """A run is resumed by the command that began it, and by its maker where its options name code."""
     from ..runs.folder import RunFolder
+    from ..runs.layout import CONFIG
+    from ..runs.origin import is_own, names_of_code
 
+    folder = given["resume"]
     run = RunFolder(folder)
     if not run.exists:
         raise SpotkdError(f"{folder}: holds no run to resume (no config.yaml)")
     right = run.kind
     if command != right:
-        raise SpotkdError(f"{folder}: is a run of 'spotkd {right}': spotkd {right} --resume {folder}")
+        again = shlex.join(["spotkd", right, "--resume", folder])
+        raise SpotkdError(f"{folder}: is a run of 'spotkd {right}': {again}")
+    unsaid = sorted(names_of_code(run.raw_options) - names_of_code(given))
+    if unsaid and not is_own(run.path, run.raw_options):
+        raise SpotkdError(
+            f"{folder}: its options name code, {', '.join(unsaid)}, and you have not made it on this machine; if you "
+            "trust it, give each of these options once more, as --distiller NAME"
+        )
+    check_options_file(COMMANDS[command][0], run.path / CONFIG, follow=False)

@@ -12,6 +12,7 @@ from ..errors import SpotkdError
 from ..options import DistillOptions, InspectOptions, ReportOptions
 from ..routing import STRATEGIES
 from ..training.build import data_spec
+from ..untrusted.names import UnfollowedNameError, looking
 from .compare import Comparison, compare, predict_labels
 from .costs import NetworkCost, network_cost
 from .gallery import galleries
@@ -30,10 +31,14 @@ class ReportBuilder:
 
     Args:
         options: of the command.
+
+    Attributes:
+        unfollowed: a line about each name that was not followed, each once.
     """
 
     def __init__(self, options: ReportOptions) -> None:
         self.options = options
+        self.unfollowed: dict[str, None] = {}
         self._data: dict[str, Dataset] = {}
         self._costs: dict[tuple[str, str], NetworkCost] = {}
 
@@ -43,22 +48,32 @@ class ReportBuilder:
         section.charts = list(metric_charts(run))
         costs = self._try(section.remarks, "sizes", lambda: self._network_costs(run))
         section.items = list(summary_items(run, costs))
-        if run.distill_options is not None and STRATEGIES[run.distill_options.strategy]().learns:
-            section.heat_maps = list(epoch_heat_maps(run))
-            self._try(section.remarks, "decisions", lambda: self._inspect_policy(section))
-        elif run.distill_options is not None:
-            section.remarks.append(
-                f"Strategy {run.distill_options.strategy} has no policy: it treats every sample alike, so there is "
-                "nothing to show of where it distils."
-            )
+        if run.distill_options is not None:
+            self._show_strategy(section, run.distill_options.strategy)
         return section
+
+    def _show_strategy(self, section: Section, name: str) -> None:
+        """Where a strategy distils, if it learns that; what files alone tell where it may not be imported."""
+        learns = self._try(section.remarks, "strategy", lambda: bool(STRATEGIES[name]().learns))
+        if learns is not False:
+            section.heat_maps = list(epoch_heat_maps(section.run))
+        if learns:
+            self._try(section.remarks, "decisions", lambda: self._inspect_policy(section))
+        elif learns is False:
+            section.remarks.append(
+                f"Strategy {name} has no policy: it treats every sample alike, so there is nothing to show of where it "
+                "distils."
+            )
 
     def _try(self, remarks: list[str], what: str, work: Callable[[], T]) -> T | None:
         """The work's result; where files are missing, None and a remark: a page can be made of what is there."""
         try:
-            return work()
+            with looking(trust=self.options.trust):
+                return work()
         except SpotkdError as error:
             remarks.append(f"No {what}: {error}")
+            if isinstance(error, UnfollowedNameError):
+                self.unfollowed.setdefault(str(error))
             return None
 
     def load_data(self, run: RunRecord) -> Dataset:
@@ -83,7 +98,7 @@ class ReportBuilder:
         options = self.options
         run, split = section.run, options.split
         inspection, data = inspect(
-            InspectOptions(str(run.folder), split, None, options.batch_size, options.accelerator)
+            InspectOptions(str(run.folder), split, None, options.batch_size, options.accelerator, options.trust)
         )
         section.inspection = inspection
         section.galleries = galleries(inspection, get_split(data, split))

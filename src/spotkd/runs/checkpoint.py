@@ -59,6 +59,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         SpotkdError: it is missing, is none of ours, or is not as it was written.
     """
     path = Path(path)
+    if not os.path.lexists(path):
+        raise SpotkdError(f"{path}: no such file")
     with open_file(path, MAX_WEIGHTS_BYTES, follow=False) as file:
         try:
             size = file.seek(0, os.SEEK_END)

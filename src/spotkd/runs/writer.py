@@ -28,6 +28,7 @@ from ..untrusted.json_values import check_types, parse_json
 from . import layout
 from .checkpoint import FORMAT, load_newest, read_checkpoint, write_checkpoint
 from .layout import LAST, PREVIOUS
+from .origin import note_origin
 from .summary import Summary, current_versions
 from .tables import read_metrics
 
@@ -115,6 +116,7 @@ class RunWriter:
         # Consent to overwrite was given for this run, not for another one that is made from its configuration.
         content = dict(self.options) | {"overwrite": False, "resume": None, "accept_changes": False}
         self.write_text(layout.CONFIG, yaml.safe_dump(content, sort_keys=False))
+        note_origin(self.folder, content)
 
     @property
     def writes(self) -> bool:

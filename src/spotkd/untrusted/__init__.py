@@ -11,6 +11,7 @@ beside the code that applies them.
 - ``images``: image files: their size on the disk and in pixels, decoding
 - ``archives``: zip and tar, unpacked or read in place
 - ``yaml_files``: configurations and plans
+- ``names``: of code and of addresses, which are not followed unless a person says so
 - ``json_values``: JSON, and the types of what it holds
 
 This package imports nothing by itself, so that ``spotkd --help`` reads YAML without loading torch.

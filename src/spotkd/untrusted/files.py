@@ -36,8 +36,6 @@ def open_file(path: str | Path, most: int, *, follow: bool = True) -> Iterator[B
         if not follow and Path(path).is_symlink():  # where the system has no such flag, and for a plain message
             raise SpotkdError(f"{path}: a link, and a run has only files of its own; remove it")
         descriptor = os.open(path, _FLAGS | (0 if follow else _NO_LINK))
-    except FileNotFoundError as error:
-        raise SpotkdError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:  # a name may hold what no name can
         raise SpotkdError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     with os.fdopen(descriptor, "rb") as file:
