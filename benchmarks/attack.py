@@ -405,8 +405,6 @@ def attack(commands: int, seed: int, place: Path) -> Counter[str]:
         dice = random.Random(f"{seed} {number}")
         shutil.rmtree(case, ignore_errors=True)
         shutil.copytree(made, case)
-        for signature in case.glob(f"*/{layout.SIGNATURE}"):
-            signature.unlink()  # they are a stranger's
         (case / f"{TRAP}.py").write_text("def make(*_, **__): ...\n")
         (case / "pictures").mkdir()
         pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), dtype=np.uint8)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
 from .errors import SpotkdError, one_line
+from .untrusted.names import check_name
 
 T = TypeVar("T")
 F = TypeVar("F")
@@ -28,36 +27,14 @@ def unknown_name(kind: str, name: str, known: list[str]) -> SpotkdError:
     return SpotkdError(f"unknown {kind} '{name}': {hint}")
 
 
-_known_only: ContextVar[bool] = ContextVar("known_only", default=False)
-
-
-@contextmanager
-def known_names_only() -> Iterator[None]:
-    """Inside, a name with a colon is refused: it stands for code, or for a network or data set from outside spotkd."""
-    token = _known_only.set(True)
-    try:
-        yield
-    finally:
-        _known_only.reset(token)
-
-
-def check_known(name: str) -> None:
-    """Refuse a name with a colon inside of :func:`known_names_only`.
-
-    Raises:
-        SpotkdError: which name, and how to have it opened.
-    """
-    if _known_only.get() and ":" in name:
-        raise SpotkdError(f"{name} is named by a file that others may have written: to open it, say --trust")
-
-
 def import_name(path: str) -> object:
     """What ``path`` names, an attribute of a module: ``my_module.MyClass``. The working directory is searched, too.
 
     Raises:
-        SpotkdError: there is no such module or attribute, or importing the module fails.
+        SpotkdError: there is no such module or attribute, or importing the module fails; or the name stands in a file
+            that is only looked at.
     """
-    check_known(PYTHON + path)
+    check_name(f"{PYTHON}{path}")
     module_name, _, attribute = path.rpartition(".")
     if not all(part.isidentifier() for part in path.split(".")) or not module_name:
         raise SpotkdError(f"{PYTHON}{path}: write {PYTHON}module.attribute, such as {PYTHON}my_module.MyClass")

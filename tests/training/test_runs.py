@@ -83,7 +83,7 @@ def test_what_a_run_leaves(tiny: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
         "config.yaml", "metrics.csv", "decisions.csv", "last.ckpt", "previous.ckpt", "summary.json",
-        "student.safetensors", "tensorboard", ".lock", ".made_here",
+        "student.safetensors", "tensorboard", ".lock",
     }  # fmt: skip
     metrics = RunFolder(run).metrics
     spots = ["layer1", "layer2", "layer3", "logits"]
@@ -153,7 +153,6 @@ def test_a_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
         run.begin()
         assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [
             ".lock",
-            ".made_here",
             "config.yaml",
             "notes.txt",
         ]

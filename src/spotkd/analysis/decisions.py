@@ -18,9 +18,9 @@ from ..options import InspectOptions
 from ..options.values import epochs_for
 from ..runs.folder import RunFolder
 from ..runs.layout import LAST
-from ..runs.trust import looking_at
 from ..training import make_fabric, restore
 from ..training.decision_log import predict_teacher_probability
+from ..untrusted.names import looking
 
 Array = npt.NDArray[np.float32]
 
@@ -144,13 +144,13 @@ def inspect(options: InspectOptions) -> tuple[Inspection, Dataset]:
     of_run, state = run.distill_options, run.state()
     if state is None:
         raise RunError(f"{run.path / LAST}: no such file; resume the run: spotkd distill --resume {run.path}")
-    with looking_at(run.path, options.trust):
+    with looking(trust=options.trust or run.is_own):
         method, data = restore(run.path)
     epoch = int(state["epoch"])
     method.start_epoch(epoch, epochs_for(of_run, len(data.train)))  # a strategy of the user's may follow the epochs
     split = get_split(data, options.split)
     fabric = make_fabric(options.accelerator, "32")  # probabilities of bfloat16 would be good to two digits
-    loader = Loader(data, split, options.batch_size, training=False, device=fabric.device, workers=of_run.data.workers)
+    loader = Loader(data, split, options.batch_size, training=False, device=fabric.device)
     columns = [
         np.concatenate(part) for part in zip(*_evaluate_batches(method.to(fabric.device).eval(), loader), strict=True)
     ]

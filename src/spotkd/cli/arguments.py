@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ..errors import SpotkdError
-from ..options import check_filled, make_parser
-from ..untrusted.yaml_files import check_yaml_file
+from ..options import check_filled, check_options_file, make_parser
 from .commands import COMMANDS
 
 # Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
@@ -77,19 +76,17 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     defaults = parser.get_defaults()
     for place, name in enumerate(arguments):
         file = "".join(arguments[place + 1 : place + 2]) if name == "--config" else name.removeprefix("--config=")
-        if name.startswith("--config") and Path(file).is_file():
-            check_yaml_file(file)
+        if name.startswith("--config") and Path(file).exists():
+            check_options_file(COMMANDS[command][0], file)
     named = [name for name in _NAMED if f"{name}.name" in defaults]
     switches = [name for name, value in defaults.items() if isinstance(value, bool)]
     spelled = _spell_out(arguments, named, switches)
-    resumed: str | None = None
     if "recipe" in defaults:
         plain = [argument for argument in spelled if argument.partition("=")[0] != "--print_config"]
         given = parser.parse_args(plain, defaults=False).as_dict()
         given.pop("config", None)
         if given.get("resume") not in (None, "auto"):  # the run's own options hold, but for those given here
-            resumed = str(given["resume"])
-            _check_kind(command, resumed)
+            _check_resumed(command, given)
             spelled = ["--config", f"{given['resume']}/config.yaml", *spelled]
             given["recipe"] = None
         recipe = recipe or given.get("recipe")
@@ -106,41 +103,28 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
             return config
     options = parser.parse_args(spelled)
     check_filled(COMMANDS[command][0], options.as_dict())
-    if resumed is not None:
-        _check_named(resumed, options.as_dict(), given)
     values = parser.instantiate(options)
     return COMMANDS[command][0](**{key: value for key, value in vars(values).items() if key != "config"})
 
 
-def _check_named(folder: str, options: dict[str, Any], given: dict[str, Any]) -> None:
-    """A run from elsewhere is resumed with the code, networks and data that the command line names, not its files.
-
-    Raises:
-        SpotkdError: they name something that the command line does not.
-    """
-    from ..options.values import flatten
-    from ..runs.trust import is_signed
-
-    if is_signed(Path(folder)):
-        return
-    named = {key: options[key].get("name") for key in _NAMED if isinstance(options.get(key), dict)}
-    named |= {key: options.get(key) for key in ("distiller", "strategy")}
-    told = flatten(given)
-    for key, name in named.items():
-        if name and ":" in str(name) and told.get(f"{key}.name", told.get(key)) != name:
-            raise SpotkdError(
-                f"{folder}: was made elsewhere, or edited, and names {name}; to open it, say "
-                f"--{key} {shlex.quote(str(name))} too"
-            )
-
-
-def _check_kind(command: str, folder: str) -> None:
-    """A run is resumed by the command that began it."""
+def _check_resumed(command: str, given: Mapping[str, Any]) -> None:
+    """A run is resumed by the command that began it, and by its maker where its options name code."""
     from ..runs.folder import RunFolder
+    from ..runs.layout import CONFIG
+    from ..runs.origin import is_own, names_of_code
 
+    folder = given["resume"]
     run = RunFolder(folder)
     if not run.exists:
         raise SpotkdError(f"{folder}: holds no run to resume (no config.yaml)")
     right = run.kind
     if command != right:
-        raise SpotkdError(f"{folder}: is a run of 'spotkd {right}': spotkd {right} --resume {folder}")
+        again = shlex.join(["spotkd", right, "--resume", folder])
+        raise SpotkdError(f"{folder}: is a run of 'spotkd {right}': {again}")
+    unsaid = sorted(names_of_code(run.raw_options) - names_of_code(given))
+    if unsaid and not is_own(run.path, run.raw_options):
+        raise SpotkdError(
+            f"{folder}: its options name code, {', '.join(unsaid)}, and you have not made it on this machine; if you "
+            "trust it, give each of these options once more, as --distiller NAME"
+        )
+    check_options_file(COMMANDS[command][0], run.path / CONFIG, follow=False)

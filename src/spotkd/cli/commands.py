@@ -166,7 +166,7 @@ def run_report(options: ReportOptions) -> None:
     elif options.figures is not None:
         raise SpotkdError(f"figures has no effect on the plan {options.what[0]}: leave it out, or name folders of runs")
     else:
-        print(report_plan(options.what[0], options.out))
+        print(report_plan(options.what[0], options.out, options.trust))
 
 
 def is_one_of_several() -> bool:

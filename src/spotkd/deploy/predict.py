@@ -37,14 +37,15 @@ def open_student(path: str, model: str | None = None, data: DataSpec | None = No
         path: which.
         model: as in :func:`load_student`, for weights.
         data: likewise.
-        trust: open a .pt2 file, which can run code: PyTorch evaluates expressions in it, and unpickles parts.
+        trust: open a .pt2 file, which can run code: PyTorch evaluates expressions in it, and unpickles parts; and
+            follow a model's name that stands for code.
 
     Raises:
         SpotkdError: no such file, a damaged one, or one that is not trusted.
     """
     suffix = Path(path).suffix
     if suffix not in (".onnx", ".pt2"):
-        return as_classifier(load_student(path, model, data))
+        return as_classifier(load_student(path, model, data, trust))
     if not Path(path).is_file():
         raise SpotkdError(f"{path}: no such file; 'spotkd export' makes one")
     for option, value in (("model", model), ("data", data)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from ..formatting import format_duration
 from ..options import BenchOptions, DistillOptions
 from ..runtime.signals import StopRequest
 from ..runtime.workers import Supervisor
+from ..untrusted.names import looking
 from .grid import Grid, plan_folder
 from .plan import Cell, find_plan, read_plan, shipped_plans
 from .report import write_report
@@ -82,25 +84,27 @@ def run_plan(options: BenchOptions, console: Console) -> int:
     return 1 if failed else 0
 
 
-def report_plan(plan: str, out: str | None = None) -> str:
+def report_plan(plan: str, out: str | None = None, trust: bool = False) -> str:
     """Write the tables of a plan from its finished runs, and return them as Markdown.
 
     Args:
         plan: a shipped plan's name or a YAML file.
         out: folder of the runs; None for runs/bench/PLAN.
+        trust: follow names of code that the plan holds.
 
     Raises:
         SpotkdError: no run is finished, or a run was made with other options than the plan has.
     """
     name, path = find_plan(plan)
-    grid = Grid(read_plan(path), plan_folder(name, out))
-    for cell in grid.cells:
-        grid.finished(cell)
-    return write_report(grid.plan, name, grid.folder, _command(plan, out))
+    with looking(trust=trust):
+        grid = Grid(read_plan(path), plan_folder(name, out))
+        for cell in grid.cells:
+            grid.finished(cell)
+        return write_report(grid.plan, name, grid.folder, _command(plan, out))
 
 
 def _command(plan: str, out: str | None) -> str:
-    return f"spotkd bench {plan}" + (f" --out {out}" if out else "")
+    return shlex.join(["spotkd", "bench", plan, *(("--out", out) if out else ())])
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -12,8 +11,9 @@ from ..data import Dataset, load_data
 from ..errors import SpotkdError
 from ..options import DistillOptions, InspectOptions, ReportOptions
 from ..routing import STRATEGIES
-from ..runs.trust import looking_at
+from ..runs.folder import RunFolder
 from ..training.build import data_spec
+from ..untrusted.names import UnfollowedNameError, looking
 from .compare import Comparison, compare, predict_labels
 from .costs import NetworkCost, network_cost
 from .gallery import galleries
@@ -32,49 +32,57 @@ class ReportBuilder:
 
     Args:
         options: of the command.
+
+    Attributes:
+        unfollowed: a line about each name that was not followed, each once.
     """
 
     def __init__(self, options: ReportOptions) -> None:
         self.options = options
+        self._trusts = options.trust
+        self.unfollowed: dict[str, None] = {}
         self._data: dict[str, Dataset] = {}
         self._costs: dict[tuple[str, str], NetworkCost] = {}
 
     def build_section(self, run: RunRecord) -> Section:
         """Everything about one run."""
-        section = Section(run)
-        section.remarks += run.remarks
+        section = Section(run, remarks=list(run.remarks))
+        self._trusts = self.options.trust or RunFolder(run.folder).is_own
         section.charts = list(metric_charts(run))
-        with looking_at(run.folder, self.options.trust):
-            self._fill(section)
-        return section
-
-    def _fill(self, section: Section) -> None:
-        run = section.run
         costs = self._try(section.remarks, "sizes", lambda: self._network_costs(run))
         section.items = list(summary_items(run, costs))
-        options = run.distill_options
-        learns = options and self._try(section.remarks, "decisions", lambda: STRATEGIES[options.strategy]().learns)
+        if run.distill_options is not None:
+            self._show_strategy(section, run.distill_options.strategy)
+        return section
+
+    def _show_strategy(self, section: Section, name: str) -> None:
+        """Where a strategy distils, if it learns that; what files alone tell where it may not be imported."""
+        learns = self._try(section.remarks, "strategy", lambda: bool(STRATEGIES[name]().learns))
+        if learns is not False:
+            section.heat_maps = list(epoch_heat_maps(section.run))
         if learns:
-            section.heat_maps = list(epoch_heat_maps(run))
             self._try(section.remarks, "decisions", lambda: self._inspect_policy(section))
-        elif learns is False and run.distill_options is not None:
+        elif learns is False:
             section.remarks.append(
-                f"Strategy {run.distill_options.strategy} has no policy: it treats every sample alike, so there is "
-                "nothing to show of where it distils."
+                f"Strategy {name} has no policy: it treats every sample alike, so there is nothing to show of where it "
+                "distils."
             )
 
     def _try(self, remarks: list[str], what: str, work: Callable[[], T]) -> T | None:
         """The work's result; where files are missing, None and a remark: a page can be made of what is there."""
         try:
-            return work()
+            with looking(trust=self._trusts):
+                return work()
         except SpotkdError as error:
             remarks.append(f"No {what}: {error}")
+            if isinstance(error, UnfollowedNameError):
+                self.unfollowed.setdefault(str(error))
             return None
 
     def load_data(self, run: RunRecord) -> Dataset:
         key = str(run.options.data)
         if key not in self._data:
-            self._data[key] = load_data(replace(data_spec(run.options.data), download=False))
+            self._data[key] = load_data(data_spec(run.options.data))
         return self._data[key]
 
     def _network_costs(self, run: RunRecord) -> dict[str, NetworkCost]:
@@ -110,6 +118,7 @@ class ReportBuilder:
             return found, remarks
         for run in (section.run for section in sections if section.inspection is not None):
             what = f"comparison of {run.name} with plain KD"
+            self._trusts = self.options.trust or all(RunFolder(one.folder).is_own for one in (plain, run))
             done = self._try(remarks, what, partial(self._compare, plain, run))
             found += [] if done is None else [done]
         return found, remarks
@@ -117,10 +126,6 @@ class ReportBuilder:
     def _compare(self, before: RunRecord, after: RunRecord) -> Comparison:
         if _test_images(before) != _test_images(after):
             raise SpotkdError("it was tested on other images")
-        with looking_at(before.folder, self.options.trust), looking_at(after.folder, self.options.trust):
-            return self._compare_students(before, after)
-
-    def _compare_students(self, before: RunRecord, after: RunRecord) -> Comparison:
         data = self.load_data(after)
         size, device = self.options.batch_size, self.options.accelerator
         (labels, old), (_, new) = (

@@ -48,6 +48,7 @@ def report_runs(folders: Sequence[Path], options: ReportOptions) -> Iterator[str
     except OSError as error:
         raise SpotkdError(f"{target}: cannot be written ({error.strerror or error})") from error
     yield f"{target}: {len(runs)} run{'s' * (len(runs) > 1)}, {len(html.encode()) / 1e6:.1f} MB"
+    yield from builder.unfollowed
     if options.figures is not None:
         shown: list[LineChart | HeatMap] = [*together]
         for section in sections:

@@ -13,6 +13,7 @@ from ..errors import RunError, SpotkdError
 from ..options import DistillOptions, TrainOptions
 from ..runs.folder import RunFolder
 from ..runs.folder import find_runs as find_run_folders
+from ..runs.layout import METRICS
 from ..runs.summary import Summary
 from ..runs.tables import Decisions
 
@@ -29,7 +30,7 @@ class RunRecord:
         metrics: the columns of ``metrics.csv``.
         summary: its result; None for a run that has not finished.
         decisions: where the policy sent the same images, epoch by epoch.
-        remarks: what was left out of its files.
+        remarks: what was left out because it was torn.
     """
 
     name: str
@@ -112,7 +113,9 @@ def read_record(folder: Path, name: str) -> RunRecord:
     metrics = run.metrics
     if not metrics:
         raise RunError(f"{folder}: this run has not finished an epoch yet")
-    decisions = run.decisions
-    return RunRecord(
-        name, folder, run.options, run.options_text, metrics, run.summary, decisions, tuple(dict.fromkeys(run.remarks))
-    )
+    split = "val" if "val_top1" in metrics else "test"
+    epochs = metrics.get("epoch", [])
+    if f"{split}_top1" not in metrics or not epochs or any(e != i for i, e in enumerate(epochs, 1)):
+        raise RunError(f"{folder / METRICS}: damaged, it has no row for each epoch with the {split} images' top1")
+    options, yaml, remarks = run.options, run.options_text, tuple(run.remarks)
+    return RunRecord(name, folder, options, yaml, metrics, run.summary, run.decisions, remarks)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import RunError, SpotkdError, one_line
-from ..files import atomic_write, refuse_links
+from ..files import atomic_write
 from ..options import DistillOptions, TrainOptions, read_options
-from ..untrusted.files import read_text
+from ..untrusted.files import open_file, read_text
 from ..untrusted.yaml_files import check_yaml_file, read_yaml
 from . import layout
 from .checkpoint import load_newest
+from .origin import is_own
 from .summary import Summary, read_summary
-from .tables import Decisions, read_decisions, read_metrics
+from .tables import Decisions, Metrics, read_decisions, read_metrics
 
+MAX_LOG_BYTES = 1 << 30  # of what a worker printed
+_LAST_BYTES = 64 << 10  # of that, and of why a run failed
 Kind = Literal["train", "distill"]
 
 
@@ -35,14 +39,10 @@ class RunFolder:
 
     Args:
         path: the folder.
-
-    Attributes:
-        remarks: lines on what was left out of what has been read, such as the torn last row of a table.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.remarks: list[str] = []
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -66,6 +66,11 @@ class RunFolder:
         return any(_can_read(read) for read in (lambda: self.options, lambda: self.result, self.state))
 
     @property
+    def is_own(self) -> bool:
+        """Whether this user made the run on this machine, as far as the code that its options name tells."""
+        return is_own(self.path, self.raw_options)
+
+    @property
     def modified(self) -> float:
         """When the run was last started or resumed, in seconds since the epoch of the operating system."""
         return (self.path / layout.CONFIG).stat().st_mtime
@@ -85,7 +90,7 @@ class RunFolder:
         path = self.path / layout.CONFIG
         if not path.is_file():
             raise RunError(f"{self.path}: holds no run (no {layout.CONFIG})")
-        content = _as_run_error(lambda: read_yaml(path))
+        content = _as_run_error(lambda: read_yaml(path, follow=False))
         if not isinstance(content, Mapping):
             raise RunError(f"{path}: holds no options")
         return content
@@ -107,7 +112,8 @@ class RunFolder:
             RunError: there are none, or one is unknown or of the wrong type.
         """
         kind = DistillOptions if self.kind == "distill" else TrainOptions
-        found: TrainOptions | DistillOptions = _as_run_error(lambda: read_options(kind, self.path / layout.CONFIG))
+        path = self.path / layout.CONFIG
+        found: TrainOptions | DistillOptions = _as_run_error(lambda: read_options(kind, path, follow=False))
         return found
 
     @property
@@ -128,7 +134,7 @@ class RunFolder:
         Raises:
             RunError: it cannot be read.
         """
-        text: str = _as_run_error(lambda: check_yaml_file(self.path / layout.CONFIG))
+        text: str = _as_run_error(lambda: check_yaml_file(self.path / layout.CONFIG, follow=False))
         return text
 
     @property
@@ -138,7 +144,20 @@ class RunFolder:
         Raises:
             RunError: it is not there, or damaged.
         """
-        return read_metrics(self.path / layout.METRICS, self.remarks.append)
+        return self._metrics.columns
+
+    @property
+    def _metrics(self) -> Metrics:
+        return read_metrics(self.path / layout.METRICS)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the tables lack because it was torn.
+
+        Raises:
+            RunError: a table is not there, or damaged.
+        """
+        return [table.remark for table in (self._metrics, self.decisions) if table.remark is not None]
 
     @property
     def decisions(self) -> Decisions:
@@ -147,7 +166,7 @@ class RunFolder:
         Raises:
             RunError: the file is damaged.
         """
-        return read_decisions(self.path / layout.DECISIONS, self.remarks.append)
+        return read_decisions(self.path / layout.DECISIONS)
 
     @property
     def summary(self) -> Summary | None:
@@ -196,10 +215,6 @@ class RunFolder:
         """Write the options with which a worker is to train this run, and forget why an earlier one failed."""
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / layout.ERROR).unlink(missing_ok=True)
-        try:
-            refuse_links(self.path, layout.WRITTEN)
-        except OSError as error:
-            raise RunError(f"{self.path}: {error}") from error
         with atomic_write(self.path / layout.REQUEST) as path:
             path.write_text(text, encoding="utf-8")
 
@@ -210,20 +225,18 @@ class RunFolder:
 
     def last_words(self) -> str:
         """The last line that a worker printed; empty where it printed nothing."""
-        lines = self._read(layout.LOG).strip().splitlines()
+        if not self.log.is_file():
+            return ""
+        with open_file(self.log, MAX_LOG_BYTES, follow=False) as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - _LAST_BYTES, 0))
+            lines = file.read().decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else ""
 
     @property
     def error(self) -> str | None:
         """Why the run failed; None if it did not."""
-        return self._read(layout.ERROR) if (self.path / layout.ERROR).is_file() else None
-
-    def _read(self, name: str) -> str:
-        """The text of a file of the run that is written for people; empty where it is not there or cannot be read."""
-        try:
-            return read_text(self.path / name, errors="replace")
-        except (OSError, SpotkdError):
-            return ""
+        path = self.path / layout.ERROR
+        return read_text(path, _LAST_BYTES, follow=False, errors="replace") if path.is_file() else None
 
     def fail(self, reason: str) -> None:
         """Note why the run failed."""

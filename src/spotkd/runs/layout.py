@@ -15,15 +15,14 @@ PREPARED, PREPARATION_LOSSES = "prepared.ckpt", "preparation.csv"
 NONFINITE = "nonfinite.json"
 LOGGERS = "loggers.json"
 REOPENED = "reopened"  # there while a finished run is trained further; its result stays until the new one is complete
+ORIGIN = "origin.txt"  # of a run whose options name code, see origin.py
 REQUEST, LOG, ERROR = "options.yaml", "log.txt", "error.txt"  # of spotkd bench
 LOCK = ".lock"
-SIGNATURE = ".made_here"  # by which a user knows a run of their own
 
 FILES = (
     CONFIG, METRICS, DECISIONS, LAST, PREVIOUS, DAMAGED, SUMMARY, STUDENT, TEACHER, MODEL, PREPARED,
-    PREPARATION_LOSSES, NONFINITE, LOGGERS, REOPENED, SIGNATURE,
+    PREPARATION_LOSSES, NONFINITE, LOGGERS, ORIGIN, REOPENED,
 )  # fmt: skip
-TABLES = (METRICS, DECISIONS, PREPARATION_LOSSES)  # whose text a checkpoint holds
+TABLES = (METRICS, DECISIONS, PREPARATION_LOSSES)  # which grow row by row, and which a checkpoint holds once more
 RESULT = (SUMMARY, STUDENT, MODEL, TEACHER)
 FOLDERS = ("tensorboard", "csv", "wandb")  # of loggers
-WRITTEN = (*FILES, *FOLDERS, LOCK, REQUEST, LOG, ERROR)

@@ -19,17 +19,18 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from ..errors import RunError, SpotkdError, Stopped
-from ..files import atomic_write, refuse_links
+from ..files import atomic_write
 from ..models import save_weights
 from ..runtime.random_state import get_random_state
 from ..runtime.signals import StopRequest
-from ..untrusted.files import read_text
+from ..untrusted.files import check_own_files, read_text
+from ..untrusted.json_values import check_types, parse_json
 from . import layout
 from .checkpoint import FORMAT, load_newest, read_checkpoint, write_checkpoint
 from .layout import LAST, PREVIOUS
+from .origin import note_origin
 from .summary import Summary, current_versions
 from .tables import read_metrics
-from .trust import sign
 
 PREPARATION, TRAINING = "preparation", "training"  # phases of a run
 
@@ -80,7 +81,7 @@ class RunWriter:
         try:
             self._is_new = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
-            refuse_links(self.folder, layout.WRITTEN)
+            check_own_files(self.folder, (*layout.FILES, layout.LOCK), layout.FOLDERS)
             self._lock = FileLock(self.folder / layout.LOCK, timeout=0)
             self._lock.acquire()
         except Timeout as error:
@@ -107,7 +108,7 @@ class RunWriter:
         else:
             self.state, self.note = load_newest(self.folder)
         if self.state is not None:
-            self._reopens |= "config" in self.state and check(self.state["config"])
+            self._reopens |= check(self.state["config"])
         elif has_result and (self._reopens or self._is_reopened):
             raise RunError(
                 f"{self.folder}: is finished, and has no checkpoint to train further from; start over in another "
@@ -126,7 +127,6 @@ class RunWriter:
         if self._identity == (0, 0):
             self._identity = (-1, -1)
             self._prepare_files()
-            sign(self.folder)
             self._identity = self._identify()
 
     def _identify(self) -> tuple[int, int]:
@@ -173,6 +173,7 @@ class RunWriter:
         # Consent to overwrite was given for this run, not for another one that is made from its configuration.
         content = dict(self.options) | {"overwrite": False, "resume": None, "accept_changes": False}
         self.write_text(layout.CONFIG, yaml.safe_dump(content, sort_keys=False))
+        note_origin(self.folder, content)
 
     @property
     def writes(self) -> bool:
@@ -199,7 +200,7 @@ class RunWriter:
 
     def history(self) -> dict[str, list[float]]:
         """The columns of the metrics so far; none where no epoch is complete."""
-        return read_metrics(self.folder / layout.METRICS) if layout.METRICS in self._tables else {}
+        return read_metrics(self.folder / layout.METRICS).columns if layout.METRICS in self._tables else {}
 
     def log(self, row: Mapping[str, float | int | str], name: str = layout.METRICS) -> None:
         """Append a row to a table; the first one fixes the columns."""
@@ -296,8 +297,9 @@ class RunWriter:
         """
         path = self.folder / layout.LOGGERS
         try:
-            return dict(json.loads(read_text(path))) if path.is_file() else {}
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+            found = parse_json(read_text(path, follow=False)) if path.is_file() else {}
+            return check_types(path, found, "identifiers", dict.fromkeys(found, str))
+        except (ValueError, TypeError) as error:  # a SpotkdError is a ValueError
             raise RunError(f"{path}: cannot be read; without it the loggers start over: remove it") from error
 
     def save_network(self, name: str, network: nn.Module, metadata: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,18 +11,18 @@ from ..errors import RunError, SpotkdError, one_line
 from ..losses import Method
 from ..method import SpotKD
 from ..models import build_model
-from ..models.weights import find_weights, read_metadata
+from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, EvaluateOptions, TrainOptions
-from ..options.values import check_values, options_of_test_images
+from ..options.values import check_values, options_of_test_images, test_image_keys
 from ..registry import PYTHON
 from ..runs import layout
 from ..runs.folder import RunFolder
 from ..runs.summary import Scores, Summary
-from ..runs.trust import is_signed, looking_at
 from ..runs.writer import TRAINING, RunWriter
 from ..runtime.collectives import broadcast_state
 from ..runtime.device import Device, choose_memory_format, make_fabric
 from ..runtime.process_group import leaving_process_group
+from ..untrusted.names import looking
 from .assemble import assemble, check_sources, default_folder, open_run, trained_model
 from .build import (
     build_distillation,
@@ -90,7 +91,7 @@ def resume(folder: str | Path, accept_changes: bool = False, trust: bool = False
     if not run.exists:
         raise RunError(f"{folder}: holds no run to resume (no {layout.CONFIG})")
     options = replace(run.options, resume=str(folder), accept_changes=accept_changes)
-    with looking_at(run.path, trust):
+    with nullcontext() if trust or run.is_own else looking():
         return distill(options) if isinstance(options, DistillOptions) else train(options)
 
 
@@ -140,6 +141,9 @@ def _save_networks(
 def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
     """The method of a finished distillation, with its trained student, policy and adapters, and its data set.
 
+    Names of code in its options are followed: of somebody else's run only inside of
+    :func:`spotkd.untrusted.names.looking`, which follows none.
+
     Raises:
         SpotkdError: the folder holds no distillation, or its files are damaged.
     """
@@ -169,26 +173,23 @@ def evaluate_checkpoint(options: EvaluateOptions) -> Scores:
     for key, value in names.items():
         if value is None:
             raise SpotkdError(f"{options.checkpoint}: does not note its {key}; name it with --{key}")
-        if getattr(options, key) is None and str(value).startswith(PYTHON):  # the file may come from a stranger
+        given = options.trust or getattr(options, key) is not None
+        if not given and str(value).startswith(PYTHON):  # the file may come from a stranger
             raise SpotkdError(f"{options.checkpoint}: notes code as its {key}; to run it, say --{key} {value}")
-    if options.data is None and ":" in str(names["data"]) and not is_signed(find_weights(options.checkpoint).parent):
-        raise SpotkdError(
-            f"{options.checkpoint}: was made elsewhere and notes data outside of spotkd; to open it, say "
-            f"--data {names['data']}"
-        )
     described = DataOptions(str(names["data"]))
     if options.data is None:
         known = noted.get("data_options") or {}
-        described = replace(described, **{key: value for key, value in known.items() if hasattr(described, key)})
+        described = replace(described, **{key: known[key] for key in test_image_keys() if key in known})
     run = RunFolder(options.checkpoint)
     if options.root is not None:
         described = replace(described, root=options.root)
     elif run.exists:
         described = replace(described, root=str(_noted_root(run) or described.root))
-    data = load_data(data_spec(described))
-    check_class_count(options.checkpoint, data)
+    with looking(filter(None, (options.model, options.data)), options.trust):
+        data = load_data(data_spec(described))
+        check_class_count(options.checkpoint, data)
+        model = build_model(str(names["model"]), len(data.classes), options.checkpoint, data.image_shape)
     device = Device(make_fabric(options.accelerator, options.precision), choose_memory_format())
-    model = build_model(str(names["model"]), len(data.classes), options.checkpoint, data.image_shape)
     model = model.to(device.fabric.device, memory_format=device.memory_format)  # type: ignore[call-overload]
     loader = Loader(
         data,

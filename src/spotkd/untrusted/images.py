@@ -16,7 +16,6 @@ from .files import read_bytes
 
 MAX_FILE_BYTES = 256 << 20
 MAX_PIXELS = 100_000_000  # a small file can unfold to any number of them
-MAX_RATIO = 100  # of the longer edge to the shorter one, which is enlarged before the picture is cut
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # Pillow has others, of which EPS starts a program
 
 
@@ -26,10 +25,7 @@ def read_image_file(path: Path) -> bytes:
     Raises:
         SpotkdError: it cannot be read, is no plain file, or a huge one.
     """
-    try:
-        return read_bytes(path, MAX_FILE_BYTES)
-    except OSError as error:
-        raise SpotkdError(f"{path}: cannot be read ({error.strerror})") from error
+    return read_bytes(path, MAX_FILE_BYTES)
 
 
 @contextmanager
@@ -99,9 +95,4 @@ def _open_image(name: str, content: bytes) -> Image.Image:
         raise SpotkdError(f"{name}: {most}") from error
     if image.width * image.height > MAX_PIXELS:
         raise SpotkdError(f"{name}: {most}")
-    if max(image.size) > MAX_RATIO * min(image.size):
-        raise SpotkdError(
-            f"{name}: {image.width}x{image.height}, and an edge may be at most {MAX_RATIO} times the other; cut or "
-            "remove it"
-        )
     return image

@@ -6,21 +6,22 @@ make it ask for any amount of memory. So the pickle is validated first, with stu
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import torch
 
 from ..errors import SpotkdError, one_line
-from .files import open_file
-from .pickles import BoundedReader, KeyCheckingUnpickler, MappedFile, RefusedError, Stub, check_key
+from .files import MAX_WEIGHTS_BYTES, open_file
+from .pickles import BoundedReader, BoundedUnpickler, MappedFile, RefusedError, Stub, check_keys
 
 
 def load_tensors(path: str | Path) -> object:
@@ -31,14 +32,19 @@ def load_tensors(path: str | Path) -> object:
     Raises:
         SpotkdError: the file is missing, damaged, or holds something that would have to be executed.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise SpotkdError(f"{path}: no such file")
+    with open_file(path, MAX_WEIGHTS_BYTES) as file:
+        return read_torch_file(file, Path(path))
+
+
+def read_torch_file(file: BinaryIO, path: Path) -> object:
+    """The same from an open file, which ``path`` names in error messages."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a damaged file makes the reader guess aloud; one line of ours is enough
-            validate_torch_file(path)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            file.seek(0)
+            validate_torch_file(file)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except RefusedError as error:
         raise SpotkdError(f"{path}: refused, {error}; save a plain state dict instead") from error
     except pickle.UnpicklingError as error:
@@ -49,29 +55,29 @@ def load_tensors(path: str | Path) -> object:
         raise SpotkdError(f"{path}: damaged or not a checkpoint ({one_line(error)[:200]})") from error
 
 
-def validate_torch_file(path: Path) -> None:
+def validate_torch_file(file: BinaryIO) -> None:
     """Go through all that a file names and claims, and read no tensor.
 
     Raises:
         RefusedError: it names something else than tensors, or claims more than it holds.
         Exception: nearly any other one, from damage.
     """
-    with open_file(path) as file:
-        if file.read(4) == b"PK\x03\x04":
-            _validate_zip(path)
-            return
-        with MappedFile(file) as content:  # as torch wrote it before 1.6: pickles one after the other
-            for _ in ("magic number", "protocol", "system"):
-                PickleValidator(content, {}, content.size).load()
-            validator = PickleValidator(content, None, content.size)
-            validator.load()
-            claimed = sum(validator.claimed.values())
-            if claimed > content.size:
-                raise RefusedError(f"its tensors claim {claimed} bytes of {content.size}")
+    if file.read(4) == b"PK\x03\x04":
+        _validate_zip(file)
+        return
+    with MappedFile(file) as content:  # as torch wrote it before 1.6: pickles one after the other
+        for _ in ("magic number", "protocol", "system"):
+            PickleValidator(content, {}, content.size).load()
+        validator = PickleValidator(content, None, content.size)
+        validator.load()
+        claimed = sum(validator.claimed.values())
+        if claimed > content.size:
+            raise RefusedError(f"its tensors claim {claimed} bytes of {content.size}")
 
 
-def _validate_zip(path: Path) -> None:
-    with zipfile.ZipFile(path) as package:
+def _validate_zip(file: BinaryIO) -> None:
+    size = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as package:
         entries = {entry.filename: entry for entry in package.infolist()}
         tops = {name.partition("/")[0] for name in entries}
         if len(entries) < len(package.infolist()) or len(tops) != 1:
@@ -79,8 +85,8 @@ def _validate_zip(path: Path) -> None:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
             raise RefusedError("it is compressed, which torch.save does not do")
         claimed = sum(entry.file_size for entry in entries.values())
-        if claimed > path.stat().st_size:
-            raise RefusedError(f"its parts claim {claimed} bytes, and the file has {path.stat().st_size}")
+        if claimed > size:
+            raise RefusedError(f"its parts claim {claimed} bytes, and the file has {size}")
         (top,) = tops
         start = f"{top}/data/"
         records = {name.removeprefix(start): entry.file_size for name, entry in entries.items() if start in name}
@@ -88,7 +94,7 @@ def _validate_zip(path: Path) -> None:
         PickleValidator(BoundedReader(BytesIO(pickled)), records, len(pickled)).load()
 
 
-class PickleValidator(KeyCheckingUnpickler):
+class PickleValidator(BoundedUnpickler):
     """Goes through the pickle of a checkpoint with stubs for the few names of plain tensors.
 
     Python's own unpickler is slow, but state dicts are short.
@@ -103,12 +109,11 @@ class PickleValidator(KeyCheckingUnpickler):
     """
 
     # The last three ways to write something, which torch does not know, ask for memory without filling it.
-    dispatch: ClassVar = {op: load for op, load in KeyCheckingUnpickler.dispatch.items() if op < pickle.BYTEARRAY8[0]}
+    dispatch: ClassVar = {op: load for op, load in BoundedUnpickler.dispatch.items() if op < pickle.BYTEARRAY8[0]}
 
     def __init__(self, file: Any, records: dict[str, int] | None, limit: int) -> None:
-        super().__init__(file, encoding="utf-8", errors="surrogateescape")
+        super().__init__(file, limit, encoding="utf-8", errors="surrogateescape")
         self._records = records
-        self._limit, self._copied = limit, 0
         self.claimed: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -118,20 +123,13 @@ class PickleValidator(KeyCheckingUnpickler):
             return Stub(_ignore)
         if (module, name) not in _ALLOWED_NAMES:
             raise RefusedError(f"it holds more than tensors: it names {f'{module}.{name}'[:80]!r}")
-        make = _ALLOWED_NAMES[module, name]
-        return Stub(lambda *arguments: make(*self._count_copies(arguments)))
-
-    def _count_copies(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments of a call, which copies them: a pickle that names one of them again and again grows quickly."""
-        self._copied += sum(len(argument) for argument in arguments if isinstance(argument, Sized))
-        if self._copied > self._limit:
-            raise RefusedError("its calls copy more than it holds")
-        return arguments
+        return Stub(_ALLOWED_NAMES[module, name])
 
     def persistent_load(self, pid: Any) -> StorageStub:
         _, kind, key, _, count, *_ = pid
         if type(kind) is not Stub or not kind.item_size or type(count) is not int or count < 0:
             raise RefusedError("it holds a storage of an unknown kind")
+        check_keys([key])
         key, size = str(key), count * kind.item_size
         if self._records is not None and self._records.get(key, -1) != size:
             raise RefusedError(f"storage {key[:40]!r} claims {size} bytes and has {self._records.get(key, 'none')}")
@@ -166,23 +164,22 @@ def _ignore(*_: object) -> None:
     """For names that are looked up and allocate nothing: parameters, types, devices."""
 
 
+def _make_set(items: Iterable[object] = ()) -> set[object]:
+    check_keys(listed := list(items))
+    return set(listed)
+
+
+def _make_ordered(pairs: Iterable[Any] = ()) -> OrderedDict[object, object]:
+    listed = [(key, value) for key, value in (pairs.items() if isinstance(pairs, dict) else pairs)]
+    check_keys(key for key, _ in listed)
+    return OrderedDict(listed)
+
+
 def _make_counter(counts: object) -> Counter[object]:
     """Milestones of a learning-rate schedule; only from a dictionary: of all else torch would count the elements."""
     if type(counts) is not dict or any(type(count) is not int for count in counts.values()):
         raise RefusedError("it holds a Counter of something else than whole numbers")
     return Counter(counts)
-
-
-def _make_ordered(*pairs: Any) -> OrderedDict[object, object]:
-    for key, _ in pairs[0].items() if pairs and isinstance(pairs[0], dict) else pairs[0] if pairs else ():
-        check_key(key)
-    return OrderedDict(*pairs)
-
-
-def _make_set(*members: Any) -> set[object]:
-    for member in members[0] if members else ():
-        check_key(member)
-    return set(*members)
 
 
 _ITEM_SIZES = {  # bytes
