@@ -12,7 +12,8 @@ import yaml
 
 from spotkd import SpotkdError
 from spotkd.analysis import inspect
-from spotkd.data import DATASETS, ImageSet
+from spotkd.cli import main
+from spotkd.data import DATASETS, Dataset, DataSpec, ImageSet
 from spotkd.errors import RunError, Stopped
 from spotkd.options import InspectOptions, TrainOptions, with_values
 from spotkd.runs import layout
@@ -265,3 +266,21 @@ def test_a_torn_last_line_is_left_out_with_a_remark(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     assert run.metrics == {"epoch": [1.0], "loss": [0.5]}
     assert run.remarks == [f"{path.name}: its last row is torn, and left out"]
+
+
+def test_resuming_fetches_nothing_unasked(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    run = interrupted(place, monkeypatch)
+    content = yaml.safe_load((run / layout.CONFIG).read_text())
+    content["data"] |= {"download": True, "mirror": "http://127.0.0.1:9"}
+    (run / layout.CONFIG).write_text(yaml.safe_dump(content))
+    opened: list[DataSpec] = []
+
+    def load(spec: DataSpec) -> Dataset:
+        opened.append(spec)
+        return killed_runs.tiny_data()
+
+    monkeypatch.setitem(DATASETS._entries, "tiny", load)
+    assert resume(run).epochs == killed_runs.EPOCHS
+    assert main(["distill", "--resume", str(run)]) == 0
+    assert main(["distill", "--resume", str(run), "--data.download", "true"]) == 0
+    assert [spec.download for spec in opened] == [False, False, True]

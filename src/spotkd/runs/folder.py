@@ -205,7 +205,7 @@ class RunFolder:
             SpotkdError: there are some, and none can be used.
         """
         state, _ = load_newest(self.path, set_aside=False)
-        if state is not None and "method" not in state:
+        if state is not None and not isinstance(state.get("method"), dict):
             raise RunError(f"{self.path}: its checkpoint is not a checkpoint of a training")
         return state
 

@@ -90,7 +90,8 @@ def resume(folder: str | Path, accept_changes: bool = False, trust: bool = False
     run = RunFolder(folder)
     if not run.exists:
         raise RunError(f"{folder}: holds no run to resume (no {layout.CONFIG})")
-    options = replace(run.options, resume=str(folder), accept_changes=accept_changes)
+    data = replace(run.options.data, download=False)  # it was fetched, or a stranger would have it fetched
+    options = replace(run.options, resume=str(folder), accept_changes=accept_changes, data=data)
     with nullcontext() if trust or run.is_own else looking():
         return distill(options) if isinstance(options, DistillOptions) else train(options)
 
@@ -156,7 +157,7 @@ def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
         raise RunError(f"{folder}: no epoch was completed there; resume it with: spotkd distill --resume {folder}")
     try:
         load_learned_state(method, state["method"])
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise RunError(f"{folder}: its checkpoint does not fit ({one_line(error)[:300]})") from error
     return method, data
 
