@@ -168,7 +168,7 @@ def test_a_checkpoint_names_no_files(tables: object, place: Path, monkeypatch: p
         if (run / name).exists():
             edit_checkpoint(run / name, tables=tables)
     before = contents(place)
-    with pytest.raises(SpotkdError, match="a table that no run has|no usable tables"):
+    with pytest.raises(SpotkdError, match=r"a table that no run has|no usable tables"):
         resume(run)
     assert contents(place) == before
 
