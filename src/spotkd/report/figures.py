@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ..analysis.plots import line_style
 from ..errors import SpotkdError
+from ..escaping import escape_terminal
 from ..files import atomic_write
 from .charts import HeatMap, LineChart, evenly_spaced
 
@@ -103,4 +104,5 @@ def _draw_heat_map(heat: HeatMap) -> Figure:
 
 
 def _shorten(name: str) -> str:
+    name = escape_terminal(name)
     return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import RunError, SpotkdError
+from ..escaping import escape_shell
 from ..options import DistillOptions, TrainOptions
 from ..runs.folder import RunFolder
 from ..runs.folder import find_runs as find_run_folders
@@ -69,8 +69,12 @@ class RunRecord:
         for key in ("out", "overwrite", "recipe"):  # its own folder; consent; the recipe's options are all in the rest
             given.pop(key, None)
         verb = "distill" if self.distill_options else "train"
-        words = [f"--{key} {shlex.quote(_format_argument(value))}" for key, value in given.items()]
-        return " ".join([f"spotkd {verb}", *words, f"--out {shlex.quote(f'{self.folder}-again')}"])
+        words = ["spotkd", verb]
+        for key, value in (given | {"out": f"{self.folder}-again"}).items():
+            text = _format_argument(value)
+            # As one word where the value would be taken for an option.
+            words += [f"--{key}={text}"] if text.startswith("-") else [f"--{key}", text]
+        return escape_shell(words)
 
 
 def _changed_options(mine: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
