@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
+import shlex
 import shutil
 import socket
 import sys
+import time
+import warnings
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from spotkd import SpotkdError, create_model, load_dataset
 from spotkd.cli import main
+from spotkd.data.lazy import cut_ends, decode_and_transform, make_transform
+from spotkd.data.preprocessing import Preprocessing
+from spotkd.escaping import escape_terminal
 from spotkd.models import save_weights
+from spotkd.models.weights import read_metadata
 from spotkd.options import DataOptions, DistillOptions, ModelOptions, TrainOptions, read_options
+from spotkd.report.run_record import read_record
 from spotkd.runs.checkpoint import FORMAT, write_checkpoint
+from spotkd.runs.folder import RunFolder
 from spotkd.runs.origin import is_own, note_origin
 from spotkd.runs.writer import RunWriter
 from spotkd.training import distill, train
+from spotkd.untrusted import images
 from spotkd.untrusted.files import MAX_TEXT_BYTES, read_text
+from spotkd.untrusted.images import decode_and_use
 from spotkd.untrusted.names import looking
 from spotkd.untrusted.pickles import read_pickle
 from spotkd.untrusted.torch_files import load_tensors
 from spotkd.untrusted.yaml_files import read_yaml
 
+from . import vision  # noqa: F401  # torchvision, also where it is broken
 from .data.formats import write_folder
 
 pytestmark = pytest.mark.usefixtures("untrained_teachers")
@@ -405,3 +420,154 @@ def test_what_is_packed_stays_packed_while_something_is_looked_at(tmp_path: Path
     (tmp_path / "cifar-100-python.tar.gz").write_bytes(b"x")
     with looking(), pytest.raises(SpotkdError, match="not unpacked yet, and looking at a run writes nothing"):
         load_dataset("cifar100", root=str(tmp_path))
+
+
+# Pictures, words, damage
+
+
+@pytest.mark.parametrize("shape", [(6000, 1), (1, 6000), (100_000, 10)])
+def test_long_pictures_take_no_gigabytes(shape: tuple[int, int], tmp_path: Path, little_memory: None) -> None:
+    Image.new("RGB", shape, (200, 100, 50)).save(tmp_path / "x.png")
+    content = (tmp_path / "x.png").read_bytes()
+    photographs = Preprocessing((224, 224), (0.5,), (0.5,), resize="margin")
+    grey = Preprocessing((16, 16), (0.5,), (0.5,), "grey")
+    for preprocessing, size in ((photographs, (3, 224, 224)), (grey, (1, 16, 16))):
+        pixels = decode_and_use("x.png", content, preprocessing.to_pixels)
+        assert pixels.shape == size
+        assert 80 < pixels.float().mean() < 140
+    transform = make_transform(224, training=False, flip=False)
+    assert decode_and_transform(("x.png", content), transform, 0, 0).shape == (3, 224, 224)
+
+
+def test_ordinary_pictures_are_not_cut() -> None:
+    for shape in ((3, 100, 20_000), (3, 20_000, 100), (3, 224, 224)):
+        picture = torch.zeros(shape, dtype=torch.uint8)
+        assert cut_ends(picture, 256).shape == shape
+    assert cut_ends(torch.arange(6000).view(1, 1, 6000), 256)[0, 0, 0] == (6000 - 256) // 2
+
+
+def test_threads_take_turns_at_large_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_LARGE_PIXELS", 10)
+    file = BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    inside: list[int] = []
+
+    def use(_: object) -> int:
+        inside.append(1)
+        time.sleep(0.01)
+        return len(inside) - inside.pop()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(lambda _: decode_and_use("x", file.getvalue(), use), range(8))) == {0}
+
+
+WORDS = (
+    "$(touch exploded)",
+    "; touch exploded",
+    "`touch exploded`",
+    "a\nb",
+    "\x1b[2J\x1b]0;x\x07",
+    "--overwrite",
+    "\u202ex",
+)
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_the_command_that_repeats_a_run_is_only_that(word: str, here: Path) -> None:
+    edit(here / "run", "options", {word: 1, "b": word})
+    edit(here / "run", "data.root", word)
+    command = read_record(Path("run"), word).command
+    assert command.isprintable()
+    words = shlex.split(command)
+    assert words[:2] == ["spotkd", "distill"]
+    shown = escape_terminal(word)
+    assert f"--data.root={shown}" in words or words[words.index("--data.root") + 1] == shown
+    assert f"--options.{shown}" in words
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_commands_in_messages_can_be_copied(word: str, tmp_path: Path) -> None:
+    with RunWriter(tmp_path / word, {}, "train") as run:
+        command = run.resume_command()
+    assert command.isprintable()
+    assert shlex.split(command) == ["spotkd", "train", "--resume", escape_terminal(str(tmp_path / word))]
+
+
+def test_no_control_characters_reach_the_terminal(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b[2J\x9b\u202e"
+    metadata = read_metadata("run")
+    save_weights(create_model("resnet8", 3), "run/student.safetensors", metadata | {"classes": [evil, "b", "c"]})
+    summary = json.loads(Path("run/summary.json").read_text())
+    Path("run/summary.json").write_text(json.dumps(summary | {"protocol": evil, "shares": {evil: 1.0}}))
+    picture = here / f"{evil}.png"
+    Image.new("RGB", (16, 16)).save(picture)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for command in (
+            ["predict", "run", str(picture), "--top", "3"],
+            ["report", "run", "--figures", "figures"],
+            ["distill", "--resume", "run"],
+            ["inspect", f"run{evil}"],
+            ["export", "run", "--format", "safetensors", "--out", f"{evil}.safetensors"],
+        ):
+            main(command)
+            shown = warnings.formatwarning(Warning(f"Glyph 27 ({evil}) is missing"), Warning, "x.py", 1, "")
+            said = capsys.readouterr()
+            text = (said.out + said.err + shown).replace("\n", "")
+            assert text.isprintable(), ascii(text)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "set", count=4)
+    for split in ("train", "val"):
+        ant = tmp_path / "set" / split / "ant"
+        if ant.exists():
+            first = min(ant.iterdir())
+            first.rename(ant / os.fsdecode(b"\xff.png"))
+            ant.rename(ant.with_name(os.fsdecode(b"ant \xff")))
+    common = ["--data", "folder:set", "--data.image_size", "16", "--epochs", "1", "--quiet", "--logger", "none"]
+    assert main(["train", "--model", "resnet8", *common, "--out", "teacher"]) == 0
+    teacher = [
+        "--teacher",
+        "resnet8",
+        "--teacher.checkpoint",
+        "teacher",
+        "--min_teacher_top1",
+        "0",
+        "--strategy",
+        "adaptive",
+    ]
+    assert main(["distill", *teacher, *common, "--out", "run"]) == 0
+    for command in (
+        ["inspect", "run"],
+        ["report", "run", "--figures", "figures"],
+        ["evaluate", "run"],
+        ["predict", "run", "set"],
+    ):
+        assert main(command) == 0, capsys.readouterr().err
+    assert "ant \\udcff" in Path("run/inspect-train.csv").read_text()
+    assert "ant \\udcff" in Path("run/report.html").read_text()
+
+
+def torn(text: str) -> str:
+    return text[: text.rstrip().rindex("\n") + 8]
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "decisions.csv"])
+def test_a_torn_row_is_left_out(name: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = here / "run" / name
+    text = path.read_text()
+    path.write_text(text + torn(text)[-7:])
+    whole = RunFolder("run").metrics
+    assert main(["report", "run"]) == 0
+    assert f"{name}: its last row is torn, and left out" in Path("run/report.html").read_text()
+    assert RunFolder("run").remarks == [f"{name}: its last row is torn, and left out"]
+    path.write_text(text)
+    assert RunFolder("run").metrics == whole
+    assert RunFolder("run").remarks == []

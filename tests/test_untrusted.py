@@ -11,13 +11,11 @@ import io
 import json
 import os
 import pickle
-import resource
 import struct
-import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,7 +36,6 @@ from .data.formats import write_cifar10, write_folder, write_tiny_imagenet
 pytestmark = pytest.mark.usefixtures("untrained_teachers")
 
 CANARY = "exploded"
-SPARE = 512 << 20  # bytes
 
 
 class Bomb:
@@ -185,19 +182,6 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> str:
     save_weights(create_model("resnet8", 94), path, {"model": "resnet8", "data": "glyph94"})
     main(["evaluate", str(path), "--batch-size", "0"])  # what is imported late is imported now
     return str(path)
-
-
-@pytest.fixture
-def little_memory() -> Iterator[None]:
-    """No more than a little memory beyond what the process has."""
-    if not sys.platform.startswith("linux"):
-        yield
-        return
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + SPARE, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *command: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..data import Dataset, Loader, Split
 from ..errors import RunError, SpotkdError
+from ..escaping import escape_shell
 from ..method import SpotKD
 from ..options import InspectOptions
 from ..options.values import epochs_for
@@ -143,7 +144,8 @@ def inspect(options: InspectOptions) -> tuple[Inspection, Dataset]:
         raise RunError(f"{run.path}: no config.yaml in it; name the folder of a run of 'spotkd distill'")
     of_run, state = run.distill_options, run.state()
     if state is None:
-        raise RunError(f"{run.path / LAST}: no such file; resume the run: spotkd distill --resume {run.path}")
+        again = escape_shell(["spotkd", "distill", "--resume", str(run.path)])
+        raise RunError(f"{run.path / LAST}: no such file; resume the run: {again}")
     with looking(trust=options.trust or run.is_own):
         method, data = restore(run.path)
     epoch = int(state["epoch"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ..errors import SpotkdError
+from ..escaping import escape_shell
 from ..options import check_filled, check_options_file, make_parser
 from .commands import COMMANDS
 
@@ -120,7 +120,7 @@ def _check_resumed(command: str, given: Mapping[str, Any]) -> None:
         raise SpotkdError(f"{folder}: holds no run to resume (no config.yaml)")
     right = run.kind
     if command != right:
-        again = shlex.join(["spotkd", right, "--resume", folder])
+        again = escape_shell(["spotkd", right, "--resume", folder])
         raise SpotkdError(f"{folder}: is a run of 'spotkd {right}': {again}")
     unsaid = sorted(names_of_code(run.raw_options) - names_of_code(given))
     if unsaid and not is_own(run.path, run.raw_options):

@@ -18,7 +18,7 @@ from ..errors import SpotkdError, one_line
 from ..escaping import escape_csv
 from ..files import atomic_write
 from ..options import PredictOptions
-from ..untrusted.images import decode_image, ignore_warnings, read_image_file
+from ..untrusted.images import decode_and_use, ignore_warnings, read_image_file
 from .formats import FORMATS, Classifier, as_classifier
 from .student import load_student, named_data
 
@@ -87,10 +87,9 @@ def predict(options: PredictOptions, failed: Callable[[str], None]) -> Iterator[
 def _load_pixels(name: str, preprocessing: Preprocessing) -> Tensor | SpotkdError:
     """A picture as the network's raw input, or why it is none."""
     try:
-        picture = decode_image(name, read_image_file(Path(name)))
+        return decode_and_use(name, read_image_file(Path(name)), preprocessing.to_pixels)
     except SpotkdError as error:
         return error
-    return preprocessing.to_pixels(picture)
 
 
 def classify(student: Classifier, names: Sequence[str], images: Tensor, top: int, path: str) -> Iterator[Prediction]:

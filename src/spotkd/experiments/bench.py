@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from ..cores import available_cores
 from ..errors import SpotkdError, Stopped
+from ..escaping import escape_lines, escape_shell, escape_terminal
 from ..formatting import format_duration
 from ..options import BenchOptions, DistillOptions
 from ..runtime.signals import StopRequest
@@ -36,7 +36,8 @@ def list_plan(options: BenchOptions, console: Console) -> None:
     for wanted in [options.plan] if options.plan else shipped_plans():
         name, path = find_plan(wanted)
         grid = Grid(read_plan(path), plan_folder(name, options.out), options.root)
-        console.print(f"{name}: {grid.plan.title} ({path})", highlight=False, soft_wrap=True)
+        title = escape_terminal(f"{name}: {grid.plan.title} ({path})")
+        console.print(title, markup=False, highlight=False, soft_wrap=True)
         todo = 0.0
         for cell in grid.cells:
             estimate = grid.estimate(cell)
@@ -77,7 +78,7 @@ def run_plan(options: BenchOptions, console: Console) -> int:
         raise SpotkdError(f"{grid.folder}: another 'spotkd bench' is running there") from error
     if any(grid.finished(cell) for cell in grid.cells):
         table = write_report(grid.plan, name, grid.folder, _command(options.plan, options.out))
-        console.print(table, markup=False, highlight=False, soft_wrap=True)
+        console.print(escape_lines(table), markup=False, highlight=False, soft_wrap=True)
         console.print(f"report: {grid.folder}/report.md, .csv and .tex", highlight=False, soft_wrap=True)
     if failed:
         console.print(f"{len(failed)} of {len(grid.cells)} runs failed; the same command tries them again")
@@ -104,7 +105,7 @@ def report_plan(plan: str, out: str | None = None, trust: bool = False) -> str:
 
 
 def _command(plan: str, out: str | None) -> str:
-    return shlex.join(["spotkd", "bench", plan, *(("--out", out) if out else ())])
+    return escape_shell(["spotkd", "bench", plan, *(("--out", out) if out else ())])
 
 
 @dataclass
@@ -213,7 +214,7 @@ class Bench:
         return ahead / self.jobs
 
     def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(escape_terminal(line), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def _bar(self) -> Iterator[Progress]:

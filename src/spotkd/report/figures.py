@@ -105,5 +105,5 @@ def _draw_heat_map(heat: HeatMap) -> Figure:
 
 
 def _shorten(name: str) -> str:
-    name = escape_terminal(name)  # matplotlib warns of letters that it cannot draw, and quotes them
+    name = escape_terminal(name)
     return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import RunError, SpotkdError
+from ..escaping import escape_shell
 from ..options import DistillOptions, TrainOptions
 from ..runs.folder import RunFolder
 from ..runs.folder import find_runs as find_run_folders
@@ -72,9 +72,12 @@ def repeat_command(options: TrainOptions | DistillOptions, out: str) -> str:
     given = dict(_changed_options(asdict(options), asdict(type(options)())))
     for key in ("out", "overwrite", "resume", "recipe"):  # its own folder; consent; the rest holds the recipe's options
         given.pop(key, None)
-    verb = "distill" if isinstance(options, DistillOptions) else "train"
-    words = [f"{shlex.quote(f'--{key}')} {shlex.quote(_format_argument(value))}" for key, value in given.items()]
-    return " ".join([f"spotkd {verb}", *words, f"--out {shlex.quote(out)}"])
+    words = ["spotkd", "distill" if isinstance(options, DistillOptions) else "train"]
+    for key, value in (given | {"out": out}).items():
+        text = _format_argument(value)
+        # As one word where the value would be taken for an option.
+        words += [f"--{key}={text}"] if text.startswith("-") else [f"--{key}", text]
+    return escape_shell(words)
 
 
 def _changed_options(mine: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from ..errors import RunError, SpotkdError, Stopped
+from ..escaping import escape_shell
 from ..files import atomic_write
 from ..models import save_weights
 from ..runtime.random_state import get_random_state
@@ -280,9 +280,7 @@ class RunWriter:
 
     def resume_command(self) -> str:
         """What resumes this run."""
-        folder = str(self.folder)
-        quoted = folder if re.fullmatch(r"[-+./:=@%~^,A-Za-z0-9_]+", folder) else repr(folder)
-        return f"spotkd {self.command} --resume {quoted}"
+        return escape_shell(["spotkd", self.command, "--resume", str(self.folder)])
 
     def keep(self, name: str, state: Mapping[str, Any]) -> None:
         """Write a checkpoint of another kind, beside the states of training."""

@@ -14,6 +14,7 @@ from torch import nn
 from ..compiling import compile_method
 from ..data import Dataset, Loader
 from ..errors import SpotkdError
+from ..escaping import escape_shell
 from ..losses import Method
 from ..method import SpotKD
 from ..models.weights import find_weights
@@ -146,7 +147,8 @@ def _changes(there: RunFolder, options: TrainOptions | DistillOptions) -> list[s
         SpotkdError: another command made that run, or its options are damaged.
     """
     if not isinstance(there.options, type(options)):
-        raise SpotkdError(f"{there.path}: is a run of 'spotkd {there.kind}': spotkd {there.kind} --resume {there.path}")
+        again = escape_shell(["spotkd", there.kind, "--resume", str(there.path)])
+        raise SpotkdError(f"{there.path}: is a run of 'spotkd {there.kind}': {again}")
     return changes_of_run(there.options, options)
 
 

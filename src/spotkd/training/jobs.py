@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..data import Dataset, Loader, load_data, make_preprocessing
 from ..errors import RunError, SpotkdError, one_line
+from ..escaping import escape_lines, escape_shell
 from ..losses import Method
 from ..method import SpotKD
 from ..models import build_model
@@ -101,7 +102,7 @@ def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, 
     check_sources(folder, options)
     with open_run(folder, options, device) as run:
         if run.note is not None and device.is_first:
-            print(run.note)  # noqa: T201  # for the person
+            print(escape_lines(run.note))  # noqa: T201  # for the person
         if run.finished:
             return RunFolder(run.folder).result
         if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and run.state is None:
@@ -154,7 +155,8 @@ def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
     method = build_distillation(options, data, quiet=True)
     state = run.state()
     if state is None or state.get("phase") != TRAINING:
-        raise RunError(f"{folder}: no epoch was completed there; resume it with: spotkd distill --resume {folder}")
+        again = escape_shell(["spotkd", "distill", "--resume", str(folder)])
+        raise RunError(f"{folder}: no epoch was completed there; resume it with: {again}")
     try:
         load_learned_state(method, state["method"])
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:

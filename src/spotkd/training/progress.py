@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..escaping import escape_terminal
 from ..formatting import format_duration
 from .hooks import Epoch, Hook, Start
 from .means import losses_of, shares_of
@@ -117,6 +118,7 @@ class TrainingProgress:
 
     def _print(self, parts: Iterable[str], between: str = " ") -> None:
         """A line; above the table as many as its parts need."""
+        parts = [escape_terminal(part) for part in parts]
         text = between.join(parts)
         if self._live is not None:
             self._live.refresh()  # what is printed takes along the table as it last was
