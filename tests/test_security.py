@@ -62,7 +62,7 @@ def strangers_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     train(TrainOptions(**common, out=str(place / "teacher"), model=ModelOptions("resnet8")))  # type: ignore[arg-type]
     networks = {"teacher": ModelOptions("resnet8", str(place / "teacher")), "student": ModelOptions("resnet8")}
-    distill(DistillOptions(**common, **networks, out=str(place / "run"), min_teacher_top1=0))  # type: ignore[arg-type]
+    distill(DistillOptions(**common, **networks, out=str(place / "run"), strategy="adaptive", min_teacher_top1=0))  # type: ignore[arg-type]
     return place / "run"
 
 
@@ -533,7 +533,16 @@ def test_names_that_are_no_text(
             ant.rename(ant.with_name(os.fsdecode(b"ant \xff")))
     common = ["--data", "folder:set", "--data.image_size", "16", "--epochs", "1", "--quiet", "--logger", "none"]
     assert main(["train", "--model", "resnet8", *common, "--out", "teacher"]) == 0
-    teacher = ["--teacher", "resnet8", "--teacher.checkpoint", "teacher", "--min_teacher_top1", "0"]
+    teacher = [
+        "--teacher",
+        "resnet8",
+        "--teacher.checkpoint",
+        "teacher",
+        "--min_teacher_top1",
+        "0",
+        "--strategy",
+        "adaptive",
+    ]
     assert main(["distill", *teacher, *common, "--out", "run"]) == 0
     for command in (
         ["inspect", "run"],

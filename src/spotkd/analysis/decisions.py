@@ -16,6 +16,7 @@ from ..errors import RunError, SpotkdError
 from ..escaping import escape_shell
 from ..method import SpotKD
 from ..options import InspectOptions
+from ..options.values import epochs_for
 from ..runs.folder import RunFolder
 from ..runs.layout import LAST
 from ..training import make_fabric, restore
@@ -145,10 +146,10 @@ def inspect(options: InspectOptions) -> tuple[Inspection, Dataset]:
     if state is None:
         again = escape_shell(["spotkd", "distill", "--resume", str(run.path)])
         raise RunError(f"{run.path / LAST}: no such file; resume the run: {again}")
-    with looking(trust=options.trust):
+    with looking(trust=options.trust or run.is_own):
         method, data = restore(run.path)
     epoch = int(state["epoch"])
-    method.start_epoch(epoch, of_run.epochs)  # a strategy of the user's may follow the epochs
+    method.start_epoch(epoch, epochs_for(of_run, len(data.train)))  # a strategy of the user's may follow the epochs
     split = get_split(data, options.split)
     fabric = make_fabric(options.accelerator, "32")  # probabilities of bfloat16 would be good to two digits
     loader = Loader(data, split, options.batch_size, training=False, device=fabric.device)

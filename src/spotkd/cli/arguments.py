@@ -87,7 +87,8 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
         given.pop("config", None)
         if given.get("resume") not in (None, "auto"):  # the run's own options hold, but for those given here
             _check_resumed(command, given)
-            spelled = ["--config", f"{given['resume']}/config.yaml", *spelled]
+            # Data were fetched when the run began; a stranger's folder fetches nothing.
+            spelled = ["--config", f"{given['resume']}/config.yaml", "--data.download=false", *spelled]
             given["recipe"] = None
         recipe = recipe or given.get("recipe")
         if recipe is not None:

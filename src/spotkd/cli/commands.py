@@ -43,6 +43,8 @@ def run_train(options: TrainOptions) -> None:
 
 
 def run_distill(options: DistillOptions) -> None:
+    from ..options.grammar import parse_names
+    from ..report.verdict import judge
     from ..training import distill
     from ..training.progress import describe_shares
 
@@ -55,6 +57,9 @@ def run_distill(options: DistillOptions) -> None:
         options = replace(options, teacher=replace(options.teacher, checkpoint=trained))
     summary = distill(options)
     say(f"{summary}; distilled in the last epoch: {describe_shares(summary.shares)}; run in {summary.folder}")
+    if not options.quiet and not is_one_of_several():
+        for line in judge(summary.folder, parse_names(options.compare) or ()):
+            say(line)
 
 
 def run_evaluate(options: EvaluateOptions) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from ..errors import SpotkdError, one_line
 from ..registry import PYTHON, Registry, import_name, unknown_name
 from ..stages import Shape
+from ..untrusted.names import check_name, is_looking
 
 _SOURCES: Registry[Callable[[str, int, Shape | None], nn.Module]] = Registry("source of models")
 
@@ -32,6 +33,8 @@ def build(name: str, num_classes: int, image_shape: Shape | None) -> nn.Module:
         SpotkdError: unknown source or name (with the near ones), a library that is not installed, or an error of the
             function or the library.
     """
+    if is_looking():  # a network of a stranger's choice may be of any size
+        check_name(name)
     source, _, rest = name.partition(":")
     return _SOURCES[source](rest, num_classes, image_shape)
 

@@ -104,11 +104,26 @@ def check_options_file(kind: type, path: str | Path, *, follow: bool = True) -> 
     text = check_yaml_file(path, follow=follow)
     try:
         content = parse_yaml(text)
-        if isinstance(content, Mapping):
-            check_filled(kind, content)
-    except (SpotkdError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
         raise SpotkdError(f"{path}: {one_line(error)[:300]}") from error
+    if isinstance(content, Mapping):
+        check_filled(kind, content)
     return text
+
+
+def parse_options(kind: type[C], content: Mapping[str, Any], source: object) -> C:
+    """The configuration of a run from what a checkpoint holds, checked likewise; ``source`` names the file.
+
+    Raises:
+        SpotkdError: an unknown key, a value of the wrong type.
+    """
+    parser = parser_for(cast(type, kind))
+    try:
+        check_filled(kind, content)
+        options = parser.parse_object(dict(content))
+        return kind(**vars(parser.instantiate(options)))
+    except (ArgumentError, SpotkdError, TypeError, OSError, RecursionError) as error:
+        raise SpotkdError(f"{source}: {one_line(error)}") from error
 
 
 def read_options(kind: type[C], path: str | Path, *, follow: bool = True) -> C:
@@ -122,11 +137,11 @@ def read_options(kind: type[C], path: str | Path, *, follow: bool = True) -> C:
     Raises:
         SpotkdError: no such file, an unknown key, a value of the wrong type.
     """
-    text = check_options_file(cast(type, kind), path, follow=follow)
     parser = parser_for(cast(type, kind))
     try:
+        text = check_options_file(cast(type, kind), path, follow=follow)
         options = parser.parse_string(text)
         check_filled(kind, options.as_dict())
         return kind(**vars(parser.instantiate(options)))
     except (ArgumentError, SpotkdError, TypeError, OSError) as error:
-        raise SpotkdError(f"{path}: {one_line(error)}") from error
+        raise SpotkdError(f"{path}: {one_line(error).removeprefix(f'{path}: ')}") from error

@@ -11,6 +11,7 @@ from ..data import Dataset, load_data
 from ..errors import SpotkdError
 from ..options import DistillOptions, InspectOptions, ReportOptions
 from ..routing import STRATEGIES
+from ..runs.folder import RunFolder
 from ..training.build import data_spec
 from ..untrusted.names import UnfollowedNameError, looking
 from .compare import Comparison, compare, predict_labels
@@ -38,6 +39,7 @@ class ReportBuilder:
 
     def __init__(self, options: ReportOptions) -> None:
         self.options = options
+        self._trusts = options.trust
         self.unfollowed: dict[str, None] = {}
         self._data: dict[str, Dataset] = {}
         self._costs: dict[tuple[str, str], NetworkCost] = {}
@@ -45,6 +47,7 @@ class ReportBuilder:
     def build_section(self, run: RunRecord) -> Section:
         """Everything about one run."""
         section = Section(run, remarks=list(run.remarks))
+        self._trusts = self.options.trust or RunFolder(run.folder).is_own
         section.charts = list(metric_charts(run))
         costs = self._try(section.remarks, "sizes", lambda: self._network_costs(run))
         section.items = list(summary_items(run, costs))
@@ -68,7 +71,7 @@ class ReportBuilder:
     def _try(self, remarks: list[str], what: str, work: Callable[[], T]) -> T | None:
         """The work's result; where files are missing, None and a remark: a page can be made of what is there."""
         try:
-            with looking(trust=self.options.trust):
+            with looking(trust=self._trusts):
                 return work()
         except SpotkdError as error:
             remarks.append(f"No {what}: {error}")
@@ -115,6 +118,7 @@ class ReportBuilder:
             return found, remarks
         for run in (section.run for section in sections if section.inspection is not None):
             what = f"comparison of {run.name} with plain KD"
+            self._trusts = self.options.trust or all(RunFolder(one.folder).is_own for one in (plain, run))
             done = self._try(remarks, what, partial(self._compare, plain, run))
             found += [] if done is None else [done]
         return found, remarks
@@ -123,7 +127,10 @@ class ReportBuilder:
         if _test_images(before) != _test_images(after):
             raise SpotkdError("it was tested on other images")
         data = self.load_data(after)
-        (labels, old), (_, new) = (predict_labels(run, data, self.options) for run in (before, after))
+        size, device = self.options.batch_size, self.options.accelerator
+        (labels, old), (_, new) = (
+            predict_labels(run.student, run.folder, data, size, device) for run in (before, after)
+        )
         return compare((before.name, old), (after.name, new), labels, data.classes)
 
 

@@ -16,6 +16,7 @@ from ..analysis.plots import line_style
 from ..errors import SpotkdError
 from ..escaping import escape_terminal
 from ..files import atomic_write
+from ..untrusted.images import ignore_warnings
 from .charts import HeatMap, LineChart, evenly_spaced
 
 _STYLE = {
@@ -41,7 +42,7 @@ def write_figures(figures: Iterable[LineChart | HeatMap], folder: Path) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for content in figures:
-            with rc_context(_STYLE):  # type: ignore[arg-type]  # the stubs list the keys one by one
+            with ignore_warnings(), rc_context(_STYLE):  # type: ignore[arg-type]  # the stubs list the keys one by one
                 figure = _draw_lines(content) if isinstance(content, LineChart) else _draw_heat_map(content)
                 name = re.sub(r"[^A-Za-z0-9_.]+", "-", content.key)
                 for ending, extra in (("png", {"Software": None}), ("svg", {"Date": None})):

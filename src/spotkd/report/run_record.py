@@ -64,17 +64,20 @@ class RunRecord:
     @property
     def command(self) -> str:
         """A command that repeats the run: every option that is not the default."""
-        default = type(self.options)()
-        given = dict(_changed_options(asdict(self.options), asdict(default)))
-        for key in ("out", "overwrite", "recipe"):  # its own folder; consent; the recipe's options are all in the rest
-            given.pop(key, None)
-        verb = "distill" if self.distill_options else "train"
-        words = ["spotkd", verb]
-        for key, value in (given | {"out": f"{self.folder}-again"}).items():
-            text = _format_argument(value)
-            # As one word where the value would be taken for an option.
-            words += [f"--{key}={text}"] if text.startswith("-") else [f"--{key}", text]
-        return escape_shell(words)
+        return repeat_command(self.options, f"{self.folder}-again")
+
+
+def repeat_command(options: TrainOptions | DistillOptions, out: str) -> str:
+    """The command of a run with these options, in the folder ``out``: every option that is not the default."""
+    given = dict(_changed_options(asdict(options), asdict(type(options)())))
+    for key in ("out", "overwrite", "resume", "recipe"):  # its own folder; consent; the rest holds the recipe's options
+        given.pop(key, None)
+    words = ["spotkd", "distill" if isinstance(options, DistillOptions) else "train"]
+    for key, value in (given | {"out": out}).items():
+        text = _format_argument(value)
+        # As one word where the value would be taken for an option.
+        words += [f"--{key}={text}"] if text.startswith("-") else [f"--{key}", text]
+    return escape_shell(words)
 
 
 def _changed_options(mine: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

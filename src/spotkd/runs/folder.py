@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from ..untrusted.files import open_file, read_text
 from ..untrusted.yaml_files import check_yaml_file, read_yaml
 from . import layout
 from .checkpoint import load_newest
+from .origin import is_own
 from .summary import Summary, read_summary
 from .tables import Decisions, Metrics, read_decisions, read_metrics
 
@@ -53,8 +54,21 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has a result."""
-        return (self.path / layout.SUMMARY).is_file()
+        """Whether the run has a result, and is not trained further."""
+        return (self.path / layout.SUMMARY).is_file() and not (self.path / layout.REOPENED).exists()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the folder is known to hold a run of spotkd, whole or damaged, which may then be overwritten.
+
+        Its options say so, or its result does, or a checkpoint. A file of the same name alone does not.
+        """
+        return any(_can_read(read) for read in (lambda: self.options, lambda: self.result, self.state))
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this user made the run on this machine, as far as the code that its options name tells."""
+        return is_own(self.path, self.raw_options)
 
     @property
     def modified(self) -> float:
@@ -191,7 +205,7 @@ class RunFolder:
             SpotkdError: there are some, and none can be used.
         """
         state, _ = load_newest(self.path, set_aside=False)
-        if state is not None and "method" not in state:
+        if state is not None and not isinstance(state.get("method"), dict):
             raise RunError(f"{self.path}: its checkpoint is not a checkpoint of a training")
         return state
 
@@ -233,6 +247,13 @@ class RunFolder:
 def find_runs(place: str | Path) -> list[RunFolder]:
     """The runs in a folder and below it, in the order of their names."""
     return [RunFolder(path.parent) for path in sorted(Path(place).rglob(layout.CONFIG))]
+
+
+def _can_read(read: Callable[[], object]) -> bool:
+    try:
+        return read() is not None
+    except SpotkdError:
+        return False
 
 
 def _as_run_error(read: Any) -> Any:

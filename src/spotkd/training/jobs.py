@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from .build import (
     check_class_count,
     check_run_options,
     check_teacher_of,
+    choose_epochs,
     data_spec,
     open_data,
     open_device,
@@ -50,6 +52,7 @@ def train(options: TrainOptions) -> Summary:
         return launch("train", options)
     options, device = open_device(options)
     data = open_data(options)
+    options = choose_epochs(options, data)
     method = build_supervised(options, data)
     with leaving_process_group():
         return _run(options, method, data, device)
@@ -65,15 +68,22 @@ def distill(options: DistillOptions) -> Summary:
         return launch("distill", options)
     options, device = open_device(options)
     data = open_data(options)
+    options = choose_epochs(options, data)
     method = build_distillation(options, data, options.quiet)
     cache_teacher(method, data, options, device)
-    plan_preparation(method, options)  # which options have an effect is known before the teacher is looked at
+    # Which options have an effect is known before the teacher is looked at.
+    plan_preparation(method, options, len(data.train))
     with leaving_process_group():
         return _run(options, method, data, device)
 
 
-def resume(folder: str | Path, accept_changes: bool = False) -> Summary:
+def resume(folder: str | Path, accept_changes: bool = False, trust: bool = False) -> Summary:
     """Resume an interrupted run, whichever command began it. One that is finished is only read.
+
+    Args:
+        folder: of the run.
+        accept_changes: resume although its options are no longer those that it was started with.
+        trust: open the code, networks and data sets that the folder names, though it was made elsewhere.
 
     Raises:
         SpotkdError: the folder holds no run, or nothing of it can be used.
@@ -81,24 +91,26 @@ def resume(folder: str | Path, accept_changes: bool = False) -> Summary:
     run = RunFolder(folder)
     if not run.exists:
         raise RunError(f"{folder}: holds no run to resume (no {layout.CONFIG})")
-    options = replace(run.options, resume=str(folder), accept_changes=accept_changes)
-    return distill(options) if isinstance(options, DistillOptions) else train(options)
+    data = replace(run.options.data, download=False)  # it was fetched, or a stranger would have it fetched
+    options = replace(run.options, resume=str(folder), accept_changes=accept_changes, data=data)
+    with nullcontext() if trust or run.is_own else looking():
+        return distill(options) if isinstance(options, DistillOptions) else train(options)
 
 
 def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, device: Device) -> Summary:
     folder = default_folder(options, data)
     check_sources(folder, options)
-    if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and options.resume is None:
-        check_teacher_of(options, method, data, device)
     with open_run(folder, options, device) as run:
         if run.note is not None and device.is_first:
             print(escape_lines(run.note))  # noqa: T201  # for the person
         if run.finished:
             return RunFolder(run.folder).result
+        if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and run.state is None:
+            check_teacher_of(options, method, data, device)
         session = assemble(options, method, data, device, run)
         broadcast_state(session.method)
         if isinstance(options, DistillOptions) and isinstance(session.method, SpotKD):
-            plan = plan_preparation(session.method, options)
+            plan = plan_preparation(session.method, options, len(data.train))
             prepare(session.method, session.data.train, device, run, plan)
         summary = fit(session)
         if device.is_first:
@@ -139,7 +151,7 @@ def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
     """
     run = RunFolder(folder)
     options = run.distill_options
-    data = load_data(data_spec(options.data))
+    data = load_data(replace(data_spec(options.data), download=False))
     method = build_distillation(options, data, quiet=True)
     state = run.state()
     if state is None or state.get("phase") != TRAINING:
@@ -147,7 +159,7 @@ def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
         raise RunError(f"{folder}: no epoch was completed there; resume it with: {again}")
     try:
         load_learned_state(method, state["method"])
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise RunError(f"{folder}: its checkpoint does not fit ({one_line(error)[:300]})") from error
     return method, data
 

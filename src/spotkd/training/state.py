@@ -63,6 +63,7 @@ class Training:
         self._constants = {
             "teacher": fingerprint(_teacher(session.method)),
             "data": f"{len(images)} images, {_checksum(images.labels)}",
+            "pixels": images.fingerprint(),
         }
         saved = session.run.state
         if saved is not None and saved["phase"] == TRAINING:
@@ -106,7 +107,7 @@ class Training:
         """
         try:
             for what, value in self._constants.items():
-                if state["constants"][what] != value:
+                if state["constants"].get(what, value) != value:  # older runs know nothing of pixels
                     raise SpotkdError(f"the {_CONSTANTS[what]} other than when this run was interrupted: start over")
             tallies = dict(state["tallies"])
             self.meter.load_state_dict(tallies.pop("meter"))
@@ -126,7 +127,11 @@ class Training:
                 self.rates.step()
 
 
-_CONSTANTS = {"teacher": "teacher's weights are", "data": "training images are"}
+_CONSTANTS = {
+    "teacher": "teacher's weights are",
+    "data": "training images are",
+    "pixels": "training images, whose labels are the same, are",
+}
 
 
 def learned_state(method: Method) -> dict[str, Tensor]:
