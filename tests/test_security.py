@@ -294,6 +294,7 @@ NAMED = {  # options of a run, and with which words of the command line they are
     "student.name": "python:evil.build",
     "teacher.name": "python:evil.build",
     "data.name of the standard library": "python:antigravity.fly",
+    "student.name of a giant": "torchvision:vit_h_14",
 }
 
 
@@ -331,7 +332,7 @@ def test_looking_follows_no_name_of_code(option: str, here: Path, capsys: pytest
     assert f"{name}: a file names" in capsys.readouterr().err
     assert main(["evaluate", "run"]) == 0  # the weights note their own names
     assert main(["distill", "--resume", "run"]) == 2
-    assert f"run: its options name code, {name}, and you have not made it" in capsys.readouterr().err
+    assert f"run: its options name {name}, and you have not made it" in capsys.readouterr().err
     assert not Path("exploded").exists()
     assert not {"evil", "antigravity"} & set(sys.modules)
 
