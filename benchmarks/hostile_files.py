@@ -293,7 +293,8 @@ def put_picture(run: Path, dice: random.Random) -> None:
 
 
 TRAINING = "--data folder:set --data.image_size 16 --data.workers 0 --epochs 2 --batch_size 8 --quiet --logger csv"
-DISTILLING = f"--teacher resnet8 --teacher.checkpoint teacher --student resnet8 --min_teacher_top1 0 {TRAINING}"
+NETWORKS = "--teacher resnet8 --teacher.checkpoint teacher --student resnet8"
+DISTILLING = f"{NETWORKS} --strategy adaptive --min_teacher_top1 0 {TRAINING}"
 LOOKING = (
     "report {run}", "report {run} --figures figures", "inspect {run}", "distill --resume {run} --quiet",
     "distill {options} --resume auto --out {run}",
