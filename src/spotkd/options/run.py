@@ -21,11 +21,16 @@ class ModelOptions:
     Args:
         name: a network of the zoo, such as resnet20, or torchvision:NAME, timm:NAME, python:MODULE.FUNCTION.
         checkpoint: weights to start from: a run folder, .safetensors, .pt or .pth.
+        checkpoint_key: which weights of the checkpoint to take, where it holds several: ema for averaged ones, raw, a
+            key of the file, or a prefix of its names; unset takes the raw ones and tells of others.
+        replace_head: start with a new classifier where the checkpoint's has another number of classes.
         at: modules of a network from outside the zoo after which a stage ends, as layer1,layer2; unset proposes some.
     """
 
     name: str = option("resnet20", affects="result")
     checkpoint: str | None = option(None, affects="result")
+    checkpoint_key: str | None = option(None, affects="result")
+    replace_head: bool = option(False, affects="result")
     at: list[str] | str | None = option(None, affects="result")
 
 
