@@ -52,9 +52,10 @@ def _load_folder(path: str, spec: DataSpec) -> Dataset:
     splits, classes = _read_splits(places, left_out)
     left_out.add_beside(folder, list(places.values()))
     taken = [f"{place.name}/ as {split}" for split, place in places.items() if place.name != split]
-    if "test" not in places:
-        share = f"{spec.test_share or 0.2:.0%} of each class of {places['train'].name}"
-        taken.append(f"{places['val'].name if 'val' in places else share}/ for the test images")
+    if len(places) == 1:
+        taken.append(f"{spec.test_share or 0.2:.0%} of each class of {places['train'].name}/ for the test images")
+    elif "test" not in places and taken:
+        taken.append(f"{places['val'].name}/ for the test images")
     left_out.tell(f"takes {', '.join(taken)}" if taken else "")
     return build_dataset(spec, classes, splits["train"], splits.get("test"), splits.get("val"))
 
