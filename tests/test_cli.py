@@ -215,8 +215,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 TRAINED = ("distill", "--teacher", "resnet8", "--teacher.checkpoint", "BARE")
 MISTAKES = {
     ("distil",): "unknown command 'distil': did you mean distill",
-    ("train", "--modle", "resnet8"): "unrecognized arguments: --modle resnet8",
-    ("train", "--optim.learning_rate", "1"): "unrecognized arguments: --optim.learning_rate 1",
+    ("train", "--modle", "resnet8"): "unrecognized arguments: --modle resnet8: did you mean --model?",
+    ("train", "--optim.learning_rate", "1"): "unrecognized arguments: --optim.learning_rate 1: 'spotkd train --help'",
     ("train", "--epochs", "ten"): 'Parser key "epochs"',
     ("train", "--epochs", "0"): "epochs is 0: it must be at least 1",
     ("train", "--batch-size", "-4"): "batch_size is -4",

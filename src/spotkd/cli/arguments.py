@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -83,7 +85,7 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     spelled = _spell_out(arguments, named, switches)
     if "recipe" in defaults:
         plain = [argument for argument in spelled if argument.partition("=")[0] != "--print_config"]
-        given = parser.parse_args(plain, defaults=False).as_dict()
+        given = _parse(parser, plain, named, defaults=False).as_dict()
         given.pop("config", None)
         if given.get("resume") not in (None, "auto"):  # the run's own options hold, but for those given here
             _check_resumed(command, given)
@@ -103,10 +105,26 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
                 print(as_yaml(config), end="")
                 sys.exit(0)
             return config
-    options = parser.parse_args(spelled)
+    options = _parse(parser, spelled, named)
     check_filled(COMMANDS[command][0], options.as_dict())
     values = parser.instantiate(options)
     return COMMANDS[command][0](**{key: value for key, value in vars(values).items() if key != "config"})
+
+
+def _parse(parser: ArgumentParser, arguments: Sequence[str], named: Sequence[str], **settings: Any) -> Any:
+    """What the parser makes of the arguments; an unknown option is answered with the near ones."""
+    try:
+        return parser.parse_args(list(arguments), **settings)
+    except ArgumentError as error:
+        message = str(error)
+        unknown = next((word for word in message.split() if word.startswith("--")), "")
+        if "unrecognized arguments" not in message or not unknown:
+            raise
+        name = unknown[2:].partition("=")[0].removesuffix(".name" if unknown.partition("=")[0][2:-5] in named else "")
+        known = [*named, *(key for key in parser.get_defaults().keys() if not key.endswith(".name"))]  # noqa: SIM118
+        near = [key for key in known if key.rpartition(".")[2] == name] or get_close_matches(name, known)
+        hint = f"did you mean --{' or --'.join(near[:3])}?" if near else f"'{parser.prog} --help' lists all options"
+        raise SpotkdError(f"{message}: {hint}") from error
 
 
 def _check_resumed(command: str, given: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..deprecation import warn_renamed
@@ -79,6 +80,8 @@ def load_data(spec: DataSpec) -> Dataset:
         data = _load_from_python(spec)
     elif colon:
         data = SOURCES[source](rest, spec)
+    elif name not in DATASETS and Path(spec.name).expanduser().is_dir():
+        raise SpotkdError(f"unknown data set '{spec.name}', which is a folder: write folder:{spec.name}")
     else:
         data = DATASETS[name](spec)
     if not spec.augment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,17 +11,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import SpotkdError
+from ..errors import SpotkdError, tell
 from .image_files import EXTENSIONS, FolderImages, is_image_file
 from .images import DATASETS, SOURCES, Dataset, reject_unused
 from .lazy import DEFAULT_EDGE, MEAN, STD, LazySet, build_dataset, check_image_size, import_optional
 from .spec import DataSpec
 
-_SPLIT_NAMES = {  # how folders that hold a split are called, whatever their case
-    "train": ("train", "training", "train_set"),
-    "val": ("val", "valid", "validation", "val_set"),
-    "test": ("test", "testing", "test_set"),
+_SPLIT_NAMES = {  # how folders that hold a split are called, whatever their case, in front of _set, _data or _images
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev", "devel", "development", "eval", "evaluation"),
+    "test": ("test", "testing", "tst", "holdout", "heldout"),
 }
+_CONTENT_NAMES = ("dataset", "set", "data", "images", "imgs", "pictures", "split")
+_BY_SYSTEMS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "lost+found")
 _EXPECTED_LAYOUT = "FOLDER/train/CLASS/1.jpg with FOLDER/val/CLASS/2.jpg, or FOLDER/CLASS/1.jpg, is expected"
 _CLASS_NAME_FILES = ("LOC_synset_mapping.txt", "words.txt")  # class names of ImageNet, in the files that come with it
 
@@ -32,14 +35,28 @@ def _load_folder(path: str, spec: DataSpec) -> Dataset:
     folder = Path(path).expanduser()
     if not path or not folder.is_dir():
         raise SpotkdError(f"{spec.name}: no such folder, seen from {Path.cwd()}")
+    left_out = LeftOut(folder)
+    folder = _enter_only_folder(folder)
     places = _find_split_folders(folder)
-    if places and "train" not in places:
-        raise SpotkdError(f"{folder}: has {next(iter(places.values())).name}/ and no train/; {_EXPECTED_LAYOUT}")
-    one_class_called_train = list(places) == ["train"] and not _list_subfolders(places["train"])
-    if not places or one_class_called_train:
-        train, classes = _read_split(folder)
+    others = [place for place in _list_subfolders(folder) if place not in places.values()]
+    are_classes = places and not any(_list_subfolders(place) for place in places.values())
+    if not places or (are_classes and (others or list(places) == ["train"])):  # classes called train or test
+        train, classes = _read_split(folder, left_out)
+        left_out.tell(f"no train/ and no test/: {spec.test_share or 0.2:.0%} of each class are held out as test images")
         return build_dataset(spec, classes, train, None, None)
-    splits, classes = _read_splits(places)
+    if "train" not in places:
+        name = next(iter(places.values())).name
+        raise SpotkdError(
+            f"{folder}: has {name}/ and no train/; {_EXPECTED_LAYOUT}; where {name} is a class, call it class_{name}"
+        )
+    splits, classes = _read_splits(places, left_out)
+    left_out.add_beside(folder, list(places.values()))
+    taken = [f"{place.name}/ as {split}" for split, place in places.items() if place.name != split]
+    if len(places) == 1:
+        taken.append(f"{spec.test_share or 0.2:.0%} of each class of {places['train'].name}/ for the test images")
+    elif "test" not in places and taken:
+        taken.append(f"{places['val'].name}/ for the test images")
+    left_out.tell(f"takes {', '.join(taken)}" if taken else "")
     return build_dataset(spec, classes, splits["train"], splits.get("test"), splits.get("val"))
 
 
@@ -64,7 +81,9 @@ def _load_imagenet(spec: DataSpec) -> Dataset:
         )
     if "val" in places:
         places.pop("test", None)  # whose labels are not published
-    splits, classes = _read_splits(places)
+    left_out = LeftOut(folder)
+    splits, classes = _read_splits(places, left_out)
+    left_out.tell("")
     import_optional("torchvision.transforms.v2", "vision")
     test = splits.get("val", splits.get("test"))
     assert test is not None  # for type checkers: there is more than train
@@ -94,11 +113,47 @@ def name_synsets(synsets: Sequence[str], words: Iterable[str]) -> tuple[str, ...
     )
 
 
+class LeftOut:
+    """What a folder holds beside the pictures that are read: counted by kind, with an example of each.
+
+    Args:
+        folder: the data set's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._counts: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+
+    def add(self, kind: str, place: Path) -> None:
+        self._counts[kind] += 1
+        self._examples.setdefault(kind, str(place.relative_to(self._folder)))
+
+    def add_beside(self, folder: Path, taken: Sequence[Path]) -> None:
+        """What lies in a folder beside the folders that are taken; hidden files of systems are not worth a word."""
+        for place in sorted(folder.iterdir()):
+            if place in taken or place.name.startswith("."):
+                continue
+            if place.is_dir():
+                self.add("folders", place)
+            elif is_image_file(place.name):
+                self.add("pictures outside of class folders", place)
+            else:
+                self.add(f"{place.suffix.lower() or 'other'} files", place)
+
+    def tell(self, taken: str) -> None:
+        """One line with what was taken as what and what was left out, where there is something to say."""
+        parts = [f"{count} {kind} ({self._examples[kind]})" for kind, count in self._counts.most_common()]
+        words = [taken] * bool(taken) + [f"left out: {', '.join(parts)}"] * bool(parts)
+        if words:
+            tell(f"{self._folder}: {'; '.join(words)}")
+
+
 def _find_split_folders(folder: Path) -> dict[str, Path]:
     """The folders that hold a split, by its name in ``_SPLIT_NAMES``."""
     found: dict[str, Path] = {}
     for split, names in _SPLIT_NAMES.items():
-        places = [place for place in _list_subfolders(folder) if place.name.lower() in names]
+        places = [place for place in _list_subfolders(folder) if _reduce_name(place.name) in names]
         if len(places) > 1:
             raise SpotkdError(f"{folder}: has both {places[0].name}/ and {places[1].name}/; keep one of them")
         if places:
@@ -106,53 +161,93 @@ def _find_split_folders(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _read_splits(places: dict[str, Path]) -> tuple[dict[str, LazySet], tuple[str, ...]]:
-    """The splits by name, and the classes, which must be the same in all."""
-    read = {split: _read_split(place) for split, place in places.items()}
-    classes = read["train"][1]
-    for split, (_, others) in read.items():
-        lacking, extra = (sorted(set(one) - set(other)) for one, other in ((classes, others), (others, classes)))
-        if lacking or extra:
-            parts = [f"lacks {_join_first(lacking)}"] * bool(lacking)
-            parts += [f"alone has {_join_first(extra)}"] * bool(extra)
+def _reduce_name(name: str) -> str:
+    """A split's name without what stands behind it: train for Training_Set or train-images."""
+    letters = re.sub(r"[\W_]+", "", name.lower())
+    ending = next((end for end in _CONTENT_NAMES if letters.endswith(end)), "")
+    return letters.removesuffix(ending)
+
+
+def _enter_only_folder(folder: Path) -> Path:
+    """The only folder in a folder, as archives have it, if that holds the splits or the classes."""
+    inside = _list_subfolders(folder)
+    if len(inside) == 1 and not _find_split_folders(folder) and len(_list_subfolders(inside[0])) > 1:
+        return inside[0]
+    return folder
+
+
+def _read_splits(places: dict[str, Path], left_out: LeftOut) -> tuple[dict[str, LazySet], tuple[str, ...]]:
+    """The splits by name, and the classes, which are those of the training images."""
+    train, classes = _read_split(places["train"], left_out)
+    read = {"train": train}
+    for split, place in places.items():
+        if split == "train":
+            continue
+        ignored = LeftOut(place)
+        found = {folder.name for folder in _list_subfolders(place) if _list_images(folder, place, ignored)}
+        if extra := sorted(found - set(classes)):
+            lacking = sorted(set(classes) - found)
+            parts = [f"lacks {_join_first(lacking)}"] * bool(lacking) + [f"alone has {_join_first(extra)}"]
             raise SpotkdError(
-                f"{places[split]}: its class folders are not those of {places['train']}: it {' and '.join(parts)}"
+                f"{place}: its class folders are not those of {places['train']}: it {' and '.join(parts)}; give them "
+                "the same names"
             )
-    return {split: images for split, (images, _) in read.items()}, classes
+        read[split], _ = _read_split(place, left_out, classes)
+    return read, classes
 
 
-def _read_split(folder: Path) -> tuple[LazySet, tuple[str, ...]]:
-    """The images below the class folders in ``folder``, and the classes."""
-    places = _list_subfolders(folder)
+def _read_split(
+    folder: Path, left_out: LeftOut, classes: tuple[str, ...] | None = None
+) -> tuple[LazySet, tuple[str, ...]]:
+    """The images below the class folders in ``folder``, and the classes; where these are known, some may be empty."""
+    places = _list_subfolders(folder) if classes is None else [folder / name for name in classes]
     if len(places) < 2:
         what = f"only one class folder ({places[0].name})" if places else "no class folders"
         raise SpotkdError(f"{folder}: {what} in it, and two classes are the least; {_EXPECTED_LAYOUT}")
-    names = [_list_images(place, folder) for place in places]
-    for place, found in zip(places, names, strict=True):
-        if not found:
-            raise SpotkdError(
-                f"{place}: a class folder without pictures ({', '.join(sorted(EXTENSIONS))}); remove it or add some"
-            )
+    names = [_list_images(place, folder, left_out) for place in places]
+    empty = [place for place, found in zip(places, names, strict=True) if not found]
+    if empty and (classes is None or len(empty) == len(places)):
+        raise SpotkdError(
+            f"{empty[0]}: a class folder without pictures ({', '.join(sorted(EXTENSIONS))}); add some, or remove it "
+            "together with those of its name in other splits"
+        )
+    if empty:
+        tell(f"{folder}: has no pictures of {_join_first([place.name for place in empty])}")
+    left_out.add_beside(folder, places)
     pictures = FolderImages(str(folder), np.array([os.fsencode(name) for found in names for name in found]))
     labels = torch.repeat_interleave(torch.arange(len(places)), torch.tensor([len(found) for found in names]))
     return LazySet(pictures, torch.arange(len(labels)), labels), tuple(place.name for place in places)
 
 
 def _list_subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder but for hidden ones, sorted."""
+    """The folders in a folder but for hidden ones and those that systems make, sorted."""
     try:
-        return sorted(place for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
+        return sorted(
+            place
+            for place in folder.iterdir()
+            if place.is_dir() and not place.name.startswith(".") and place.name not in _BY_SYSTEMS
+        )
     except OSError as error:
         raise SpotkdError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def _list_images(place: Path, root: Path) -> list[str]:
+def _list_images(place: Path, root: Path, left_out: LeftOut) -> list[str]:
     """Paths relative to ``root`` of the pictures in a class folder and the folders in it, in a fixed order."""
     found: list[str] = []
     for folder, folders, files in os.walk(place):
+        for name in folders:
+            if Path(folder, name).is_symlink():  # which may lead in circles
+                left_out.add("linked folders", Path(folder, name))
+            elif name.startswith("."):
+                left_out.add("hidden folders", Path(folder, name))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         start = Path(folder).relative_to(root).as_posix()
-        found += [f"{start}/{name}" for name in sorted(files) if is_image_file(name)]
+        for name in sorted(files):
+            if is_image_file(name):
+                found.append(f"{start}/{name}")
+            else:
+                kind = "hidden" if name.startswith(".") else Path(name).suffix.lower() or "other"
+                left_out.add(f"{kind} files", Path(folder, name))
     return found
 
 

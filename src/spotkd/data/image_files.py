@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -21,7 +21,11 @@ from torch import Tensor
 from ..cores import available_cores
 from ..untrusted.images import decode_and_use, ignore_warnings, read_image_file, read_image_size
 
-EXTENSIONS = frozenset(["jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif", "ppm", "pgm"])
+EXTENSIONS = frozenset(
+    ["jpg", "jpeg", "jpe", "jfif", "png", "bmp", "dib", "webp", "tif", "tiff", "gif", "ppm", "pgm", "pbm"]
+    + ["avif"] * bool(features.check("avif"))
+    + ["jp2", "j2k"] * bool(features.check("jpg_2000"))
+)
 _BLOCK = 64  # pictures that a thread decodes before it takes more
 _THREADS = 8  # at most: more are in each other's way
 _SAMPLE = 512  # pictures whose size is looked at before one is chosen for all

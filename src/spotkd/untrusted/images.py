@@ -22,7 +22,17 @@ MAX_FILE_BYTES = 256 << 20
 MAX_PIXELS = 100_000_000  # a small file can unfold to any number of them
 _LARGE_PIXELS = 10_000_000  # beyond which images are decoded one after the other
 _TURN = threading.RLock()
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # Pillow has others, of which EPS starts a program
+_FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "WEBP",
+    "TIFF",
+    "GIF",
+    "PPM",
+    "AVIF",
+    "JPEG2000",
+)  # Pillow has others, of which EPS starts a program
 
 
 def read_image_file(path: Path) -> bytes:
