@@ -18,6 +18,7 @@ from ..options import DataOptions, DistillOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_loggers, parse_names, parse_spots
 from ..options.values import MOST_EPOCHS, check_values, epochs_for, milestones
 from ..routing import STRATEGIES, scaled_bias
+from ..runs.summary import Scores
 from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
 from ..runtime.random_state import seed_everything
@@ -228,7 +229,7 @@ def cache_teacher(method: SpotKD, data: Dataset, options: DistillOptions, device
         print(f"teacher {options.teacher.name}: its outputs take {method.teacher_cache.gib:.3g} GiB")  # noqa: T201
 
 
-def check_teacher_of(options: DistillOptions, method: SpotKD, data: Dataset, device: Device) -> None:
+def check_teacher_of(options: DistillOptions, method: SpotKD, data: Dataset, device: Device) -> Scores | None:
     """See :func:`.teacher.check_teacher`."""
     loader = Loader(
         data,
@@ -239,7 +240,7 @@ def check_teacher_of(options: DistillOptions, method: SpotKD, data: Dataset, dev
         memory_format=device.memory_format,
         workers=options.data.workers,
     )
-    check_teacher(
+    return check_teacher(
         method.teacher,
         loader,
         len(data.classes),

@@ -24,6 +24,7 @@ from ..runtime.collectives import broadcast_state
 from ..runtime.device import Device, choose_memory_format, make_fabric
 from ..runtime.process_group import leaving_process_group
 from ..untrusted.names import looking
+from .announcement import announce
 from .assemble import assemble, check_sources, default_folder, open_run, trained_model
 from .build import (
     build_distillation,
@@ -105,8 +106,12 @@ def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, 
             print(escape_lines(run.note))  # noqa: T201  # for the person
         if run.finished:
             return RunFolder(run.folder).result
+        scores = None
         if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and run.state is None:
-            check_teacher_of(options, method, data, device)
+            scores = check_teacher_of(options, method, data, device)
+        if not options.quiet:
+            for line in announce(options, data, device, scores):
+                print(escape_lines(line))  # noqa: T201  # for the person
         session = assemble(options, method, data, device, run)
         broadcast_state(session.method)
         if isinstance(options, DistillOptions) and isinstance(session.method, SpotKD):

@@ -10,6 +10,7 @@ import torch
 from ..data import Loader, Split
 from ..errors import SpotkdError
 from ..models.weights import read_metadata
+from ..runs.summary import Scores
 from ..runtime.device import Device
 from ..stages import StagedModel
 from .evaluation import evaluate
@@ -27,11 +28,14 @@ def check_teacher(
     data_name: str,
     min_top1: float | None = None,
     warn: Callable[[str], object] = lambda _: None,
-) -> None:
+) -> Scores | None:
     """The teacher must know something about these images: a wrong checkpoint, classes in another order or images
     prepared in another way would make every student useless.
 
     One of ours whose file itself notes that it was never better is used after a warning.
+
+    Returns:
+        Its scores on these images; None where it was not looked at.
 
     Args:
         teacher: the network.
@@ -47,7 +51,7 @@ def check_teacher(
         SpotkdError: it gets fewer test images right than ``min_top1``, or no more than guessing would.
     """
     if min_top1 == 0:
-        return
+        return None
     split = loader.split
     teacher.to(device.fabric.device)
     scores = evaluate(teacher, loader, device.fabric, classes)
@@ -55,12 +59,12 @@ def check_teacher(
     if min_top1 is not None:
         if scores.top1 < min_top1:
             raise SpotkdError(f"{found}, and min_teacher_top1 is {min_top1:g}")
-        return
+        return scores
     # Who always names the commonest class is right so often.
     chance = 1 / classes if split.labels is None else split.labels.bincount().max().item() / len(split)
     bound = 100 * (chance + 3 * math.sqrt(chance * (1 - chance) / scores.images))
     if scores.top1 > bound:
-        return
+        return scores
     noted = read_metadata(checkpoint)
     if noted.get("data") == data_name and noted.get("test_top1", math.inf) <= bound:
         warn(f"note: {found}: no more than guessing, as it was when it was trained")
@@ -70,6 +74,7 @@ def check_teacher(
             f"{bound:.1f} %): is it the wrong checkpoint, or are classes or images other than those it was trained on? "
             "To use it all the same: --min_teacher_top1 0"
         )
+    return scores
 
 
 def sample_of(split: Split) -> Split:
