@@ -172,11 +172,11 @@ def edit_table(run: Path, dice: random.Random) -> None:
             del row[place:]
         elif kind == "more":
             row.append(new)
-        elif kind == "rows":
+        elif kind == "rows" and len(rows) < 1000:
             rows += rows[1:] * dice.choice((1, 1000))
-        else:
+        elif kind == "columns" and len(row) < 1000:
             for each in rows:
-                each += each * dice.choice((1, 1000))
+                each += each * dice.choice((1, 100))
     path.write_text("\n".join(map(",".join, rows)) + dice.choice(("\n", "", "\r\n")))
 
 
