@@ -173,10 +173,10 @@ def edit_table(run: Path, dice: random.Random) -> None:
         elif kind == "more":
             row.append(new)
         elif kind == "rows" and len(rows) < 1000:
-            rows += rows[1:] * dice.choice((1, 1000))
+            rows += [list(each) for each in rows[1:] * dice.choice((1, 1000))]
         elif kind == "columns" and len(row) < 1000:
-            for each in rows:
-                each += each * dice.choice((1, 100))
+            times = dice.choice((2, 100 if len(rows) < 1000 else 2))
+            rows = [each * times for each in rows]
     path.write_text("\n".join(map(",".join, rows)) + dice.choice(("\n", "", "\r\n")))
 
 
