@@ -88,7 +88,8 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
         if given.get("resume") not in (None, "auto"):  # the run's own options hold, but for those given here
             _check_resumed(command, given)
             # Data were fetched when the run began; a stranger's folder fetches nothing.
-            spelled = ["--config", f"{given['resume']}/config.yaml", "--data.download=false", *spelled]
+            former = ["--balance=none"] if command == "distill" else []  # before there was such an option
+            spelled = [*former, "--config", f"{given['resume']}/config.yaml", "--data.download=false", *spelled]
             given["recipe"] = None
         recipe = recipe or given.get("recipe")
         if recipe is not None:

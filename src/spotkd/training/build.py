@@ -103,7 +103,16 @@ def choose_epochs(options: AnyRun, data: Dataset) -> AnyRun:
 def build_supervised(options: TrainOptions, data: Dataset) -> Supervised:
     """The method of plain training."""
     model = options.model
-    return Supervised(build_model(model.name, len(data.classes), model.checkpoint, data.image_shape))
+    return Supervised(
+        build_model(
+            model.name,
+            len(data.classes),
+            model.checkpoint,
+            data.image_shape,
+            checkpoint_key=model.checkpoint_key,
+            replace_head=model.replace_head,
+        )
+    )
 
 
 def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> SpotKD:
@@ -116,14 +125,23 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         raise SpotkdError(
             "teacher.checkpoint is missing: name a run folder or a weights file; 'spotkd train' makes one"
         )
-    check_class_count(options.teacher.checkpoint, data)
+    if not options.teacher.replace_head:
+        check_class_count(options.teacher.checkpoint, data)
     with redirect_stdout(None) if quiet else nullcontext():
         teacher, student = (
             create_model(
-                model.name, len(data.classes), model.checkpoint, at=parse_names(model.at), image_shape=data.image_shape
+                model.name,
+                len(data.classes),
+                model.checkpoint,
+                at=parse_names(model.at),
+                image_shape=data.image_shape,
+                checkpoint_key=model.checkpoint_key,
+                replace_head=model.replace_head,
             )
             for model in (options.teacher, options.student)
         )
+    if options.balance == "auto" and options.compile and not quiet:
+        print("note: the weights are not balanced, since gradients cannot be measured inside compiled passes")  # noqa: T201
     strategy, policy = STRATEGIES[options.strategy](), options.policy
     if options.fold and not strategy.trains_teacher:
         teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
@@ -148,6 +166,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         target_share=policy.target_share,
         target_weight=policy.target_weight,
         gather=options.gather,
+        balanced=options.balance == "auto" and not options.compile,
     )
 
 

@@ -57,7 +57,9 @@ class Training:
     def __init__(self, session: Session, optimizer: Optimizer) -> None:
         self.method, self.optimizer, self.rates = session.method, optimizer, session.schedule.rates
         self.selection = session.selection
-        self.meter = EpochMeans(session.method.spot_names, session.device.fabric.device)
+        self.meter = EpochMeans(
+            session.method.spot_names, session.device.fabric.device, lambda: _balanced_weights(session.method)
+        )
         self.position = Position()
         images = session.data.dataset.train
         self._constants = {
@@ -167,6 +169,12 @@ def _frozen_keys(method: Method) -> set[str]:
     if method.trained_teacher is not None:
         return set()
     return {f"teacher.{key}" for key in _teacher(method)}
+
+
+def _balanced_weights(method: Method) -> Tensor | None:
+    """The factors by which a method balances its distiller; None where it does not."""
+    balance = getattr(method, "balance", None)
+    return None if balance is None else balance.weights
 
 
 def _teacher(method: Method) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from io import BytesIO
@@ -42,9 +43,10 @@ def read_torch_file(file: BinaryIO, path: Path) -> object:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a damaged file makes the reader guess aloud; one line of ours is enough
             file.seek(0)
-            validate_torch_file(file)
+            names = validate_torch_file(file)
             file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([(kind, name) for name, kind in names.items()]):
+                return torch.load(file, map_location="cpu", weights_only=True)
     except RefusedError as error:
         raise SpotkdError(f"{path}: refused, {error}; save a plain state dict instead") from error
     except pickle.UnpicklingError as error:
@@ -55,16 +57,18 @@ def read_torch_file(file: BinaryIO, path: Path) -> object:
         raise SpotkdError(f"{path}: damaged or not a checkpoint ({one_line(error)[:200]})") from error
 
 
-def validate_torch_file(file: BinaryIO) -> None:
+def validate_torch_file(file: BinaryIO) -> dict[str, type]:
     """Go through all that a file names and claims, and read no tensor.
+
+    Returns:
+        What is put for names in it that are neither tensors nor dangerous.
 
     Raises:
         RefusedError: it names something else than tensors, or claims more than it holds.
         Exception: nearly any other one, from damage.
     """
     if file.read(4) == b"PK\x03\x04":
-        _validate_zip(file)
-        return
+        return _validate_zip(file)
     with MappedFile(file) as content:  # as torch wrote it before 1.6: pickles one after the other
         for _ in ("magic number", "protocol", "system"):
             PickleValidator(content, {}, content.size).load()
@@ -73,9 +77,10 @@ def validate_torch_file(file: BinaryIO) -> None:
         claimed = sum(validator.claimed.values())
         if claimed > content.size:
             raise RefusedError(f"its tensors claim {claimed} bytes of {content.size}")
+        return validator.stand_ins
 
 
-def _validate_zip(file: BinaryIO) -> None:
+def _validate_zip(file: BinaryIO) -> dict[str, type]:
     size = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as package:
         entries = {entry.filename: entry for entry in package.infolist()}
@@ -91,7 +96,26 @@ def _validate_zip(file: BinaryIO) -> None:
         start = f"{top}/data/"
         records = {name.removeprefix(start): entry.file_size for name, entry in entries.items() if start in name}
         pickled = package.read(f"{top}/data.pkl")
-        PickleValidator(BoundedReader(BytesIO(pickled)), records, len(pickled)).load()
+        validator = PickleValidator(BoundedReader(BytesIO(pickled)), records, len(pickled))
+        validator.load()
+        return validator.stand_ins
+
+
+class StandIn:
+    """Stands for an object that is no tensor, such as the options of a training: nothing of it is made."""
+
+    def __new__(cls, *_: object) -> StandIn:
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        """Its attributes are of no use."""
+
+
+class DictionaryStandIn:
+    """Stands for a kind of dictionary: its items may be the weights, so a plain one is made."""
+
+    def __new__(cls, *_: object) -> OrderedDict[object, object]:  # type: ignore[misc]
+        return OrderedDict()
 
 
 class PickleValidator(BoundedUnpickler):
@@ -106,6 +130,7 @@ class PickleValidator(BoundedUnpickler):
 
     Attributes:
         claimed: bytes of each storage, as the pickle has it.
+        stand_ins: a :class:`StandIn` or :class:`DictionaryStandIn` for each harmless name.
     """
 
     # The last three ways to write something, which torch does not know, ask for memory without filling it.
@@ -115,15 +140,27 @@ class PickleValidator(BoundedUnpickler):
         super().__init__(file, limit, encoding="utf-8", errors="surrogateescape")
         self._records = records
         self.claimed: dict[str, int] = {}
+        self.stand_ins: dict[str, type] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.storage") and name.removesuffix("Storage") in _ITEM_SIZES:
             return Stub(_ignore, _ITEM_SIZES[name.removesuffix("Storage")])
         if module == "torch" and re.fullmatch(r"b?float\d+\w*|u?int\d+|bool|complex\d+", name):
             return Stub(_ignore)
+        if (module, name) not in _ALLOWED_NAMES and _HARMLESS.fullmatch(f"{module}.{name}"):
+            now = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))  # as torch looks it up
+            return self._make_stand_in(".".join(now))
         if (module, name) not in _ALLOWED_NAMES:
             raise RefusedError(f"it holds more than tensors: it names {f'{module}.{name}'[:80]!r}")
         return Stub(_ALLOWED_NAMES[module, name])
+
+    def _make_stand_in(self, name: str) -> type[StandIn]:
+        self.stand_ins.setdefault(name, StandIn)
+
+        def note_item(*_: object) -> None:
+            self.stand_ins[name] = DictionaryStandIn
+
+        return type("StandIn", (StandIn,), {"__setitem__": note_item})
 
     def persistent_load(self, pid: Any) -> StorageStub:
         _, kind, key, _, count, *_ = pid
@@ -164,6 +201,13 @@ def _ignore(*_: object) -> None:
     """For names that are looked up and allocate nothing: parameters, types, devices."""
 
 
+def _validate_attributes(_: object, __: object, ___: object, state: object) -> None:
+    """A parameter's attributes of the user's; torch would set those that it has itself, too."""
+    names = state if isinstance(state, dict) else [None]
+    if any(not isinstance(name, str) or hasattr(torch.nn.Parameter, name) for name in names):
+        raise RefusedError("it holds a parameter that changes more than attributes of its own")
+
+
 def _make_set(items: Iterable[object] = ()) -> set[object]:
     check_keys(listed := list(items))
     return set(listed)
@@ -196,6 +240,21 @@ _ALLOWED_NAMES: dict[tuple[str, str], Callable[..., object]] = {
     ("torch._utils", "_rebuild_tensor_v2"): _validate_tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _validate_tensor,
     ("torch._utils", "_rebuild_parameter"): _ignore,
+    ("torch._utils", "_rebuild_parameter_with_state"): _validate_attributes,
     ("torch", "Size"): _ignore,
     ("torch", "device"): _ignore,
 }
+
+# Options, numbers and settings that trainers save beside their weights.
+_HARMLESS = re.compile(
+    r"""argparse\.Namespace | types\.SimpleNamespace | collections\.(defaultdict|deque)
+    | (builtins|__builtin__)\.(dict|list|int|long|float|str|unicode|bool|tuple|slice|range|xrange|complex|frozenset)
+    | numpy\.(dtype|ndarray|bool_?|u?int\d+|float\d+) | numpy\.dtypes\.\w+
+    | numpy\._?core\.(multiarray\.(scalar|_reconstruct)|numeric\._frombuffer)
+    | pathlib(\._local)?\.\w*Path | datetime\.(date|time|datetime|timedelta|timezone)
+    | decimal\.Decimal | fractions\.Fraction | uuid\.UUID | torch\.torch_version\.TorchVersion
+    | torch\.optim\.([a-z_]+\.)?[A-Z]\w*
+    | (omegaconf|easydict|addict|yacs|mmengine|mmcv|ml_collections|pytorch_lightning|lightning|lightning_fabric
+      |lightning_utilities|transformers|timm|fvcore|ignite)\.([a-z_0-9]+\.)*[A-Z]\w*""",
+    re.VERBOSE,
+)
