@@ -124,7 +124,9 @@ def edit_config(run: Path, dice: random.Random) -> None:
                                         ("", "strategy"), ("data", "root"), ("teacher", "checkpoint")))  # fmt: skip
             place = options.get(section) if section else options
             if isinstance(place, dict):
-                place[key] = dice.choice(NAMES)
+                place[key] = dice.choice((dice.choice(NAMES), "python:evil.Thing"))
+            if key == "name" and isinstance(options.get("data"), dict):
+                options["data"].pop("image_size", None)  # which data by code do not take
         else:
             replace_somewhere(options, any_value(dice), dice)
     if dice.random() < 0.3 and isinstance(options.get("data"), dict):
