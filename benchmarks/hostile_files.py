@@ -124,7 +124,9 @@ def edit_config(run: Path, dice: random.Random) -> None:
                                         ("", "strategy"), ("data", "root"), ("teacher", "checkpoint")))  # fmt: skip
             place = options.get(section) if section else options
             if isinstance(place, dict):
-                place[key] = dice.choice(NAMES)
+                place[key] = dice.choice((dice.choice(NAMES), "python:evil.Thing"))
+            if key == "name" and isinstance(options.get("data"), dict):
+                options["data"].pop("image_size", None)  # which data by code do not take
         else:
             replace_somewhere(options, any_value(dice), dice)
     if dice.random() < 0.3 and isinstance(options.get("data"), dict):
@@ -172,11 +174,11 @@ def edit_table(run: Path, dice: random.Random) -> None:
             del row[place:]
         elif kind == "more":
             row.append(new)
-        elif kind == "rows":
-            rows += rows[1:] * dice.choice((1, 1000))
-        else:
-            for each in rows:
-                each += each * dice.choice((1, 1000))
+        elif kind == "rows" and len(rows) < 1000:
+            rows += [list(each) for each in rows[1:] * dice.choice((1, 1000))]
+        elif kind == "columns" and len(row) < 1000:
+            times = dice.choice((2, 100 if len(rows) < 1000 else 2))
+            rows = [each * times for each in rows]
     path.write_text("\n".join(map(",".join, rows)) + dice.choice(("\n", "", "\r\n")))
 
 

@@ -76,3 +76,13 @@ def is_among(path: str, patterns: list[str]) -> bool:
     name = place.name.rpartition(".")[0].lstrip(".")
     kept = place.with_name(name) if place.name.startswith(".") and name else place
     return any(fnmatch(str(one), pattern) for one in (place, kept) for pattern in patterns)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_attacks_come_to_nothing() -> None:
+    """A few of the thousand commands of benchmarks/attack.py, of another seed than its result in the docs."""
+    attack = [sys.executable, str(ROOT / "benchmarks" / "attack.py"), "--commands", "25", "--seed", "2"]
+    done = subprocess.run(attack, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 executions, 0 writes outside, 0 fetches, 0 hangs" in done.stdout
