@@ -130,6 +130,7 @@ OPERATIONS = {
     "a storage's key": b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\n" + ENDLESS + b"X\x03\0\0\0cpuK\x01tQ.",
     "calls of one long tuple": b"\x80\x02" + MANY + b"q\1" + b"0ctorch\nfloat32\nh\1R" * 3_000 + b".",
     "states of one long tuple": b"\x80\x02" + MANY + b"q\1" + b"0ccollections\nOrderedDict\n)Rh\1b" * 3_000 + b".",
+    "lists in lists": b"\x80\x02" + b"]" * 1_000_000 + b"a" * 999_999 + b".",
     "a long number as keys": b"\x80\x02\x8b\0\0\1\0" + b"\1" * (1 << 16) + b"q\0" + b"}" + b"h\0Ns" * 50_000 + b".",
 }
 
@@ -294,6 +295,7 @@ NAMED = {  # options of a run, and with which words of the command line they are
     "student.name": "python:evil.build",
     "teacher.name": "python:evil.build",
     "data.name of the standard library": "python:antigravity.fly",
+    "student.name of a giant": "torchvision:vit_h_14",
 }
 
 
@@ -331,7 +333,7 @@ def test_looking_follows_no_name_of_code(option: str, here: Path, capsys: pytest
     assert f"{name}: a file names" in capsys.readouterr().err
     assert main(["evaluate", "run"]) == 0  # the weights note their own names
     assert main(["distill", "--resume", "run"]) == 2
-    assert f"run: its options name code, {name}, and you have not made it" in capsys.readouterr().err
+    assert f"run: its options name {name}, and you have not made it" in capsys.readouterr().err
     assert not Path("exploded").exists()
     assert not {"evil", "antigravity"} & set(sys.modules)
 

@@ -248,6 +248,7 @@ def _rules(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
         "distiller": recipe.distiller,
         "strategy": strategy,
         "alpha": 1.0,
+        "balance": "none",
         "beta": None if at_logits else distiller.default_weight,
         "temperature": getattr(distiller, "temperature", 4.0),
     }

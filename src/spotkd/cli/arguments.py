@@ -90,7 +90,8 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
         if given.get("resume") not in (None, "auto"):  # the run's own options hold, but for those given here
             _check_resumed(command, given)
             # Data were fetched when the run began; a stranger's folder fetches nothing.
-            spelled = ["--config", f"{given['resume']}/config.yaml", "--data.download=false", *spelled]
+            former = ["--balance=none"] if command == "distill" else []  # before there was such an option
+            spelled = [*former, "--config", f"{given['resume']}/config.yaml", "--data.download=false", *spelled]
             given["recipe"] = None
         recipe = recipe or given.get("recipe")
         if recipe is not None:
@@ -130,7 +131,7 @@ def _check_resumed(command: str, given: Mapping[str, Any]) -> None:
     """A run is resumed by the command that began it, and by its maker where its options name code."""
     from ..runs.folder import RunFolder
     from ..runs.layout import CONFIG
-    from ..runs.origin import is_own, names_of_code
+    from ..runs.origin import is_own, names_to_follow
 
     folder = given["resume"]
     run = RunFolder(folder)
@@ -140,10 +141,10 @@ def _check_resumed(command: str, given: Mapping[str, Any]) -> None:
     if command != right:
         again = escape_shell(["spotkd", right, "--resume", folder])
         raise SpotkdError(f"{folder}: is a run of 'spotkd {right}': {again}")
-    unsaid = sorted(names_of_code(run.raw_options) - names_of_code(given))
+    unsaid = sorted(names_to_follow(run.raw_options) - names_to_follow(given))
     if unsaid and not is_own(run.path, run.raw_options):
         raise SpotkdError(
-            f"{folder}: its options name code, {', '.join(unsaid)}, and you have not made it on this machine; if you "
-            "trust it, give each of these options once more, as --distiller NAME"
+            f"{folder}: its options name {', '.join(unsaid)}, and you have not made it on this machine; if you trust "
+            "it, give each of these options once more, as --distiller NAME"
         )
     check_options_file(COMMANDS[command][0], run.path / CONFIG, follow=False)

@@ -111,6 +111,11 @@ def check_options_file(kind: type, path: str | Path, *, follow: bool = True) -> 
     return text
 
 
+def complete_former(kind: type, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of a run of a former version, with what it did where a newer version has another default."""
+    return {"balance": "none", **content} if "balance" in get_type_hints(kind) else content
+
+
 def parse_options(kind: type[C], content: Mapping[str, Any], source: object) -> C:
     """The configuration of a run from what a checkpoint holds, checked likewise; ``source`` names the file.
 
@@ -120,7 +125,7 @@ def parse_options(kind: type[C], content: Mapping[str, Any], source: object) -> 
     parser = parser_for(cast(type, kind))
     try:
         check_filled(kind, content)
-        options = parser.parse_object(dict(content))
+        options = parser.parse_object(dict(complete_former(cast(type, kind), content)))
         return kind(**vars(parser.instantiate(options)))
     except (ArgumentError, SpotkdError, TypeError, OSError, RecursionError) as error:
         raise SpotkdError(f"{source}: {one_line(error)}") from error
@@ -140,7 +145,7 @@ def read_options(kind: type[C], path: str | Path, *, follow: bool = True) -> C:
     parser = parser_for(cast(type, kind))
     try:
         text = check_options_file(cast(type, kind), path, follow=follow)
-        options = parser.parse_string(text)
+        options = parser.parse_object(dict(complete_former(cast(type, kind), parse_yaml(text))))
         check_filled(kind, options.as_dict())
         return kind(**vars(parser.instantiate(options)))
     except (ArgumentError, SpotkdError, TypeError, OSError) as error:

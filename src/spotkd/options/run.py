@@ -213,6 +213,8 @@ class DistillOptions(RunOptions):
         spots: pairs of stages student:teacher, as layer1:layer2,layer3:layer4, in place of the distiller's own.
         alpha: weight of the loss on the logits.
         beta: weight of the distiller; unset takes the paper's.
+        balance: auto bounds the distiller's pull at the student by that of labels and logits, so that its weight means
+            the same for every pair of networks; none is the paper.
         temperature: of the loss on the logits; unset takes its own (4 for kd).
         standardise: bring logits to mean 0 and deviation 1 before the loss on them.
         min_teacher_top1: stop unless the teacher gets this percentage of (up to 1024) test images right; unset asks for
@@ -238,6 +240,7 @@ class DistillOptions(RunOptions):
     spots: list[str] | str | None = option(None, affects="result", parse=parse_spots)
     alpha: float = option(1.0, affects="result")
     beta: float | None = option(None, affects="result")
+    balance: Literal["auto", "none"] = option("auto", affects="result")
     temperature: float | None = option(None, affects="result")
     standardise: bool = option(False, affects="result")
     min_teacher_top1: float | None = option(

@@ -15,7 +15,7 @@ from ..untrusted.files import open_file, read_text
 from ..untrusted.yaml_files import check_yaml_file, read_yaml
 from . import layout
 from .checkpoint import load_newest
-from .origin import is_own
+from .origin import is_own, names_to_follow
 from .summary import Summary, read_summary
 from .tables import Decisions, Metrics, read_decisions, read_metrics
 
@@ -69,6 +69,11 @@ class RunFolder:
     def is_own(self) -> bool:
         """Whether this user made the run on this machine, as far as the code that its options name tells."""
         return is_own(self.path, self.raw_options)
+
+    @property
+    def own_names(self) -> set[str]:
+        """The names of code, networks and addresses in the options of a run that this user made."""
+        return names_to_follow(self.raw_options) if self.is_own else set()
 
     @property
     def modified(self) -> float:

@@ -1,8 +1,8 @@
-"""Who made a run whose options name code: a file with what nobody else can compute.
+"""Who made a run whose options name code or an address: a file with what nobody else can compute.
 
 A person's key, 32 random bytes, lies in the folder for settings (``~/.config/spotkd/key``), readable by that person
-alone. A run whose options name code notes an HMAC of those names. Whoever resumes it with the same key made it, on this
-machine; anybody else names the code once more.
+alone. A run whose options hold such names notes an HMAC of them. Whoever opens it with the same key made it, on this
+machine; anybody else gives the names once more.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from ..registry import PYTHON
 from ..untrusted.files import read_bytes, read_text
 from .layout import ORIGIN
 
+_FOLLOWED = (PYTHON, "torchvision:", "timm:", "hf:")
 _KEY_BYTES = 32
 
 
-def names_of_code(value: object) -> set[str]:
-    """All names of code that stand in options, however deep."""
+def names_to_follow(value: object) -> set[str]:
+    """All names of code, of networks of other libraries and of addresses that stand in options, however deep."""
     if isinstance(value, str):
-        return {value} if value.startswith(PYTHON) else set()
+        return {value} if value.startswith(_FOLLOWED) else set()
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return set().union(*map(names_of_code, parts))
+    return set().union(*map(names_to_follow, parts))
 
 
 def note_origin(folder: Path, options: Mapping[str, Any]) -> None:
-    """Write who made a run, if its options name code; where no key can be kept, nothing is noted."""
-    names = names_of_code(options)
+    """Write who made a run, if its options hold names to follow; where no key can be kept, nothing is noted."""
+    names = names_to_follow(options)
     key = _find_key(make=True) if names else None
     if key is None:
         (folder / ORIGIN).unlink(missing_ok=True)
@@ -43,16 +44,16 @@ def note_origin(folder: Path, options: Mapping[str, Any]) -> None:
 
 
 def is_own(folder: Path, options: Mapping[str, Any]) -> bool:
-    """Whether this person noted, on this machine, that a run names this code."""
+    """Whether this person noted, on this machine, that a run holds these names."""
     try:
         noted, key = read_text(folder / ORIGIN, 1024, follow=False).strip(), _find_key(make=False)
     except SpotkdError:
         return False
-    return key is not None and hmac.compare_digest(noted.encode(), _sign(key, names_of_code(options)).encode())
+    return key is not None and hmac.compare_digest(noted.encode(), _sign(key, names_to_follow(options)).encode())
 
 
 def _sign(key: bytes, names: set[str]) -> str:
-    return hmac.new(key, json.dumps(["names of code", *sorted(names)]).encode(), hashlib.sha256).hexdigest()
+    return hmac.new(key, json.dumps(["names to follow", *sorted(names)]).encode(), hashlib.sha256).hexdigest()
 
 
 def _find_key(make: bool) -> bytes | None:

@@ -12,7 +12,7 @@ from ..errors import RunError, SpotkdError, one_line
 from ..untrusted.files import read_text
 
 ALL_CLASSES = "all"  # what stands in place of a class in the row of all images
-MAX_COLUMNS, MAX_ROWS = 500, 1_000_000
+MAX_COLUMNS, MAX_EPOCHS, MAX_DECISIONS = 500, 50_000, 500_000  # columns, and rows of either table
 
 
 class Rows(NamedTuple):
@@ -23,11 +23,11 @@ class Rows(NamedTuple):
     remark: str | None = None
 
 
-def read_rows(path: Path) -> Rows:
+def read_rows(path: Path, most: int) -> Rows:
     """The rows of a table; a last one that was torn, since the run was killed while it was written, is left out.
 
     Raises:
-        RunError: it cannot be read, or a row in its midst has another number of cells than its header.
+        RunError: it cannot be read, has more than ``most`` rows, or a row in its midst has other cells than its header.
     """
     try:
         text = read_text(path, follow=False)
@@ -36,8 +36,10 @@ def read_rows(path: Path) -> Rows:
     except (SpotkdError, csv.Error) as error:
         raise RunError(one_line(error) if isinstance(error, SpotkdError) else f"{path}: damaged ({error})") from error
     header, rows = (lines[0], lines[1:]) if lines else ([], [])
-    if len(set(header)) < len(header) or len(header) > MAX_COLUMNS or len(rows) > MAX_ROWS:
-        raise RunError(f"{path}: damaged, it is no table with at most {MAX_COLUMNS} columns, each of another name")
+    if len(set(header)) < len(header) or len(header) > MAX_COLUMNS or len(rows) > most:
+        raise RunError(
+            f"{path}: damaged, it is no table with at most {MAX_COLUMNS} columns, each of another name, and {most} rows"
+        )
     wrong = next((number for number, row in enumerate(rows, 2) if len(row) != len(header)), None)
     if wrong is not None:
         raise RunError(f"{path}: damaged, row {wrong} has another number of cells than the header")
@@ -57,7 +59,7 @@ def read_metrics(path: Path) -> Metrics:
     Raises:
         RunError: it cannot be read.
     """
-    header, rows, remark = read_rows(path)
+    header, rows, remark = read_rows(path, MAX_EPOCHS)
     try:
         columns = [[float(cell) for cell in column] for column in zip(*rows, strict=True)]
     except ValueError as error:
@@ -97,7 +99,7 @@ def read_decisions(path: Path) -> Decisions:
     """
     if not path.is_symlink() and not path.exists():
         return Decisions()
-    header, lines, remark = read_rows(path)
+    header, lines, remark = read_rows(path, MAX_DECISIONS)
     try:
         rows = [
             DecisionRow(int(epoch), None if label == ALL_CLASSES else int(label), int(images), tuple(map(float, means)))

@@ -246,7 +246,8 @@ def _hooks(
 
 def _notes(options: TrainOptions | DistillOptions, progress: Progress) -> Notes:
     asked = isinstance(options, DistillOptions) and options.policy.target_share is not None
-    return Notes(progress.note, advises_share=not asked)
+    balanced = isinstance(options, DistillOptions) and options.balance == "auto"
+    return Notes(progress.note, advises_share=not asked, advises_weight=not balanced)
 
 
 def _decision_log(

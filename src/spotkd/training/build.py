@@ -140,6 +140,8 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
             )
             for model in (options.teacher, options.student)
         )
+    if options.balance == "auto" and options.compile and not quiet:
+        print("note: the weights are not balanced, since gradients cannot be measured inside compiled passes")  # noqa: T201
     strategy, policy = STRATEGIES[options.strategy](), options.policy
     if options.fold and not strategy.trains_teacher:
         teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
@@ -164,6 +166,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         target_share=policy.target_share,
         target_weight=policy.target_weight,
         gather=options.gather,
+        balanced=options.balance == "auto" and not options.compile,
     )
 
 

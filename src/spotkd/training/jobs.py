@@ -188,7 +188,8 @@ def evaluate_checkpoint(options: EvaluateOptions) -> Scores:
         described = replace(described, root=options.root)
     elif run.exists:
         described = replace(described, root=str(_noted_root(run) or described.root))
-    with looking(filter(None, (options.model, options.data)), options.trust):
+    own = run.own_names if run.exists else ()
+    with looking((options.model, options.data, *own), options.trust):
         data = load_data(data_spec(described))
         check_class_count(options.checkpoint, data)
         model = build_model(str(names["model"]), len(data.classes), options.checkpoint, data.image_shape)

@@ -259,7 +259,7 @@ class Notes(Hook):
         if epoch.number == 1 and self.advises_weight and terms.get("distill", 0.0) > DOMINANT * rest:
             self.note(
                 f"note: in epoch 1 the distiller's term is {terms['distill']:.3g} beside {rest:.3g} of labels and "
-                "logits: it may be too heavy for these networks; --beta sets its weight"
+                "logits: it may be too heavy for these networks; --balance auto bounds it, --beta sets it"
             )
 
 

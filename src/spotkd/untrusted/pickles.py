@@ -21,6 +21,7 @@ from ..errors import SpotkdError, one_line
 from .files import open_file
 
 Array = npt.NDArray[Any]
+MAX_READS = 500_000  # of a pickle; some seventy for each tensor
 MAX_PICKLE_BYTES = 1 << 30  # a batch of CIFAR-100 has 155 MB
 
 
@@ -29,22 +30,29 @@ class RefusedError(Exception):
 
 
 class BoundedReader:
-    """Bytes to read from; a length beyond their end is an error, whatever was to be read.
+    """Bytes to read from; a length beyond their end is an error, whatever was to be read, and so are too many parts.
 
     Args:
         file: what lies in memory or is mapped, so that nothing is allocated for what is not there.
     """
 
     def __init__(self, file: BytesIO | mmap.mmap) -> None:
-        self._file = file
+        self._file, self._reads = file, 0
+
+    def _count(self) -> None:
+        self._reads += 1
+        if self._reads > MAX_READS:
+            raise RefusedError("it has more parts than any checkpoint or batch")
 
     def read(self, size: int) -> bytes:
+        self._count()
         content = self._file.read(size)
         if len(content) < size:
             raise EOFError("it ends too early")
         return content
 
     def readline(self) -> bytes:
+        self._count()
         line = self._file.readline()
         if not line.endswith(b"\n"):
             raise EOFError("it ends too early")
