@@ -165,6 +165,7 @@ def test_classes_called_test_and_a_folder_of_an_archive(tmp_path: Path, capsys: 
     write_folder(tmp_path / "b" / "pictures", ("train", "val"))
     (tmp_path / "b" / "__MACOSX" / "pictures").mkdir(parents=True)
     assert open_folder(tmp_path / "b").classes == CLASSES
+    assert f"{tmp_path / 'b'}: left out: 1 folders (__MACOSX)" in capsys.readouterr().err
 
 
 def test_a_folder_in_place_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,9 @@ def _load_folder(path: str, spec: DataSpec) -> Dataset:
     if not path or not folder.is_dir():
         raise SpotkdError(f"{spec.name}: no such folder, seen from {Path.cwd()}")
     left_out = LeftOut(folder)
-    folder = _enter_only_folder(folder)
+    if (inside := _enter_only_folder(folder)) != folder:
+        left_out.add_beside(folder, [inside])
+        folder = inside
     places = _find_split_folders(folder)
     others = [place for place in _list_subfolders(folder) if place not in places.values()]
     are_classes = places and not any(_list_subfolders(place) for place in places.values())
