@@ -193,6 +193,12 @@ def test_grey_of_more_than_eight_bits_is_scaled_by_its_range(
     assert said == (top != 65535)
 
 
+def test_flips_can_be_switched_off_for_themselves(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    data = open_folder(tmp_path, flip=False)
+    assert (data.flip, data.augment, open_folder(tmp_path).flip) == (False, True, True)
+
+
 # Sizes
 
 
