@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from spotkd import Dataset, Loader, SpotkdError
 from spotkd.data import ImageSet, LazySet, Split, load_dataset
@@ -164,6 +165,7 @@ def test_classes_called_test_and_a_folder_of_an_archive(tmp_path: Path, capsys: 
     write_folder(tmp_path / "b" / "pictures", ("train", "val"))
     (tmp_path / "b" / "__MACOSX" / "pictures").mkdir(parents=True)
     assert open_folder(tmp_path / "b").classes == CLASSES
+    assert f"{tmp_path / 'b'}: left out: 1 folders (__MACOSX)" in capsys.readouterr().err
 
 
 def test_a_folder_in_place_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +173,30 @@ def test_a_folder_in_place_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SpotkdError, match=r"^unknown data set 'pictures', which is a folder: write folder:pictures$"):
         load_dataset("pictures")
+
+
+@pytest.mark.parametrize(
+    ("kind", "top", "suffix"),
+    [("u2", 255, "png"), ("u2", 4095, "png"), ("f4", 1, "tif"), ("i4", 255, "tif"), ("u2", 65535, "png")],
+)
+def test_grey_of_more_than_eight_bits_is_scaled_by_its_range(
+    kind: str, top: int, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grey = np.linspace(0, 1, 256).reshape(16, 16) * top
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.fromarray(grey.astype(kind)).save(tmp_path / name / f"{number}.{suffix}")
+    images = in_memory(open_folder(tmp_path).train).images[0, 0].numpy().astype(int)
+    assert abs(images.ravel() - np.arange(256)).max() <= 1
+    said = f"grey pictures with more than 8 bits is taken as {top:g}\n" in capsys.readouterr().err
+    assert said == (top != 65535)
+
+
+def test_flips_can_be_switched_off_for_themselves(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    data = open_folder(tmp_path, flip=False)
+    assert (data.flip, data.augment, open_folder(tmp_path).flip) == (False, True, True)
 
 
 # Sizes

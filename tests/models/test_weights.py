@@ -180,7 +180,10 @@ def without(state: State, *keys: str) -> State:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: without(s, "fc.bias"), r"not a checkpoint of resnet8: it lacks fc\.bias: name the network"),
+        (
+            lambda s: without(s, "fc.bias"),
+            r"not a checkpoint of resnet8: it lacks fc\.bias: --model\.replace_head true",
+        ),
         (lambda s: s | {"head.bias": torch.zeros(3)}, r"it has unexpected head\.bias: name the network"),
         (lambda s: s | {"fc.bias": torch.zeros(3)}, r"it has another shape for fc\.bias \(3,\) instead of \(10,\): "),
         (

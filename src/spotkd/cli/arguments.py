@@ -122,7 +122,7 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str], named: Sequence[str
             raise
         name = unknown[2:].partition("=")[0].removesuffix(".name" if unknown.partition("=")[0][2:-5] in named else "")
         known = [*named, *(key for key in parser.get_defaults().keys() if not key.endswith(".name"))]  # noqa: SIM118
-        near = [key for key in known if key.rpartition(".")[2] == name] or get_close_matches(name, known)
+        near = [key for key in known if key.rpartition(".")[2] == name] or get_close_matches(name, known, n=1)
         hint = f"did you mean --{' or --'.join(near[:3])}?" if near else f"'{parser.prog} --help' lists all options"
         raise SpotkdError(f"{message}: {hint}") from error
 

@@ -86,6 +86,8 @@ def load_data(spec: DataSpec) -> Dataset:
         data = DATASETS[name](spec)
     if not spec.augment:
         data = replace(data, augment=False)
+    if not spec.flip:
+        data = replace(data, flip=False)
     return data.limited(spec.limit).hold_out(spec.val_share)
 
 

@@ -6,13 +6,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 
 from ..errors import SpotkdError, tell
-from .image_files import EXTENSIONS, FolderImages, is_image_file
+from ..untrusted.images import WHITE
+from .image_files import EXTENSIONS, FolderImages, find_white, is_image_file
 from .images import DATASETS, SOURCES, Dataset, reject_unused
 from .lazy import DEFAULT_EDGE, MEAN, STD, LazySet, build_dataset, check_image_size, import_optional
 from .spec import DataSpec
@@ -36,14 +39,16 @@ def _load_folder(path: str, spec: DataSpec) -> Dataset:
     if not path or not folder.is_dir():
         raise SpotkdError(f"{spec.name}: no such folder, seen from {Path.cwd()}")
     left_out = LeftOut(folder)
-    folder = _enter_only_folder(folder)
+    if (inside := _enter_only_folder(folder)) != folder:
+        left_out.add_beside(folder, [inside])
+        folder = inside
     places = _find_split_folders(folder)
     others = [place for place in _list_subfolders(folder) if place not in places.values()]
     are_classes = places and not any(_list_subfolders(place) for place in places.values())
     if not places or (are_classes and (others or list(places) == ["train"])):  # classes called train or test
         train, classes = _read_split(folder, left_out)
         left_out.tell(f"no train/ and no test/: {spec.test_share or 0.2:.0%} of each class are held out as test images")
-        return build_dataset(spec, classes, train, None, None)
+        return _build(spec, classes, {"train": train})
     if "train" not in places:
         name = next(iter(places.values())).name
         raise SpotkdError(
@@ -57,6 +62,18 @@ def _load_folder(path: str, spec: DataSpec) -> Dataset:
     elif "test" not in places and taken:
         taken.append(f"{places['val'].name}/ for the test images")
     left_out.tell(f"takes {', '.join(taken)}" if taken else "")
+    return _build(spec, classes, splits)
+
+
+def _build(spec: DataSpec, classes: tuple[str, ...], splits: dict[str, LazySet]) -> Dataset:
+    """The data set; what is white in pictures of more than 8 bits is settled once for all of them."""
+    white = find_white([split.image_files for split in splits.values()])
+    if white != WHITE:
+        tell(f"{spec.name}: the brightest value of its grey pictures with more than 8 bits is taken as {white:g}")
+        splits = {
+            name: replace(split, image_files=replace(cast(FolderImages, split.image_files), white=white))
+            for name, split in splits.items()
+        }
     return build_dataset(spec, classes, splits["train"], splits.get("test"), splits.get("val"))
 
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from ..cores import available_cores
-from ..untrusted.images import decode_and_use, ignore_warnings, read_image_file, read_image_size
+from ..untrusted.images import WHITE, decode_and_use, ignore_warnings, measure_white, read_image_file, read_image_size
 
 EXTENSIONS = frozenset(
     ["jpg", "jpeg", "jpe", "jfif", "png", "bmp", "dib", "webp", "tif", "tiff", "gif", "ppm", "pgm", "pbm"]
@@ -51,10 +51,12 @@ class FolderImages:
     Attributes:
         root: the folder.
         names: paths in it, as bytes in one array: worker processes share that, and would copy a million strings.
+        white: brightest value of pictures with more than 8 bits of grey.
     """
 
     root: str
     names: npt.NDArray[np.bytes_]
+    white: float = WHITE
 
     def __len__(self) -> int:
         return len(self.names)
@@ -78,6 +80,27 @@ def resize_to_cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """A picture made as large as it must be to cover ``size``, height and width, and its centre cut out."""
     height, width = size
     return image if image.size == (width, height) else ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+
+
+def find_white(pictures: Sequence[ImageFiles]) -> float:
+    """The brightest value of grey pictures with more than 8 bits, by the range of an evenly spread sample of all.
+
+    Returns:
+        1, or 2 ** n - 1 for 8, 10, 12, 14 or 16 bits; more only where real numbers reach further.
+
+    Raises:
+        SpotkdError: one of those looked at is no picture.
+    """
+    found = [(False, 0.0)]
+    with ignore_warnings():
+        for part in pictures:
+            numbers = np.linspace(0, len(part) - 1, min(len(part), _SAMPLE)).round().astype(np.int64)
+            found += [measure_white(*part[int(number)]) for number in numbers]
+    most = max(value for _, value in found)
+    if not most:
+        return WHITE
+    levels = [1.0] * any(real for real, _ in found) + [2.0**bits - 1 for bits in (8, 10, 12, 14, 16)]
+    return next((level for level in levels if most <= level), most)
 
 
 def find_common_size(pictures: Sequence[ImageFiles]) -> tuple[int, int] | None:
@@ -114,11 +137,12 @@ def decode_images(pictures: ImageFiles, numbers: Sequence[int], size: tuple[int,
         SpotkdError: one of them cannot be read or is damaged; the first one, if there are several.
     """
     height, width = size
+    white = getattr(pictures, "white", WHITE)
     images = np.empty((len(numbers), 3, height, width), dtype=np.uint8)
 
     def fill(start: int) -> int:
         for place, number in enumerate(numbers[start : start + _BLOCK], start):
-            image = decode_and_use(*pictures[number], partial(resize_to_cover, size=size))
+            image = decode_and_use(*pictures[number], partial(resize_to_cover, size=size), white)
             images[place] = np.asarray(image).transpose(2, 0, 1)
         return len(numbers[start : start + _BLOCK])
 

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..cores import available_cores
 from ..errors import SpotkdError, one_line
-from ..untrusted.images import decode_and_use, ignore_warnings
+from ..untrusted.images import WHITE, decode_and_use, ignore_warnings
 from .image_files import FolderImages, ImageFiles, decode_images, find_common_size, image_to_tensor
 from .images import Dataset, EpochSpec, ImageSet, RawBatch, Split, split_per_class
 from .spec import DataSpec
@@ -86,7 +86,7 @@ def cut_ends(picture: Tensor, edge: int) -> Tensor:
 
 
 def decode_and_transform(
-    picture: tuple[str, bytes], transform: Callable[[Tensor], Tensor], seed: int, index: int
+    picture: tuple[str, bytes], transform: Callable[[Tensor], Tensor], seed: int, index: int, white: float = WHITE
 ) -> Tensor:
     """A picture decoded and transformed; the transform's random numbers depend on ``seed`` and ``index`` alone.
 
@@ -96,7 +96,7 @@ def decode_and_transform(
     with ignore_warnings(), torch.random.fork_rng(devices=[]):
         mixed = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
         torch.default_generator.manual_seed(int(mixed[0]))  # torch.manual_seed would reach for the GPU's, too
-        return decode_and_use(*picture, lambda image: transform(image_to_tensor(image)))
+        return decode_and_use(*picture, lambda image: transform(image_to_tensor(image)), white)
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,8 @@ class _DecodingDataset(TorchDataset["Tensor | SpotkdError"]):
 
     def __getitem__(self, index: int) -> Tensor | SpotkdError:
         try:
-            return decode_and_transform(self.image_files[int(self.numbers[index])], self.transform, self.seed, index)
+            picture, white = self.image_files[int(self.numbers[index])], getattr(self.image_files, "white", WHITE)
+            return decode_and_transform(picture, self.transform, self.seed, index, white)
         except SpotkdError as error:
             return error
 

@@ -30,6 +30,7 @@ class DataSpec:
             of small images (up to 96) that are all alike, and takes 224 otherwise.
         streaming: read an hf: set while training, never whole; for sets larger than the disk.
         augment: crop and, where that makes sense, mirror training images at random.
+        flip: with augment, mirror them where that makes sense; false for pictures in which left and right differ.
         workers: processes that decode images which are not kept in memory; None takes one a core, at most eight.
     """
 
@@ -43,4 +44,5 @@ class DataSpec:
     image_size: int | None = None
     streaming: bool = False
     augment: bool = _for_all(True)
+    flip: bool = _for_all(True)
     workers: int | None = _for_all(None)

@@ -115,7 +115,7 @@ def load_weights(
     if problems:
         remedy = (
             "--model.replace_head true takes all but the classifier"
-            if head and reshaped and len(problems) == 1
+            if head and len(problems) == 1
             else "name the network and the number of classes that it was made for"
         )
         common = f"all {len(found.tensors)} keys begin with `{fit.common}`, and " if fit.common else ""

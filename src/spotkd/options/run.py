@@ -50,6 +50,7 @@ class DataOptions:
             images (up to 96) that are all alike, and takes 224 otherwise.
         streaming: read an hf: set along while training, never whole; for sets larger than the disk.
         augment: crop and, where that makes sense, mirror training images at random.
+        flip: with augment, mirror them where that makes sense; false for pictures in which left and right differ.
         workers: processes that decode images which are not kept in memory; unset takes one a core, at most eight.
     """
 
@@ -63,6 +64,7 @@ class DataOptions:
     image_size: int | None = option(None, affects="result", test_image_key=1)
     streaming: bool = option(False, affects="result", test_image_key=3)
     augment: bool = option(True, affects="result")
+    flip: bool = option(True, affects="result")
     workers: int | None = option(None, affects="speed", at_least=0)
 
 

@@ -22,6 +22,7 @@ MAX_FILE_BYTES = 256 << 20
 MAX_PIXELS = 100_000_000  # a small file can unfold to any number of them
 _LARGE_PIXELS = 10_000_000  # beyond which images are decoded one after the other
 _TURN = threading.RLock()
+WHITE = 65535.0  # of pictures with 16 bits of grey
 _FORMATS = (
     "JPEG",
     "PNG",
@@ -68,16 +69,17 @@ def decode_image(name: str, content: bytes) -> Image.Image:
     return decode_and_use(name, content, lambda image: image)
 
 
-def decode_and_use(name: str, content: bytes, use: Callable[[Image.Image], T]) -> T:
+def decode_and_use(name: str, content: bytes, use: Callable[[Image.Image], T], white: float = WHITE) -> T:
     """What ``use`` makes of an image as :func:`decode_image` gives it; large ones one after the other.
 
-    So threads side by side take no more than one large image, and whatever is made of it.
+    So threads side by side take no more than one large image, and whatever is made of it. ``white`` is the brightest
+    value of pictures with more than 8 bits of grey, see :func:`measure_white`.
     """
     with ExitStack() as stack:
-        return use(_decode(name, content, stack))
+        return use(_decode(name, content, stack, white))
 
 
-def _decode(name: str, content: bytes, turn: ExitStack) -> Image.Image:
+def _decode(name: str, content: bytes, turn: ExitStack, white: float) -> Image.Image:
     try:
         with _open_image(name, content) as file:
             image: Image.Image = file
@@ -86,10 +88,11 @@ def _decode(name: str, content: bytes, turn: ExitStack) -> Image.Image:
             image.load()
             with suppress(Exception):  # a broken note on how the camera was held leaves the pixels as they are
                 ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I"):  # 16 bits of grey, of which Pillow would keep the darkest 256
-                grey = np.asarray(image)
-                image = Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8))
-                del grey
+            if image.mode.startswith("I") and white == WHITE:  # of which Pillow would keep the darkest 256
+                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+            elif image.mode.startswith(("I", "F")):
+                grey = np.nan_to_num(np.asarray(image)).astype(np.float32)
+                image = Image.fromarray((grey * (255 / white)).round().clip(0, 255).astype(np.uint8))
             return image.convert("RGB")
     except SpotkdError:
         raise
@@ -97,6 +100,23 @@ def _decode(name: str, content: bytes, turn: ExitStack) -> Image.Image:
         raise SpotkdError(f"{name}: damaged or not a picture; replace or remove it") from error
     except Exception as error:  # damage makes the decoders raise nearly anything
         raise SpotkdError(f"{name}: damaged ({one_line(error)[:200]}); replace or remove it") from error
+
+
+def measure_white(name: str, content: bytes) -> tuple[bool, float]:
+    """Whether a picture has real numbers, and its brightest value; 0 for pictures of 8 bits, which say what is white.
+
+    Raises:
+        SpotkdError: it is damaged, no image, or has too many pixels.
+    """
+    try:
+        with _open_image(name, content) as image:
+            if not image.mode.startswith(("I", "F")):
+                return False, 0.0
+            return image.mode.startswith("F"), float(np.nan_to_num(np.asarray(image)).max())
+    except SpotkdError:
+        raise
+    except Exception as error:
+        raise SpotkdError(f"{name}: damaged or not a picture; replace or remove it") from error
 
 
 def read_image_size(name: str, content: bytes) -> tuple[int, int]:
