@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
 from typing import TypeVar
@@ -22,6 +23,7 @@ from ..runs.summary import Scores
 from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
 from ..runtime.random_state import seed_everything
+from .announcement import describe_start, format_number
 from .loggers import check_installed
 from .prepare import PreparationPlan
 from .select import resolve_select
@@ -227,6 +229,23 @@ def cache_teacher(method: SpotKD, data: Dataset, options: DistillOptions, device
     method.cache_teacher(len(data.train), 2 if device.precision == "bf16-mixed" else 4, options.cache_teacher)
     if method.teacher_cache is not None and not options.quiet:
         print(f"teacher {options.teacher.name}: its outputs take {method.teacher_cache.gib:.3g} GiB")  # noqa: T201
+
+
+def describe_choices(
+    options: TrainOptions | DistillOptions, data: Dataset, device: Device, teacher: Scores | None
+) -> Iterator[str]:
+    """Two lines before the first step: what was loaded; what was chosen, and which options choose otherwise."""
+    epochs, steps = epochs_for(options, len(data.train)), -(-len(data.train) // options.batch_size)
+    yield describe_start(data, device, epochs, steps)
+    rate = f"{options.optim.schedule} with rate {options.optim.lr:g}"
+    if not isinstance(options, DistillOptions):
+        yield f"{options.model.name} on labels; {rate} (--epochs, --optim.schedule, --optim.lr)"
+        return
+    weight = "balanced" if options.balance == "auto" else "as published"
+    known = "" if teacher is None else f", right on {teacher.top1:.1f} % of {format_number(teacher.images)} test images,"
+    method = f"{options.distiller}, {options.strategy}, weight {weight}"
+    choices = "--distiller, --strategy, --balance, --epochs, --optim.schedule, --optim.lr"
+    yield f"{options.teacher.name}{known} teaches {options.student.name}: {method}; {rate} ({choices})"
 
 
 def check_teacher_of(options: DistillOptions, method: SpotKD, data: Dataset, device: Device) -> Scores | None:

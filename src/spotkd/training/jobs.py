@@ -24,7 +24,6 @@ from ..runtime.collectives import broadcast_state
 from ..runtime.device import Device, choose_memory_format, make_fabric
 from ..runtime.process_group import leaving_process_group
 from ..untrusted.names import looking
-from .announcement import announce
 from .assemble import assemble, check_sources, default_folder, open_run, trained_model
 from .build import (
     build_distillation,
@@ -35,6 +34,7 @@ from .build import (
     check_teacher_of,
     choose_epochs,
     data_spec,
+    describe_choices,
     open_data,
     open_device,
     plan_preparation,
@@ -110,7 +110,7 @@ def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, 
         if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and run.state is None:
             scores = check_teacher_of(options, method, data, device)
         if not options.quiet:
-            for line in announce(options, data, device, scores):
+            for line in describe_choices(options, data, device, scores):
                 print(escape_lines(line))  # noqa: T201  # for the person
         session = assemble(options, method, data, device, run)
         broadcast_state(session.method)
