@@ -242,7 +242,9 @@ def describe_choices(
         yield f"{options.model.name} on labels; {rate} (--epochs, --optim.schedule, --optim.lr)"
         return
     weight = "balanced" if options.balance == "auto" else "as published"
-    known = "" if teacher is None else f", right on {teacher.top1:.1f} % of {format_number(teacher.images)} test images,"
+    known = (
+        "" if teacher is None else f", right on {teacher.top1:.1f} % of {format_number(teacher.images)} test images,"
+    )
     method = f"{options.distiller}, {options.strategy}, weight {weight}"
     choices = "--distiller, --strategy, --balance, --epochs, --optim.schedule, --optim.lr"
     yield f"{options.teacher.name}{known} teaches {options.student.name}: {method}; {rate} ({choices})"
