@@ -58,6 +58,7 @@ def main() -> None:
                     teacher=ModelOptions(arguments.pair[0], str(teacher)),
                     student=ModelOptions(arguments.pair[1]),
                     distiller=arguments.distiller,
+                    strategy="adaptive",
                     min_teacher_top1=0,
                     epochs=epochs,
                     batch_size=arguments.batch,

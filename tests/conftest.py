@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from spotkd.stages import Batch, StagedModel
 pytest_plugins = ["tests.tiers"]
 
 torch.set_num_threads(1)
+SPARE = 512 << 20  # bytes of memory that reading a stranger's file may take
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,6 +32,14 @@ def entry_points_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if registry is not None:
             patch.setattr(registry, "entry_points", cache(registry.entry_points))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The key with which runs are signed is not that of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("settings")))
         yield
 
 
@@ -59,6 +69,19 @@ def made_once(
             make(folder)
             finished.touch()
     return folder
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """No more than a little memory beyond what the process has."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + SPARE, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 class TinyNet(StagedModel):

@@ -52,7 +52,9 @@ def make_runs(folder: Path, data: DataOptions) -> None:
     }
     distill(DistillOptions(**common, **students, out=str(out["kd"]), distiller="kd", strategy="always"))
     policy = PolicyOptions(bias="scaled", target_share=0.5)
-    distill(DistillOptions(**common, **students, out=str(out["sakd"]), distiller="at", policy=policy))
+    distill(
+        DistillOptions(**common, **students, out=str(out["sakd"]), distiller="at", strategy="adaptive", policy=policy)
+    )
 
 
 @contextmanager

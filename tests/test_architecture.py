@@ -16,7 +16,7 @@ LAYERS = [  # from the ground up; modules on one layer do not know each other
     {"errors", "templates"},
     {"untrusted"},
     {"registry", "files", "precision", "stages", "options"},
-    {"adapters", "teacher_cache", "staging", "folding", "losses", "config"},
+    {"adapters", "teacher_cache", "staging", "folding", "losses", "balance", "config"},
     {"models", "data", "distillers", "runtime"},
     {"routing", "runs"},
     {"spots", "teacher_student"},

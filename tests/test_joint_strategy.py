@@ -116,11 +116,13 @@ def rates(method: SpotKD, config: OptimOptions, epochs: int, wanted: list[int]) 
 def test_the_intended_warm_up_of_the_policys_rate(pair: Pair) -> None:
     """A hundredth in epochs 1 to 29 of 240, the whole from 30 to 150; the published code errs until 150."""
     epochs = {1: 0.01, 29: 0.01, 30: 1, 150: 1, 151: 0.1, 181: 0.01, 211: 0.001}
-    found = rates(build(pair, "at", "joint"), OptimOptions(), 240, list(epochs))
+    found = rates(build(pair, "at", "joint"), OptimOptions(schedule="multistep"), 240, list(epochs))
     for epoch, factor in epochs.items():
         assert found[epoch][1] == pytest.approx(0.025 * factor)
     assert found[1][0] == pytest.approx(0.05)
-    assert rates(build(pair, "at", "joint"), OptimOptions(), 8, [1, 2])[2][1] == pytest.approx(0.025)
+    assert rates(build(pair, "at", "joint"), OptimOptions(schedule="multistep"), 8, [1, 2])[2][1] == pytest.approx(
+        0.025
+    )
 
 
 def test_targets_keep_their_gradient_only_here(pair: Pair, batch: Batch) -> None:

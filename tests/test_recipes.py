@@ -148,7 +148,9 @@ def test_another_length_moves_what_depends_on_it() -> None:
     assert (given.optim.milestones, given.policy.bias, given.preparation.epochs) == ([10], 3, 2)
     assert single("cifar100/single/vgg8", epochs=3).optim.milestones is None  # the run finds what fits
     for epochs in (8, 12, 30, 50, 60, 100, 163, 300, 1001):  # as without a recipe
-        assert single("cifar100/single/vgg8", epochs=epochs).optim.milestones == milestones(OptimOptions(), epochs)
+        assert single("cifar100/single/vgg8", epochs=epochs).optim.milestones == milestones(
+            OptimOptions(schedule="multistep"), epochs
+        )
 
 
 def test_what_follows_other_options() -> None:

@@ -37,7 +37,9 @@ def tiny(tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 def distilled(folder: Path, out: str, **options: object) -> list[dict[str, str]]:
     """The rows of a run's metrics, but for its time."""
-    config = DistillOptions(teacher=ModelOptions("tinynet6", str(folder / "teacher")), student=ModelOptions("tinynet4"))
+    config = DistillOptions(
+        teacher=ModelOptions("tinynet6", str(folder / "teacher")), student=ModelOptions("tinynet4"), strategy="adaptive"
+    )
     config = with_values(config, {"data": DataOptions("tiny", augment=False)})
     config = dataclasses.replace(config, epochs=3, batch_size=12, quiet=True, out=str(folder / out), **options)  # type: ignore[arg-type]
     distill(config)
@@ -128,6 +130,7 @@ def test_where_it_would_be_wrong_it_is_refused(tiny: Path) -> None:
         config = DistillOptions(
             teacher=ModelOptions("tinynet6", str(tiny / "teacher")),
             student=ModelOptions("tinynet4"),
+            strategy="adaptive",
             data=DataOptions("tiny", augment=False),
             cache_teacher=1.0,
             precision="bf16-mixed",  # two bytes a number on every machine

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from .escaping import escape_terminal
 
 
@@ -30,3 +32,8 @@ STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
 def one_line(error: Exception) -> str:
     """An exception's words on one line, without characters that a terminal would obey: they may quote a file."""
     return escape_terminal(" ".join(str(error).split()) or type(error).__name__)
+
+
+def tell(text: str) -> None:
+    """A line for the user on standard error, for what is done otherwise than may be thought."""
+    sys.stderr.write(f"{escape_terminal(text)}\n")

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterable
 from typing import TypeVar, overload
 
-__all__ = ["escape_code_span", "escape_csv", "escape_latex", "escape_markdown", "escape_terminal"]
+__all__ = [
+    "escape_code_span",
+    "escape_csv",
+    "escape_latex",
+    "escape_lines",
+    "escape_markdown",
+    "escape_shell",
+    "escape_terminal",
+]
 
 T = TypeVar("T")
 
@@ -34,6 +44,19 @@ _LATEX = str.maketrans(
 def escape_terminal(text: str) -> str:
     """For a terminal: on one line, with control characters written as escapes (``\\x1b``)."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def escape_lines(text: str) -> str:
+    """For a terminal, line by line."""
+    return "\n".join(map(escape_terminal, text.split("\n")))
+
+
+def escape_shell(words: Iterable[str]) -> str:
+    """A command to copy: every word quoted for a shell where it needs that, and none with control characters.
+
+    Quotes are not enough for those: a terminal may obey them while a command is pasted.
+    """
+    return shlex.join(map(escape_terminal, words))
 
 
 @overload

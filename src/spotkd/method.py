@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .balance import Balance
 from .deprecation import Renamed
 from .distillers import KD, Distiller, DistillerFactory, LogitDistiller, make_distiller
+from .distillers.base import masked_mean
+from .distillers.kd import kd_loss
 from .errors import SpotkdError
 from .losses import Losses, Method, Supervised, cross_entropy
 from .preparation import PreparedMethod
@@ -55,8 +58,8 @@ class SpotKD(PreparedMethod):
             batch from this share. None is off.
         target_weight: see ``target_share``.
         gather: where several processes share a batch, whatever compares or counts its samples sees all of them:
-            relational distillers, the gamma rule, the balance term, the share terms. Without it each process sees its
-            own.
+            relational distillers, the gamma rule, the balance and share terms. Without it each process sees its own.
+        balanced: bound the distiller's pull by that of labels and logits, see :mod:`spotkd.balance`; False: paper.
 
     Raises:
         SpotkdError: unknown names, numbers out of range, different class counts, features that cannot be used.
@@ -85,6 +88,7 @@ class SpotKD(PreparedMethod):
         target_share: float | None = None,
         target_weight: float = 1.0,
         gather: bool = False,
+        balanced: bool = False,
     ) -> None:
         super().__init__()
         _check_numbers(gamma, temperature, target_share)
@@ -113,6 +117,8 @@ class SpotKD(PreparedMethod):
         self.alpha, self.gamma = alpha, gamma
         self.beta = chosen.default_weight if beta is None else beta
         self.share_cost, self.target_share, self.target_weight = share_cost, target_share, target_weight
+        count = len(self.spots) if self.distiller is not None else int(type(self.logit_distiller) is not KD)
+        self.balance = Balance(count) if balanced and count else None
         if self.strategy.learns:
             self._build_routing(*shapes, policy_bias)
         # What was built here follows the student; the networks themselves stay where the user put them.
@@ -136,12 +142,19 @@ class SpotKD(PreparedMethod):
         weight = self.gamma if self.joint else 1.0
         task = weight * cross_entropy(s[-1], batch.labels)
         teacher = weight * cross_entropy(t[-1], batch.labels) if self.joint else task.new_zeros(())
-        on_logits = self.distiller_loss(self.logit_distiller, s[-1:], t[-1:], decisions.mask[:, -1:], batch)
+        alone = self.distiller is None  # where a distiller of the logits is in the place of KD
+        compared = s[-1:] if alone else s_spots
+        attached = compared if self.balance is None else self.balance.attach(compared)
+        at_logits = attached if alone else s[-1:]
+        on_logits = self.distiller_loss(self.logit_distiller, at_logits, t[-1:], decisions.mask[:, -1:], batch)
         kl = self.alpha * self.logit_distiller.warmup_factor * on_logits
         distill = task.new_zeros(())
         if self.distiller is not None:
-            at_spots = self.distiller_loss(self.distiller, s_spots, t_spots, decisions.mask[:, :-1], batch)
+            at_spots = self.distiller_loss(self.distiller, attached, t_spots, decisions.mask[:, :-1], batch)
             distill = self.beta * self.distiller.warmup_factor * at_spots
+        if self.balance is not None:
+            plain = self.alpha * masked_mean(kd_loss(s[-1], t[-1], KD.temperature), decisions.mask[:, -1])
+            self.balance.measure(task + plain, kl if alone else distill, compared, attached)
 
         route = balance = share = task.new_zeros(())
         if decisions.route is not None:

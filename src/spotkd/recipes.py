@@ -198,6 +198,8 @@ def resolved(name: str, overrides: Mapping[str, Any]) -> TrainOptions | DistillO
         check_filled(kind, overrides)
         given = parser.parse_object(dict(overrides), defaults=False).as_dict()  # with numbers that were text as numbers
         beside = given.pop("recipe", None)
+        if given.get("epochs") == "auto":
+            del given["epochs"]  # the recipe knows
         config: TrainOptions | DistillOptions = from_values(kind, _options(recipe, given))
     except (ArgumentError, TypeError, KeyError) as error:
         raise SpotkdError(f"recipe {name}: {one_line(error)}") from error
@@ -232,6 +234,7 @@ def _rules(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
             "lr": lr,
             "momentum": 0.9,
             "weight_decay": 5e-4,
+            "schedule": "multistep",
             "milestones": drops if stepwise and len(set(drops)) == len(drops) else None,
         },
     }
@@ -245,6 +248,7 @@ def _rules(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
         "distiller": recipe.distiller,
         "strategy": strategy,
         "alpha": 1.0,
+        "balance": "none",
         "beta": None if at_logits else distiller.default_weight,
         "temperature": getattr(distiller, "temperature", 4.0),
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Generic, TypeVar, cast
 
 from .errors import SpotkdError, one_line
+from .untrusted.names import check_name
 
 T = TypeVar("T")
 F = TypeVar("F")
@@ -30,8 +31,10 @@ def import_name(path: str) -> object:
     """What ``path`` names, an attribute of a module: ``my_module.MyClass``. The working directory is searched, too.
 
     Raises:
-        SpotkdError: there is no such module or attribute, or importing the module fails.
+        SpotkdError: there is no such module or attribute, or importing the module fails; or the name stands in a file
+            that is only looked at.
     """
+    check_name(f"{PYTHON}{path}")
     module_name, _, attribute = path.rpartition(".")
     if not all(part.isidentifier() for part in path.split(".")) or not module_name:
         raise SpotkdError(f"{PYTHON}{path}: write {PYTHON}module.attribute, such as {PYTHON}my_module.MyClass")

@@ -44,7 +44,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_probabilities_are_the_policys_closed_form(runs: dict[str, Path], tmp_path: Path) -> None:
     """Against the softmax of the policy's two columns, in float64 and by numpy, from features taken one by one."""
-    assert main(["inspect", str(runs["sakd"]), "--split", "test", "--out", str(tmp_path)]) == 0
+    assert main(["inspect", str(runs["sakd"]), "--split", "test", "--out", str(tmp_path), "--trust"]) == 0
     rows = rows_of(tmp_path / "inspect-test.csv")
     assert len(rows) == IMAGES
     method, data = restore(runs["sakd"])
@@ -67,20 +67,20 @@ def test_probabilities_are_the_policys_closed_form(runs: dict[str, Path], tmp_pa
 
 def test_two_calls_give_the_same_bytes(runs: dict[str, Path], tmp_path: Path) -> None:
     for name in ("one", "two"):
-        assert main(["inspect", str(runs["sakd"]), "--out", str(tmp_path / name)]) == 0
+        assert main(["inspect", str(runs["sakd"]), "--out", str(tmp_path / name), "--trust"]) == 0
     names = {"inspect-train.csv", "inspect-train.parquet", "inspect-train-classes.csv"}
     assert {path.name for path in (tmp_path / "one").iterdir()} == names
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
 
 
 def test_the_batch_size_does_not_matter(runs: dict[str, Path]) -> None:
-    (one, _), (other, _) = (inspect(InspectOptions(str(runs["sakd"]), batch_size=size)) for size in (7, 64))
+    (one, _), (other, _) = (inspect(InspectOptions(str(runs["sakd"]), batch_size=size, trust=True)) for size in (7, 64))
     np.testing.assert_allclose(one.probability, other.probability, atol=1e-6, rtol=0)
     assert one.probability.std() > 1e-3  # not all alike: the comparison says something
 
 
 def test_both_files_hold_the_same(runs: dict[str, Path], tmp_path: Path) -> None:
-    inspection, _ = inspect(InspectOptions(str(runs["sakd"])))
+    inspection, _ = inspect(InspectOptions(str(runs["sakd"]), trust=True))
     list(write_tables(inspection, tmp_path))
     rows, table = rows_of(tmp_path / "inspect-train.csv"), parquet.read_table(tmp_path / "inspect-train.parquet")
     assert list(rows[0]) == table.column_names
@@ -98,7 +98,7 @@ def test_both_files_hold_the_same(runs: dict[str, Path], tmp_path: Path) -> None
 def test_without_pyarrow_one_line_says_what_to_do(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inspection, _ = inspect(InspectOptions(str(runs["sakd"])))
+    inspection, _ = inspect(InspectOptions(str(runs["sakd"]), trust=True))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert list(write_tables(inspection, tmp_path))[-1].endswith("pip install 'spotkd[parquet]'")
     assert not (tmp_path / "inspect-train.parquet").exists()
@@ -106,15 +106,15 @@ def test_without_pyarrow_one_line_says_what_to_do(
 
 def test_without_the_newest_checkpoint_the_one_before_is_inspected(runs: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(runs["sakd"], tmp_path / "run")
-    assert inspect(InspectOptions(str(tmp_path / "run")))[0].epoch == 3
+    assert inspect(InspectOptions(str(tmp_path / "run"), trust=True))[0].epoch == 3
     (tmp_path / "run" / "last.ckpt").unlink()
-    assert inspect(InspectOptions(str(tmp_path / "run")))[0].epoch == 2
+    assert inspect(InspectOptions(str(tmp_path / "run"), trust=True))[0].epoch == 2
 
 
 def test_what_a_strategy_without_policy_does_is_said(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["inspect", str(runs["kd"]), "--out", str(tmp_path)]) == 0
+    assert main(["inspect", str(runs["kd"]), "--out", str(tmp_path), "--trust"]) == 0
     assert "strategy always has no policy" in " ".join(capsys.readouterr().out.split())
     assert {row["p_logits"] for row in rows_of(tmp_path / "inspect-train.csv")} == {"1"}
 
@@ -146,7 +146,7 @@ def test_the_course_ends_where_inspect_finds_the_policy(runs: dict[str, Path]) -
     spots, rows = decisions.spots, decisions.rows
     assert list(spots) == SPOTS
     assert [row.epoch for row in rows if row.label is None] == [1, 2, 3]
-    inspection, _ = inspect(InspectOptions(str(runs["sakd"])))
+    inspection, _ = inspect(InspectOptions(str(runs["sakd"]), trust=True))
     last = [row for row in rows if row.epoch == 3]
     np.testing.assert_allclose(last[0].means, inspection.means(), atol=1e-5)
     np.testing.assert_allclose([row.means for row in last[1:]], inspection.class_means(), atol=1e-5)
@@ -200,7 +200,7 @@ def test_mistakes_are_one_line(runs: dict[str, Path], tmp_path: Path, capsys: py
         ([str(runs["teacher"])], "is a run of 'spotkd train'; name one of 'spotkd distill'"),
         ([str(runs["sakd"]), "--split", "val"], "split is val"),
     ):
-        assert main(["inspect", *arguments]) == 2
+        assert main(["inspect", *arguments, "--trust"]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1

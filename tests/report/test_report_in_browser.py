@@ -30,7 +30,7 @@ pytestmark = [
 def report(hostile_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("browser") / "runs"
     with copied(hostile_runs, folder):
-        assert main(["report", str(folder)]) == 0
+        assert main(["report", str(folder), "--trust"]) == 0
     return folder / "report.html"
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from spotkd import DATASETS, MODELS, Dataset
 from spotkd.data import ImageSet
-from spotkd.options import DistillOptions, ModelOptions, TrainOptions, with_values
+from spotkd.options import DistillOptions, ModelOptions, OptimOptions, TrainOptions, with_values
 from spotkd.runs import checkpoint
 from spotkd.runs.checkpoint import read_checkpoint
 from spotkd.runs.writer import RunWriter
@@ -66,6 +66,8 @@ def configured(folder: Path, out: Path, distiller: str, **options: object) -> Di
         teacher=ModelOptions("tinynet6", str(folder / "teacher")),
         student=ModelOptions("tinynet4"),
         distiller=distiller,
+        strategy="adaptive",
+        optim=OptimOptions(schedule="multistep"),
         options=OPTIONS.get(distiller, {}),
     )
     config = with_values(config, {"out": str(out), "epochs": EPOCHS, "batch_size": 8, "quiet": True})

@@ -86,7 +86,7 @@ def configured(folder: Path, case: Case, networks: tuple[str, str], devices: int
         data=DataOptions(HERE + "data"),
         epochs=1,
         batch_size=12,
-        optim=OptimOptions(lr=0.01),
+        optim=OptimOptions(lr=0.01, schedule="multistep"),
         accelerator="cpu",
         precision="32",
         quiet=True,

@@ -32,7 +32,7 @@ def rates(pair: Pair, config: OptimOptions, epochs: int, steps: int) -> list[lis
 
 
 def test_papers_rates(pair: Pair) -> None:
-    found = rates(pair, OptimOptions(), epochs=240, steps=2)
+    found = rates(pair, OptimOptions(schedule="multistep"), epochs=240, steps=2)
     factors = {1: 1, 150: 1, 151: 0.1, 180: 0.1, 181: 0.01, 210: 0.01, 211: 0.001, 240: 0.001}
     for epoch, factor in factors.items():
         student, policy = found[epoch - 1]
@@ -49,19 +49,21 @@ def test_one_cycle_ends_near_zero_with_the_same_ratio(pair: Pair) -> None:
 
 
 def test_milestones_scale_with_the_length() -> None:
-    assert milestones(OptimOptions(), 240) == [150, 180, 210]
-    assert milestones(OptimOptions(), 60) == [38, 45, 52]
-    assert milestones(OptimOptions(milestones=[3, 5]), 8) == [3, 5]
+    assert milestones(OptimOptions(schedule="multistep"), 240) == [150, 180, 210]
+    assert milestones(OptimOptions(schedule="multistep"), 60) == [38, 45, 52]
+    assert milestones(OptimOptions(schedule="multistep", milestones=[3, 5]), 8) == [3, 5]
     for wrong in ([5, 3], [0], [9], [3, 3]):
         with pytest.raises(SpotkdError, match=r"optim\.milestones"):
-            milestones(OptimOptions(milestones=wrong), 8)
+            milestones(OptimOptions(schedule="multistep", milestones=wrong), 8)
 
 
 def test_two_groups_are_two_optimizers(pair: Pair, batch: Batch) -> None:
     torch.manual_seed(0)
     one = SpotKD(*pair, "at", image_shape=IMAGE_SHAPE).double()
     two = copy.deepcopy(one)
-    together, _ = make_optimizer(one, epochs=1, steps_per_epoch=9, milestones=milestones(OptimOptions(), 1))
+    together, _ = make_optimizer(
+        one, epochs=1, steps_per_epoch=9, milestones=milestones(OptimOptions(schedule="multistep"), 1)
+    )
     student = torch.optim.SGD(two.student_parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     policy = torch.optim.SGD(two.policy_parameters(), lr=0.025, momentum=0.9, weight_decay=1e-3)
     for step in range(3):

@@ -372,7 +372,8 @@ def test_routed_images_are_those_of_the_surest_decisions(tmp_path: Path, monkeyp
     train(options(tmp_path / "teacher"))
     config = DistillOptions(
         teacher=ModelOptions("tinynet4", str(tmp_path / "teacher")), student=ModelOptions("tinynet4"), distiller="at",
-        policy=PolicyOptions(lr=0.3), inspect_every=2, min_teacher_top1=0, epochs=4, batch_size=8, quiet=True,
+        strategy="adaptive", policy=PolicyOptions(lr=0.3), inspect_every=2, min_teacher_top1=0, epochs=4, batch_size=8,
+        quiet=True,
     )  # fmt: skip
     config = with_values(config, {"data.name": "tiny", "out": str(tmp_path / "run")})
     monkeypatch.setattr(decision_log, "_FLAT", 0.0)

@@ -86,7 +86,7 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     ("adaptive", {}, 3),
     ("adaptive", {"optim": OptimOptions(lr=0.1, schedule="onecycle")}, 7),
     ("adaptive", {"select": "best_test"}, 12),
-    ("joint", {"optim": OptimOptions(milestones=[1, 2])}, 8),
+    ("joint", {"optim": OptimOptions(schedule="multistep", milestones=[1, 2])}, 8),
     ("random", {"distiller": "ofd"}, 5),
     ("anti", {"distiller": "ab"}, 4),
     ("adaptive", {"distiller": "reviewkd", "precision": "bf16-mixed"}, 6),
@@ -228,11 +228,12 @@ def test_any_damage_is_detected_and_the_previous_one_used(place: Path) -> None:
     distill(configured(place, place / "run", "at", epochs=1))
     good, dice = (place / "run" / "last.ckpt").read_bytes(), random.Random(5)
     assert differences(read_checkpoint(place / "run" / "last.ckpt"), read_checkpoint(place / "run" / "last.ckpt")) == []
+    whole = {"format": checkpoint.FORMAT, "phase": "training", "epoch": 1, "step": 0, "tables": {}, "config": {}}
     for number in range(200):
         folder = place / "damaged"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        write_checkpoint(folder / "previous.ckpt", {"format": checkpoint.FORMAT, "whole": True})
+        write_checkpoint(folder / "previous.ckpt", whole)
         bad = bytearray(good)
         if number % 2:
             bad[dice.randrange(len(bad))] ^= 1 << dice.randrange(8)
@@ -241,7 +242,7 @@ def test_any_damage_is_detected_and_the_previous_one_used(place: Path) -> None:
         (folder / "last.ckpt").write_bytes(bad)
         state, note = load_newest(folder)
         assert state is not None
-        assert state["whole"]
+        assert state == whole
         assert note is not None
         assert "\n" not in note
         assert note.endswith("resuming from previous.ckpt instead")
@@ -504,8 +505,12 @@ def test_a_policy_that_no_longer_decides_is_reported_once(place: Path, capsys: p
     config = with_values(config, {"policy.bias": 50.0})
     distill(config)
     lines = [line for line in capsys.readouterr().out.splitlines() if "no longer decides" in line]
-    assert [line.partition(" at ")[2].partition(":")[0] for line in lines] == ["layer1", "layer2", "layer3", "logits"]
-    assert all("in epoch 1 the policy sent 100 % of" in line for line in lines)
+    spots = ", ".join(f"100 % of the samples at {spot}" for spot in ("layer1", "layer2", "layer3", "logits"))
+    assert [line.partition(": it no longer")[0] for line in lines] == [f"note: in epoch 1 the policy distilled {spots}"]
+    assert "--strategy always does the same for less; --policy.target_share" in lines[0]
+    distill(configured(place, place / "target", "at", quiet=False, **{"policy.bias": 50.0, "policy.target_share": 0.9}))
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "no longer decides" in line]
+    assert "target_share" not in line  # advice that is followed already
     distill(configured(place, place / "always", "at", quiet=False, strategy="always"))
     assert "no longer decides" not in capsys.readouterr().out
 

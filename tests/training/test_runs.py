@@ -53,7 +53,9 @@ def configured(config: C, out: Path) -> C:
 
 
 def distilled(folder: Path, **options: object) -> Path:
-    config = DistillOptions(teacher=ModelOptions("tinynet6", str(folder / "teacher")), student=ModelOptions("tinynet4"))
+    config = DistillOptions(
+        teacher=ModelOptions("tinynet6", str(folder / "teacher")), student=ModelOptions("tinynet4"), strategy="adaptive"
+    )
     for key, value in options.items():
         assert hasattr(config, key)
         config = with_values(config, {key: value})
@@ -146,12 +148,20 @@ def test_a_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
     with pytest.raises(SpotkdError, match=r"already holds a run \(model\.safetensors\)"):
         open_writer(tmp_path / "foreign", config)
     assert (tmp_path / "foreign" / "model.safetensors").read_text() == "from elsewhere"
-    with open_writer(tmp_path / "r", TrainOptions(overwrite=True)):
-        assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [".lock", "config.yaml", "notes.txt"]
+    with open_writer(tmp_path / "r", TrainOptions(overwrite=True)) as run:
+        assert (tmp_path / "r" / "metrics.csv").exists()  # until the new one begins
+        run.begin()
+        assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [
+            ".lock",
+            "config.yaml",
+            "notes.txt",
+        ]
 
 
 def test_a_run_does_not_bury_its_own_teacher(tiny: Path) -> None:
-    config = DistillOptions(teacher=ModelOptions("tinynet6", str(tiny / "teacher")), student=ModelOptions("tinynet4"))
+    config = DistillOptions(
+        teacher=ModelOptions("tinynet6", str(tiny / "teacher")), student=ModelOptions("tinynet4"), strategy="adaptive"
+    )
     config = with_values(config, {"overwrite": True})
     with pytest.raises(SpotkdError, match="which this run starts from, lies there"):
         distill(configured(config, tiny / "teacher"))

@@ -13,12 +13,15 @@ from torch import Tensor
 
 from ..data import Dataset, Loader, Split
 from ..errors import RunError, SpotkdError
+from ..escaping import escape_shell
 from ..method import SpotKD
 from ..options import InspectOptions
+from ..options.values import epochs_for
 from ..runs.folder import RunFolder
 from ..runs.layout import LAST
 from ..training import make_fabric, restore
 from ..training.decision_log import predict_teacher_probability
+from ..untrusted.names import looking
 
 Array = npt.NDArray[np.float32]
 
@@ -141,13 +144,15 @@ def inspect(options: InspectOptions) -> tuple[Inspection, Dataset]:
         raise RunError(f"{run.path}: no config.yaml in it; name the folder of a run of 'spotkd distill'")
     of_run, state = run.distill_options, run.state()
     if state is None:
-        raise RunError(f"{run.path / LAST}: no such file; resume the run: spotkd distill --resume {run.path}")
-    method, data = restore(run.path)
+        again = escape_shell(["spotkd", "distill", "--resume", str(run.path)])
+        raise RunError(f"{run.path / LAST}: no such file; resume the run: {again}")
+    with looking(trust=options.trust or run.is_own):
+        method, data = restore(run.path)
     epoch = int(state["epoch"])
-    method.start_epoch(epoch, of_run.epochs)  # a strategy of the user's may follow the epochs
+    method.start_epoch(epoch, epochs_for(of_run, len(data.train)))  # a strategy of the user's may follow the epochs
     split = get_split(data, options.split)
     fabric = make_fabric(options.accelerator, "32")  # probabilities of bfloat16 would be good to two digits
-    loader = Loader(data, split, options.batch_size, training=False, device=fabric.device, workers=of_run.data.workers)
+    loader = Loader(data, split, options.batch_size, training=False, device=fabric.device)
     columns = [
         np.concatenate(part) for part in zip(*_evaluate_batches(method.to(fabric.device).eval(), loader), strict=True)
     ]

@@ -91,7 +91,7 @@ def write_tables(inspection: Inspection, folder: Path) -> Iterator[str]:
             yield "no Parquet file, since pyarrow is not installed: pip install 'spotkd[parquet]'"
             return
         with atomic_write(folder / f"{name}.parquet") as temporary:
-            parquet.write_table(pyarrow.table(table), temporary)
+            parquet.write_table(pyarrow.table({name: _as_text(values) for name, values in table.items()}), temporary)
         yield f"{folder / name}.parquet: the images once more"
     except OSError as error:
         raise SpotkdError(f"{folder}: cannot be written ({error.strerror or error})") from error
@@ -103,6 +103,13 @@ def _write_csv(table: Mapping[str, Any], path: Path) -> str:
         writer.writerow(map(escape_csv, table))
         writer.writerows(zip(*map(_format_column, table.values()), strict=True))
     return f"{path}: {len(next(iter(table.values())))} rows"
+
+
+def _as_text(values: Any) -> Any:
+    """Names of files and classes as UTF-8 can say them; numbers as they are."""
+    if isinstance(values, np.ndarray):
+        return values
+    return [value.encode("utf-8", "backslashreplace").decode() for value in values]
 
 
 def _format_column(values: Any) -> list[str]:

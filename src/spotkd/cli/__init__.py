@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from io import TextIOWrapper
+from typing import Any
 
 from .. import __version__
 from ..errors import STOPPED, SpotkdError, Stopped, one_line
+from ..escaping import escape_terminal
 from .arguments import as_sentence, read
 from .commands import COMMANDS, is_one_of_several
 from .lists import LISTS, list_recipes
@@ -56,6 +59,14 @@ def _run(arguments: Sequence[str]) -> int:
     return run(read(command, rest)) or 0
 
 
+def _format_warning(message: Warning | str, *where: Any, **more: Any) -> str:
+    """As Python does, without characters that a terminal would obey: a warning of a library may quote a class."""
+    return _FORMAT_WARNING(escape_terminal(str(message)), *where, **more)
+
+
+_FORMAT_WARNING = warnings.formatwarning
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
@@ -72,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # names of files and classes may hold what a terminal's code cannot say
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = _format_warning
     if is_one_of_several() and os.environ.get("RANK") != "0":  # the first process alone prints
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     try:
@@ -80,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"spotkd: {one_line(error)}", file=sys.stderr)
         return 2
     except Stopped as stopped:
-        print(f"spotkd: {stopped}", file=sys.stderr)
+        print(f"spotkd: {one_line(stopped)}", file=sys.stderr)
         return STOPPED
     except SystemExit as end:  # --help and --print_config end the reading of arguments so
         return int(end.code or 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ..errors import SpotkdError
-from ..options import check_filled, make_parser
-from ..untrusted.yaml_files import check_yaml_file
+from ..escaping import escape_shell
+from ..options import check_filled, check_options_file, make_parser
 from .commands import COMMANDS
 
 # Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
@@ -76,8 +76,8 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     defaults = parser.get_defaults()
     for place, name in enumerate(arguments):
         file = "".join(arguments[place + 1 : place + 2]) if name == "--config" else name.removeprefix("--config=")
-        if name.startswith("--config") and Path(file).is_file():
-            check_yaml_file(file)
+        if name.startswith("--config") and Path(file).exists():
+            check_options_file(COMMANDS[command][0], file)
     named = [name for name in _NAMED if f"{name}.name" in defaults]
     switches = [name for name, value in defaults.items() if isinstance(value, bool)]
     spelled = _spell_out(arguments, named, switches)
@@ -86,8 +86,10 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
         given = parser.parse_args(plain, defaults=False).as_dict()
         given.pop("config", None)
         if given.get("resume") not in (None, "auto"):  # the run's own options hold, but for those given here
-            _check_kind(command, given["resume"])
-            spelled = ["--config", f"{given['resume']}/config.yaml", *spelled]
+            _check_resumed(command, given)
+            # Data were fetched when the run began; a stranger's folder fetches nothing.
+            former = ["--balance=none"] if command == "distill" else []  # before there was such an option
+            spelled = [*former, "--config", f"{given['resume']}/config.yaml", "--data.download=false", *spelled]
             given["recipe"] = None
         recipe = recipe or given.get("recipe")
         if recipe is not None:
@@ -107,13 +109,24 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     return COMMANDS[command][0](**{key: value for key, value in vars(values).items() if key != "config"})
 
 
-def _check_kind(command: str, folder: str) -> None:
-    """A run is resumed by the command that began it."""
+def _check_resumed(command: str, given: Mapping[str, Any]) -> None:
+    """A run is resumed by the command that began it, and by its maker where its options name code."""
     from ..runs.folder import RunFolder
+    from ..runs.layout import CONFIG
+    from ..runs.origin import is_own, names_to_follow
 
+    folder = given["resume"]
     run = RunFolder(folder)
     if not run.exists:
         raise SpotkdError(f"{folder}: holds no run to resume (no config.yaml)")
     right = run.kind
     if command != right:
-        raise SpotkdError(f"{folder}: is a run of 'spotkd {right}': spotkd {right} --resume {folder}")
+        again = escape_shell(["spotkd", right, "--resume", folder])
+        raise SpotkdError(f"{folder}: is a run of 'spotkd {right}': {again}")
+    unsaid = sorted(names_to_follow(run.raw_options) - names_to_follow(given))
+    if unsaid and not is_own(run.path, run.raw_options):
+        raise SpotkdError(
+            f"{folder}: its options name {', '.join(unsaid)}, and you have not made it on this machine; if you trust "
+            "it, give each of these options once more, as --distiller NAME"
+        )
+    check_options_file(COMMANDS[command][0], run.path / CONFIG, follow=False)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import SpotkdError
+from ..escaping import escape_lines, escape_terminal
 from ..options import (
     BenchOptions,
     DemoOptions,
@@ -29,14 +30,21 @@ from ..options import (
 )
 
 
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print a line that may hold words from outside."""
+    print(escape_terminal(text), file=file)
+
+
 def run_train(options: TrainOptions) -> None:
     from ..training import train
 
     summary = train(options)
-    print(f"{summary}; run in {summary.folder}")
+    say(f"{summary}; run in {summary.folder}")
 
 
 def run_distill(options: DistillOptions) -> None:
+    from ..options.grammar import parse_names
+    from ..report.verdict import judge
     from ..training import distill
     from ..training.progress import describe_shares
 
@@ -48,7 +56,10 @@ def run_distill(options: DistillOptions) -> None:
         trained = str(find_or_train_teacher(teacher_options(options), print))
         options = replace(options, teacher=replace(options.teacher, checkpoint=trained))
     summary = distill(options)
-    print(f"{summary}; distilled in the last epoch: {describe_shares(summary.shares)}; run in {summary.folder}")
+    say(f"{summary}; distilled in the last epoch: {describe_shares(summary.shares)}; run in {summary.folder}")
+    if not options.quiet and not is_one_of_several():
+        for line in judge(summary.folder, parse_names(options.compare) or ()):
+            say(line)
 
 
 def run_evaluate(options: EvaluateOptions) -> None:
@@ -65,10 +76,10 @@ def run_export(options: ExportOptions) -> None:
 
     if options.push_to_hub is not None:
         page = publish(options)
-        print(f"{page.folder}: {', '.join(page.files)}" + (f"; sent to {page.address}" if page.address else ""))
+        say(f"{page.folder}: {', '.join(page.files)}" + (f"; sent to {page.address}" if page.address else ""))
         return
     written = export(options)
-    print(
+    say(
         f"{written.path}: its logits differ from the student's by at most {written.difference:.1e} "
         f"on {written.images} random images"
     )
@@ -76,18 +87,17 @@ def run_export(options: ExportOptions) -> None:
 
 def run_predict(options: PredictOptions) -> int:
     from ..deploy import predict, save_predictions
-    from ..escaping import escape_terminal
 
     failures: list[str] = []
 
     def failed(reason: str) -> None:
         failures.append(reason)
-        print(f"spotkd: {escape_terminal(reason)}", file=sys.stderr)
+        say(f"spotkd: {reason}", sys.stderr)
 
     predictions = predict(options, failed)
     for file, classes in predictions if options.csv is None else save_predictions(predictions, options.csv):
-        shares = ", ".join(f"{escape_terminal(name)} {100 * share:.2f} %" for name, share in classes)
-        print(f"{escape_terminal(file)}: {shares}")
+        shares = ", ".join(f"{name} {100 * share:.2f} %" for name, share in classes)
+        say(f"{file}: {shares}")
     return 1 if failures else 0
 
 
@@ -117,12 +127,12 @@ def print_table(console: Console, head: list[str], rows: list[list[str]]) -> Non
     if console.is_terminal:
         table = Table(*head, box=SIMPLE)
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*(escape(escape_terminal(cell)) for cell in row))
         console.print(table)
         return
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
+        say("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def run_inspect(options: InspectOptions) -> None:
@@ -131,7 +141,7 @@ def run_inspect(options: InspectOptions) -> None:
     inspection, _ = inspect(options)
     Console().print(describe(inspection))
     for line in write_tables(inspection, Path(options.out or options.run)):
-        print(line)
+        say(line)
 
 
 def run_demo_command(options: DemoOptions) -> None:
@@ -156,11 +166,11 @@ def run_report(options: ReportOptions) -> None:
     runs = find_runs(options.what)
     if runs:
         for line in report_runs(runs, options):
-            print(line)
+            say(line)
     elif options.figures is not None:
         raise SpotkdError(f"figures has no effect on the plan {options.what[0]}: leave it out, or name folders of runs")
     else:
-        print(report_plan(options.what[0], options.out))
+        print(escape_lines(report_plan(options.what[0], options.out, options.trust)))
 
 
 def is_one_of_several() -> bool:

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from ..errors import SpotkdError, one_line
 from ..untrusted.archives import unpack_archive
+from ..untrusted.names import is_looking
 from .spec import DataSpec
 
 _ATTEMPTS = 5  # connections that may break off before the user has to repeat the command
@@ -72,6 +73,8 @@ def ensure_folder(archive: Archive, spec: DataSpec, name: str) -> Path:
             return folder
     if not packed.is_file():
         _require_download(archive, spec, name)
+    if is_looking():
+        raise SpotkdError(f"{packed}: not unpacked yet, and looking at a run writes nothing; training unpacks it")
     with _lock_folder(root):
         if not wanted.is_dir():
             fetch(archive.address(spec.mirror), packed, archive.md5)

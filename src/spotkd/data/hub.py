@@ -18,6 +18,8 @@ from rich.console import Console
 from torch import Tensor
 
 from ..errors import SpotkdError, one_line
+from ..untrusted.images import MAX_FILE_BYTES, read_image_file
+from ..untrusted.names import check_name
 from .images import SOURCES, Dataset, EpochSpec, RawBatch, Split, reject_unused
 from .lazy import (
     DEFAULT_EDGE,
@@ -41,6 +43,7 @@ _PEEKED = 64  # images of a stream that are looked at before it is used
 def _load_hub(rest: str, spec: DataSpec) -> Dataset:
     """Images of the Hugging Face Hub or a folder in its formats: hf:NAME, hf:NAME:CONFIGURATION, hf:./FOLDER"""
     reject_unused(spec, "image_size", "test_share", "streaming")
+    check_name(spec.name)  # the library asks the network, and writes a cache
     splits = _load_splits(rest, spec)
     if "train" not in splits:
         raise SpotkdError(f"{spec.name}: has the splits {', '.join(splits)} and no train")
@@ -132,10 +135,12 @@ def _read_content(title: str, value: Mapping[str, Any] | None) -> tuple[str, byt
     name = f"{title} ({path})" if path else title
     if content is None and path is None:
         raise SpotkdError(f"{name}: there is none in its row")
+    if content is None and "://" not in str(path):
+        return name, read_image_file(Path(str(path)))
     if content is None:
         try:
             with importlib.import_module("fsspec").open(path, "rb") as file:  # a file, or an address like hf://
-                content = file.read()
+                content = file.read(MAX_FILE_BYTES)
         except Exception as error:
             raise SpotkdError(f"{name}: cannot be read ({one_line(error)[:200]})") from error
     return name, cast(bytes, content)

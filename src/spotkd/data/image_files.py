@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from ..cores import available_cores
-from ..untrusted.images import decode_image, ignore_warnings, read_image_file, read_image_size
+from ..untrusted.images import decode_and_use, ignore_warnings, read_image_file, read_image_size
 
 EXTENSIONS = frozenset(["jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif", "ppm", "pgm"])
 _BLOCK = 64  # pictures that a thread decodes before it takes more
@@ -113,8 +114,8 @@ def decode_images(pictures: ImageFiles, numbers: Sequence[int], size: tuple[int,
 
     def fill(start: int) -> int:
         for place, number in enumerate(numbers[start : start + _BLOCK], start):
-            image = decode_image(*pictures[number])
-            images[place] = np.asarray(resize_to_cover(image, size)).transpose(2, 0, 1)
+            image = decode_and_use(*pictures[number], partial(resize_to_cover, size=size))
+            images[place] = np.asarray(image).transpose(2, 0, 1)
         return len(numbers[start : start + _BLOCK])
 
     console = Console(stderr=True)

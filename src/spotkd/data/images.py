@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -101,6 +102,10 @@ class Split(ABC):
         """What the images' files are called, in the split's order; None where they are no files of their own."""
         return None
 
+    def fingerprint(self) -> str | None:
+        """A checksum by which a resumed run knows its images again; None where there is nothing to make it of."""
+        return None
+
     def to(self, device: torch.device | str) -> Split:
         """The same split with its images on ``device``, where they are in memory at all."""
         return self
@@ -134,6 +139,10 @@ class ImageSet(Split):
 
     def to(self, device: torch.device | str) -> ImageSet:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def fingerprint(self) -> str:
+        """Of all pixels."""
+        return hashlib.sha256(self.images.cpu().contiguous().numpy().tobytes()).hexdigest()
 
     def files(self) -> Sequence[str] | None:
         return None if self.names is None else self.names.tolist()

@@ -6,11 +6,14 @@ it for ImageNet. Pictures that are small are decoded once and for all into an :c
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +24,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..cores import available_cores
 from ..errors import SpotkdError, one_line
-from ..untrusted.images import decode_image, ignore_warnings
+from ..untrusted.images import decode_and_use, ignore_warnings
 from .image_files import FolderImages, ImageFiles, decode_images, find_common_size, image_to_tensor
 from .images import Dataset, EpochSpec, ImageSet, RawBatch, Split, split_per_class
 from .spec import DataSpec
@@ -29,6 +32,7 @@ from .spec import DataSpec
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet; customary for photographs of any kind
 DEFAULT_EDGE = 224  # edge of images that are not small
 MAX_SMALL_EDGE = 96  # longest edge of pictures that are kept as they are
+MAX_RESIZED = 1 << 24  # pixels that a picture may have once its shorter edge is that of the images
 MAX_MEMORY = 2 << 30  # bytes that a data set may take when it is decoded
 _RESIZE_RATIO = 256 / 224  # shorter edge before the centre crop, for the edge after it
 _MAX_WORKERS = 8  # at most, unless the user wants more
@@ -65,8 +69,20 @@ def make_transform(edge: int, training: bool, flip: bool) -> Callable[[Tensor], 
         mirror = [v2.RandomHorizontalFlip()] if flip else []
         steps = [v2.RandomResizedCrop(edge, antialias=True), *mirror]
     else:
-        steps = [v2.Resize(round(edge * _RESIZE_RATIO), antialias=True), v2.CenterCrop(edge)]
+        shorter = round(edge * _RESIZE_RATIO)
+        steps = [partial(cut_ends, edge=shorter), v2.Resize(shorter, antialias=True), v2.CenterCrop(edge)]
     return cast(Callable[[Tensor], Tensor], v2.Compose(steps))
+
+
+def cut_ends(picture: Tensor, edge: int) -> Tensor:
+    """A very long picture without its ends, which would take gigabytes once its shorter edge is ``edge``.
+
+    Of a picture whose longer edge is up to 256 times the shorter one nothing is cut at the usual edge of 256.
+    """
+    height, width = picture.shape[-2:]
+    longest = min(height, width) * max(MAX_RESIZED // edge**2, 1)
+    top, left = max(height - longest, 0) // 2, max(width - longest, 0) // 2
+    return picture[..., top : top + longest, left : left + longest]
 
 
 def decode_and_transform(
@@ -80,7 +96,7 @@ def decode_and_transform(
     with ignore_warnings(), torch.random.fork_rng(devices=[]):
         mixed = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
         torch.default_generator.manual_seed(int(mixed[0]))  # torch.manual_seed would reach for the GPU's, too
-        return transform(image_to_tensor(decode_image(*picture)))
+        return decode_and_use(*picture, lambda image: transform(image_to_tensor(image)))
 
 
 @dataclass(frozen=True)
@@ -121,6 +137,16 @@ class LazySet(Split):
         files = self.files()
         names = None if files is None else np.array(files, dtype=object)
         return ImageSet(decode_images(self.image_files, self.numbers.tolist(), size, title), self.labels, names)
+
+    def fingerprint(self) -> str | None:
+        """Of the files' names and sizes; their content is not read, and their times change when they are copied."""
+        if not isinstance(self.image_files, FolderImages):
+            return None
+        digest = hashlib.sha256()
+        for name in self.files() or ():
+            size = Path(self.image_files.root, name).stat().st_size
+            digest.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def files(self) -> Sequence[str] | None:
         if not isinstance(self.image_files, FolderImages):

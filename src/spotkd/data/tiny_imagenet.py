@@ -25,6 +25,7 @@ from ..files import atomic_write
 from ..untrusted.archives import ZipReader
 from ..untrusted.images import read_image_file
 from ..untrusted.json_values import parse_json
+from ..untrusted.names import is_looking
 from ..untrusted.safetensors_files import read_notes, read_tensors
 from .download import Archive, ensure_archive
 from .folders import name_synsets
@@ -53,7 +54,8 @@ def _load_tiny_imagenet(spec: DataSpec) -> Dataset:
     tensors = _read_cache(kept, fingerprint)
     if tensors is None:
         tensors = _decode_source(source)
-        _write_cache(kept, fingerprint, tensors)
+        if not is_looking():
+            _write_cache(kept, fingerprint, tensors)
     classes, train_images, train_labels, val_images, val_labels = tensors
     train, val = ImageSet(train_images, train_labels), ImageSet(val_images, val_labels)
     return Dataset("tiny-imagenet", train, val, classes, MEAN, STD, flip=True)

@@ -37,7 +37,7 @@ def export(options: ExportOptions) -> ExportedFile:
     for option, given in (("card_only", options.card_only), ("license", options.license), ("private", options.private)):
         if given:
             raise SpotkdError(f"{option} has no effect without push_to_hub: leave it out or add --push-to-hub")
-    student = load_student(options.run, options.model, named_data(options))
+    student = load_student(options.run, options.model, named_data(options), options.trust)
     return write_student(student, options.format, _target_path(options), options.overwrite)
 
 

@@ -47,7 +47,7 @@ def publish(options: ExportOptions) -> HubPage:
     if repo.count("/") != 1:
         raise SpotkdError(f"push_to_hub is {repo}: give USER/NAME")
     run_options, summary = read_finished(options.run)
-    student = load_student(options.run, options.model, named_data(options))
+    student = load_student(options.run, options.model, named_data(options), options.trust)
     wanted = dict.fromkeys(("safetensors", options.format))
     weights = {f"student{FORMATS[name].suffix}": name for name in wanted}
     card = model_card(repo, student, run_options, summary, list(weights), options.license)

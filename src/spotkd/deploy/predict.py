@@ -18,7 +18,7 @@ from ..errors import SpotkdError, one_line
 from ..escaping import escape_csv
 from ..files import atomic_write
 from ..options import PredictOptions
-from ..untrusted.images import decode_image, ignore_warnings, read_image_file
+from ..untrusted.images import decode_and_use, ignore_warnings, read_image_file
 from .formats import FORMATS, Classifier, as_classifier
 from .student import load_student, named_data
 
@@ -37,14 +37,15 @@ def open_student(path: str, model: str | None = None, data: DataSpec | None = No
         path: which.
         model: as in :func:`load_student`, for weights.
         data: likewise.
-        trust: open a .pt2 file, which can run code: PyTorch evaluates expressions in it, and unpickles parts.
+        trust: open a .pt2 file, which can run code: PyTorch evaluates expressions in it, and unpickles parts; and
+            follow a model's name that stands for code.
 
     Raises:
         SpotkdError: no such file, a damaged one, or one that is not trusted.
     """
     suffix = Path(path).suffix
     if suffix not in (".onnx", ".pt2"):
-        return as_classifier(load_student(path, model, data))
+        return as_classifier(load_student(path, model, data, trust))
     if not Path(path).is_file():
         raise SpotkdError(f"{path}: no such file; 'spotkd export' makes one")
     for option, value in (("model", model), ("data", data)):
@@ -86,10 +87,9 @@ def predict(options: PredictOptions, failed: Callable[[str], None]) -> Iterator[
 def _load_pixels(name: str, preprocessing: Preprocessing) -> Tensor | SpotkdError:
     """A picture as the network's raw input, or why it is none."""
     try:
-        picture = decode_image(name, read_image_file(Path(name)))
+        return decode_and_use(name, read_image_file(Path(name)), preprocessing.to_pixels)
     except SpotkdError as error:
         return error
-    return preprocessing.to_pixels(picture)
 
 
 def classify(student: Classifier, names: Sequence[str], images: Tensor, top: int, path: str) -> Iterator[Prediction]:

@@ -15,6 +15,7 @@ from ..models import build_model
 from ..models.weights import find_weights, read_metadata
 from ..options import ExportOptions, PredictOptions
 from ..registry import PYTHON
+from ..untrusted.names import looking
 from .metadata import StudentMetadata, check_metadata
 
 
@@ -38,28 +39,34 @@ def named_data(options: ExportOptions | PredictOptions) -> DataSpec | None:
     return DataSpec(options.data) if options.root is None else DataSpec(options.data, options.root)
 
 
-def load_student(path: str | Path, model: str | None = None, data: DataSpec | None = None) -> Student:
+def load_student(
+    path: str | Path, model: str | None = None, data: DataSpec | None = None, trust: bool = False
+) -> Student:
     """The student in a run folder or a weights file.
 
     Args:
         path: a run folder, .safetensors, .pt or .pth.
         model: the network's name; None takes the one stored in the file.
         data: the data set it was trained on, for files that hold no classes and no preprocessing.
+        trust: follow a model's name that stands for code.
 
     Raises:
         SpotkdError: no such file; a file without what is needed; weights that do not fit.
     """
     stored = read_metadata(path)
-    if model is None and str(stored.get("model", "")).startswith(PYTHON):  # the file may come from a stranger
+    unsaid = model is None and not trust  # the file may come from a stranger
+    if unsaid and str(stored.get("model", "")).startswith(PYTHON):
         raise SpotkdError(f"{path}: names code as its model; to run it, say --model {stored['model']}")
     if model is not None:
         stored["model"] = model
     if data is not None:
-        opened = load_data(data)
+        with looking([data.name]):
+            opened = load_data(data)
         stored |= {"data": data.name, "classes": opened.classes, "preprocessing": asdict(make_preprocessing(opened))}
     for key, option in (("model", "model"), ("classes", "data"), ("preprocessing", "data")):
         if key not in stored:
             raise SpotkdError(f"{path}: does not note its {key}; name its {option} with --{option}")
     metadata = check_metadata(stored, find_weights(path))
-    network = build_model(metadata.model, len(metadata.classes), path, metadata.preprocessing.image_shape)
+    with looking([model], trust):
+        network = build_model(metadata.model, len(metadata.classes), path, metadata.preprocessing.image_shape)
     return Student(network.eval(), metadata)

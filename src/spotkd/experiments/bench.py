@@ -17,10 +17,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from ..cores import available_cores
 from ..errors import SpotkdError, Stopped
+from ..escaping import escape_lines, escape_shell, escape_terminal
 from ..formatting import format_duration
 from ..options import BenchOptions, DistillOptions
 from ..runtime.signals import StopRequest
 from ..runtime.workers import Supervisor
+from ..untrusted.names import looking
 from .grid import Grid, plan_folder
 from .plan import Cell, find_plan, read_plan, shipped_plans
 from .report import write_report
@@ -34,7 +36,8 @@ def list_plan(options: BenchOptions, console: Console) -> None:
     for wanted in [options.plan] if options.plan else shipped_plans():
         name, path = find_plan(wanted)
         grid = Grid(read_plan(path), plan_folder(name, options.out), options.root)
-        console.print(f"{name}: {grid.plan.title} ({path})", highlight=False, soft_wrap=True)
+        title = escape_terminal(f"{name}: {grid.plan.title} ({path})")
+        console.print(title, markup=False, highlight=False, soft_wrap=True)
         todo = 0.0
         for cell in grid.cells:
             estimate = grid.estimate(cell)
@@ -75,32 +78,34 @@ def run_plan(options: BenchOptions, console: Console) -> int:
         raise SpotkdError(f"{grid.folder}: another 'spotkd bench' is running there") from error
     if any(grid.finished(cell) for cell in grid.cells):
         table = write_report(grid.plan, name, grid.folder, _command(options.plan, options.out))
-        console.print(table, markup=False, highlight=False, soft_wrap=True)
+        console.print(escape_lines(table), markup=False, highlight=False, soft_wrap=True)
         console.print(f"report: {grid.folder}/report.md, .csv and .tex", highlight=False, soft_wrap=True)
     if failed:
         console.print(f"{len(failed)} of {len(grid.cells)} runs failed; the same command tries them again")
     return 1 if failed else 0
 
 
-def report_plan(plan: str, out: str | None = None) -> str:
+def report_plan(plan: str, out: str | None = None, trust: bool = False) -> str:
     """Write the tables of a plan from its finished runs, and return them as Markdown.
 
     Args:
         plan: a shipped plan's name or a YAML file.
         out: folder of the runs; None for runs/bench/PLAN.
+        trust: follow names of code that the plan holds.
 
     Raises:
         SpotkdError: no run is finished, or a run was made with other options than the plan has.
     """
     name, path = find_plan(plan)
-    grid = Grid(read_plan(path), plan_folder(name, out))
-    for cell in grid.cells:
-        grid.finished(cell)
-    return write_report(grid.plan, name, grid.folder, _command(plan, out))
+    with looking(trust=trust):
+        grid = Grid(read_plan(path), plan_folder(name, out))
+        for cell in grid.cells:
+            grid.finished(cell)
+        return write_report(grid.plan, name, grid.folder, _command(plan, out))
 
 
 def _command(plan: str, out: str | None) -> str:
-    return f"spotkd bench {plan}" + (f" --out {out}" if out else "")
+    return escape_shell(["spotkd", "bench", plan, *(("--out", out) if out else ())])
 
 
 @dataclass
@@ -209,7 +214,7 @@ class Bench:
         return ahead / self.jobs
 
     def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(escape_terminal(line), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def _bar(self) -> Iterator[Progress]:

@@ -19,6 +19,7 @@ from ..distillers import DISTILLERS
 from ..distillers.base import LogitDistiller, pair_spots
 from ..models import create_model
 from ..options import DataOptions, DistillOptions, TrainOptions
+from ..options.values import epochs_for
 from ..routing import STRATEGIES
 from ..runtime.device import make_fabric
 from ..stages import feature_shapes
@@ -85,7 +86,7 @@ def estimate_seconds(options: TrainOptions | DistillOptions) -> float:
     count, classes, size = _image_counts(options.data)
     device = _device(options.accelerator)
     if isinstance(options, TrainOptions):
-        return options.epochs * count * 3 * sum(_stage_seconds(options.model.name, classes, size, device))
+        return epochs_for(options, count) * count * 3 * sum(_stage_seconds(options.model.name, classes, size, device))
     teacher, student = (
         _stage_seconds(model.name, classes, size, device) for model in (options.teacher, options.student)
     )
@@ -100,7 +101,7 @@ def estimate_seconds(options: TrainOptions | DistillOptions) -> float:
     distiller: Any = DISTILLERS[options.distiller]
     preparation = getattr(distiller, "preparation", None)
     share = 0.0 if preparation is None else preparation.share * (t + s) / cost
-    return options.epochs * count * cost * (1 + share)
+    return epochs_for(options, count) * count * cost * (1 + share)
 
 
 def _prefix_seconds(

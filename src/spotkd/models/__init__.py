@@ -25,7 +25,13 @@ __all__ = ["MODELS", "WEIGHT_FILES", "build_model", "create_model", "describe", 
 
 
 def build_model(
-    name: str, num_classes: int, checkpoint: str | Path | None = None, image_shape: Shape = (3, 32, 32)
+    name: str,
+    num_classes: int,
+    checkpoint: str | Path | None = None,
+    image_shape: Shape = (3, 32, 32),
+    *,
+    checkpoint_key: str | None = None,
+    replace_head: bool = False,
 ) -> nn.Module:
     """Make the network ``name``, whole: for training on labels and for evaluation, where no stages are needed.
 
@@ -33,7 +39,9 @@ def build_model(
     """
     model = build(name, num_classes, image_shape) if ":" in name else MODELS[name](num_classes)
     if checkpoint is not None:
-        load_weights(model, checkpoint, name)
+        load_weights(model, checkpoint, name, key=checkpoint_key, replace_head=replace_head)
+    elif checkpoint_key is not None or replace_head:
+        raise SpotkdError(f"checkpoint_key and replace_head have no effect on {name}: no checkpoint is named")
     return model
 
 
@@ -44,6 +52,8 @@ def create_model(
     *,
     at: Sequence[str] | None = None,
     image_shape: Shape = (3, 32, 32),
+    checkpoint_key: str | None = None,
+    replace_head: bool = False,
 ) -> StagedModel:
     """Make the network ``name`` with ``num_classes`` logits, freshly initialised or with a checkpoint's weights.
 
@@ -52,16 +62,22 @@ def create_model(
             ``timm:mobilenetv3_small_100``, or ``python:my_module.my_function`` for a function that takes the number of
             classes and returns an ``nn.Module``.
         num_classes: number of logits.
-        checkpoint: a weights file or a run folder; loaded strictly, key by key and shape by shape.
+        checkpoint: a weights file or a run folder; loaded strictly, key by key and shape by shape, but for a prefix
+            that all keys have.
         at: for networks from outside the zoo, the modules after which a stage ends; None proposes some and prints
             them, see :func:`spotkd.stage`.
         image_shape: ``(C, H, W)`` of the images, for networks from outside the zoo.
+        checkpoint_key: which weights of the checkpoint to take: ema for averaged ones, raw, a key of the file, or a
+            prefix of its names; None takes the raw ones and tells of others.
+        replace_head: keep a fresh classifier where the checkpoint's is of another size.
 
     Raises:
         SpotkdError: unknown name (with the near ones), missing or unreadable file, keys or shapes that do not fit, a
             network that cannot be cut there.
     """
-    model = build_model(name, num_classes, checkpoint, image_shape)
+    model = build_model(
+        name, num_classes, checkpoint, image_shape, checkpoint_key=checkpoint_key, replace_head=replace_head
+    )
     if not isinstance(model, StagedModel):
         return stage(model, at, image_shape=image_shape)
     if at is not None:

@@ -8,14 +8,18 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import SpotkdError, one_line
 from ..registry import PYTHON, Registry, import_name, unknown_name
 from ..stages import Shape
+from ..untrusted.names import check_name, is_looking
 
+MAX_NETWORK_BYTES = 1 << 30  # of a network that a stranger's file names
 _SOURCES: Registry[Callable[[str, int, Shape | None], nn.Module]] = Registry("source of models")
 
 
@@ -33,7 +37,22 @@ def build(name: str, num_classes: int, image_shape: Shape | None) -> nn.Module:
             function or the library.
     """
     source, _, rest = name.partition(":")
-    return _SOURCES[source](rest, num_classes, image_shape)
+    make = _SOURCES[source]
+    if is_looking() and source != "python" and not _is_small(partial(make, rest, num_classes, image_shape)):
+        check_name(name)  # a network of a stranger's choice may be of any size
+    return make(rest, num_classes, image_shape)
+
+
+def _is_small(make: Callable[[], nn.Module]) -> bool:
+    """Whether a network is known to take little memory: it is made once without any."""
+    try:
+        with torch.device("meta"):
+            network = make()
+    except SpotkdError as error:
+        if error.__cause__ is None:  # an unknown name
+            raise
+        return False  # some look at numbers, which are not there
+    return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers())) <= MAX_NETWORK_BYTES
 
 
 def _library(name: str) -> Any:

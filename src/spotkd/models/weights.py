@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import SpotkdError, one_line
+from ..errors import SpotkdError, one_line, tell
 from ..files import atomic_write
 from ..untrusted.json_values import check_types, parse_json
 from ..untrusted.safetensors_files import make_unreadable_error, read_notes, read_tensors
 from ..untrusted.torch_files import load_tensors
+from .layouts import Found, State, find_state, fit_names
 
 WEIGHT_FILES = ("student.safetensors", "model.safetensors")  # what a run folder of ours holds
-WRAPPERS = ("model", "state_dict", "model_state_dict", "net")  # keys under which projects put the state dict
 
 
 def find_weights(path: str | Path) -> Path:
@@ -70,49 +70,102 @@ _METADATA_TYPES: dict[str, Any] = {  # the entries that spotkd writes, and their
 }
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by parameter name; understands the layouts named in :mod:`spotkd.models`."""
+def read_state_dict(path: str | Path, key: str | None = None) -> Found:
+    """The tensors of a weights file; understands the layouts named in :mod:`spotkd.models`.
+
+    Args:
+        path: a weights file or a run folder.
+        key: which weights to take, where a file holds several: see :func:`.layouts.find_state`.
+
+    Raises:
+        SpotkdError: the file is missing or damaged, or holds no state dict.
+    """
     path = find_weights(path)
-    content = read_tensors(path) if path.suffix == ".safetensors" else load_tensors(path)
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise SpotkdError(f"{path}: holds no state dict (neither bare nor under a key {' or '.join(WRAPPERS)})")
-    state: dict[str, Tensor] = {}
-    for key, value in content.items():
-        name = str(key).removeprefix("module.")  # what a data-parallel wrapper puts before its network's names
-        if name in state:
-            raise SpotkdError(f"{path}: holds {name} twice, with and without 'module.' before it")
-        state[name] = value
-    return state
+    return find_state(read_tensors(path) if path.suffix == ".safetensors" else load_tensors(path), path, key)
 
 
-def load_weights(model: nn.Module, path: str | Path, name: str) -> None:
-    """Load a checkpoint into ``model``; what does not fit is one error that names every key.
+def load_weights(
+    model: nn.Module, path: str | Path, name: str, *, key: str | None = None, replace_head: bool = False
+) -> None:
+    """Load a checkpoint into ``model``; what is done beyond copying is told, what does not fit is one error.
+
+    A prefix of all names, names that wrappers insert and counters that are no weights are left out; missing
+    ``num_batches_tracked`` keep their value.
+
+    Args:
+        model: the network.
+        path: a weights file or a run folder.
+        name: what to call the network in messages.
+        key: which weights to take: ema, raw, a key of the file, or a prefix of its names; None prefers raw ones.
+        replace_head: leave a classifier of another size as it is in ``model``.
 
     Raises:
         SpotkdError: missing or unreadable file; keys that are missing, unexpected or of another shape.
     """
-    found = read_state_dict(path)
-    wanted = model.state_dict()
+    found, wanted = read_state_dict(path, key), model.state_dict()
+    fit = fit_names(found.tensors, wanted, Path(path), key)
+    state = fit.tensors
+    state |= {k: v for k, v in wanted.items() if k.endswith("num_batches_tracked") and k not in state}
+    reshaped = [k for k, tensor in wanted.items() if k in state and state[k].shape != tensor.shape]
+    head = _find_head(reshaped, [k for k in wanted if k not in state], state, wanted)
+    if replace_head and head:
+        state = {k: wanted[k] if k in head else v for k, v in state.items()} | {k: wanted[k] for k in head}
+        reshaped = []
+    problems = _list_misfits(state, wanted, reshaped)
+    if problems:
+        remedy = (
+            "--model.replace_head true takes all but the classifier"
+            if head and reshaped and len(problems) == 1
+            else "name the network and the number of classes that it was made for"
+        )
+        common = f"all {len(found.tensors)} keys begin with `{fit.common}`, and " if fit.common else ""
+        raise SpotkdError(f"{path}: not a checkpoint of {name}: {common}it {'; '.join(problems)}: {remedy}")
+    if found.averaged:
+        tell(
+            f"{path}: also holds averaged (EMA) weights, {found.averaged}; the raw ones are taken, "
+            "checkpoint_key ema takes those"
+        )
+    if fit.left_out:
+        tell(f"{path}: of {fit.prefix} {len(state)} tensors are taken; left out: {_join_first(fit.left_out)}")
+    if replace_head:
+        tell(f"{path}: new in {name}: {_join_first(head) or 'nothing, the classifier fits'}")
+    model.load_state_dict(state)
+
+
+def _find_head(reshaped: list[str], lacking: list[str], state: State, wanted: Mapping[str, Tensor]) -> list[str]:
+    """The classifier's keys, if it alone is of another size or missing: one module, or two beside each other."""
+    odd = [*reshaped, *lacking]
+    modules = {key.rpartition(".")[0] for key in odd}
+    sizes = {wanted[key].shape[:1] for key in odd}
+    fits = all(state[key].shape[1:] == wanted[key].shape[1:] and state[key].dim() for key in reshaped)
+    last = list(dict.fromkeys(key.rpartition(".")[0] for key in wanted))[-2:]
+    return odd if 0 < len(modules) <= 2 and len(sizes) == 1 and fits and (reshaped or modules <= {*last}) else []
+
+
+def _list_misfits(state: State, wanted: Mapping[str, Tensor], reshaped: list[str]) -> list[str]:
+    """What does not fit, a phrase each."""
     misfits = {
-        "lacks": [key for key in wanted if key not in found],
-        "has unexpected": [key for key in found if key not in wanted],
+        "lacks": [key for key in wanted if key not in state],
+        "has unexpected": [key for key in state if key not in wanted],
         "has another shape for": [
-            f"{key} {tuple(found[key].shape)} instead of {tuple(tensor.shape)}"
+            f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}" for key in reshaped
+        ],
+        "has another type for": [
+            f"{key} {state[key].dtype} instead of {tensor.dtype}"
             for key, tensor in wanted.items()
-            if key in found and found[key].shape != tensor.shape
+            if key in state and _kind(state[key]) != _kind(tensor)
         ],
     }
-    misfits["has another type for"] = [
-        f"{key} {found[key].dtype} instead of {tensor.dtype}"
-        for key, tensor in wanted.items()
-        if key in found and _kind(found[key]) != _kind(tensor)
-    ]
-    problems = [f"{problem} {', '.join(keys)}" for problem, keys in misfits.items() if keys]
-    if problems:
-        raise SpotkdError(f"{path}: not a checkpoint of {name}: it {'; '.join(problems)}")
-    model.load_state_dict(found)
+    return [f"{problem} {_join_first(keys)}" for problem, keys in misfits.items() if keys]
+
+
+def _join_first(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
+    shown = [name if len(name) <= _SHOWN_LETTERS else f"{name[:_SHOWN_LETTERS]}..." for name in names[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+_SHOWN, _SHOWN_LETTERS = 3, 80  # names in a message, and their length
 
 
 def _kind(tensor: Tensor) -> str:

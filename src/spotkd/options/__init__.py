@@ -15,7 +15,7 @@ from .commands import (
     ReportOptions,
     SplitName,
 )
-from .parsing import check_filled, make_parser, parser_for, read_options
+from .parsing import check_filled, check_options_file, make_parser, parser_for, read_options
 from .run import (
     DataOptions,
     DistillOptions,
@@ -62,6 +62,7 @@ __all__ = [
     "TrainOptions",
     "changes_of_run",
     "check_filled",
+    "check_options_file",
     "check_values",
     "flatten",
     "from_values",

@@ -21,6 +21,7 @@ class EvaluateOptions:
         batch_size: images in a step.
         accelerator: auto, cpu, cuda or mps.
         precision: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
+        trust: follow what a file of somebody names: code (python:NAME), data sets of the Hub (hf:NAME).
     """
 
     checkpoint: str
@@ -30,6 +31,7 @@ class EvaluateOptions:
     batch_size: int = option(256, at_least=1)
     accelerator: Accelerator = "auto"
     precision: Precision = "auto"
+    trust: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class ExportOptions:
         card_only: only write the folder that would be sent.
         license: licence on the card, as the Hub writes it, such as apache-2.0; unset leaves the field out.
         private: make a new repository private.
+        trust: follow what a file of somebody names: code (python:NAME), data sets of the Hub (hf:NAME).
     """
 
     run: str
@@ -64,6 +67,7 @@ class ExportOptions:
     card_only: bool = False
     license: str | None = None
     private: bool = False
+    trust: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class PredictOptions:
         top: how many classes to print for each picture, the likeliest first.
         csv: a file to write the predictions to as well.
         batch_size: pictures at once.
-        trust: open a .pt2 file, which can run code: only for files of your own.
+        trust: open a .pt2 file, which can run code, and follow code that a file names (python:NAME): only for files of
+            your own.
         model: the network's name; unset takes the one noted in the file.
         data: the data set it was trained on, for weights that note no classes and no preprocessing.
         root: folder that holds the files of that data set; unset takes data.
@@ -183,6 +188,7 @@ class InspectOptions:
         out: folder for the tables; unset takes the run's.
         batch_size: images in a step.
         accelerator: auto, cpu, cuda or mps.
+        trust: follow what a file of somebody names: code (python:NAME), data sets of the Hub (hf:NAME).
     """
 
     run: str
@@ -190,6 +196,7 @@ class InspectOptions:
     out: str | None = None
     batch_size: int = option(256, at_least=1)
     accelerator: Accelerator = "auto"
+    trust: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,6 +211,7 @@ class ReportOptions:
         split: images whose decisions are shown: train, val or test.
         batch_size: images in a step.
         accelerator: auto, cpu, cuda or mps.
+        trust: follow what a file of somebody names: code (python:NAME), data sets of the Hub (hf:NAME).
     """
 
     what: list[str]
@@ -212,3 +220,4 @@ class ReportOptions:
     split: SplitName = "train"
     batch_size: int = option(256, at_least=1)
     accelerator: Accelerator = "auto"
+    trust: bool = False

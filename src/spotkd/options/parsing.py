@@ -11,12 +11,13 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from ..errors import SpotkdError, one_line
-from ..untrusted.yaml_files import check_yaml, check_yaml_file
+from ..untrusted.yaml_files import check_yaml, check_yaml_file, parse_yaml
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 C = TypeVar("C")
+_PARSERS_OWN = ("class_path", "init_args", "__path__")  # keys by which jsonargparse imports and opens what they name
 _MODE = "spotkd"  # the name under which jsonargparse knows our way to read YAML
 
 
@@ -34,6 +35,8 @@ def check_filled(kind: type, options: Mapping[str, Any], section: str = "") -> N
     hints = get_type_hints(kind)
     for key, value in options.items():
         hint: Any = hints.get(key, Any)
+        if str(key).rpartition(".")[2] in _PARSERS_OWN and hint is Any:
+            raise SpotkdError(f"{section}{key}: no such option; remove it")
         if isinstance(hint, type) and is_dataclass(hint):
             if not isinstance(value, Mapping):
                 first = next(iter(get_type_hints(hint)))
@@ -90,18 +93,60 @@ def parser_for(kind: type) -> ArgumentParser:
     return parser
 
 
-def read_options(kind: type[C], path: str | Path) -> C:
+def check_options_file(kind: type, path: str | Path, *, follow: bool = True) -> str:
+    """The text of a file with options, in which sections are sections: the parser opens files named in their place.
+
+    Raises:
+        SpotkdError: it is no YAML, or has something else in the place of a section; the message names it.
+    """
+    import yaml
+
+    text = check_yaml_file(path, follow=follow)
+    try:
+        content = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise SpotkdError(f"{path}: {one_line(error)[:300]}") from error
+    if isinstance(content, Mapping):
+        check_filled(kind, content)
+    return text
+
+
+def complete_former(kind: type, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of a run of a former version, with what it did where a newer version has another default."""
+    return {"balance": "none", **content} if "balance" in get_type_hints(kind) else content
+
+
+def parse_options(kind: type[C], content: Mapping[str, Any], source: object) -> C:
+    """The configuration of a run from what a checkpoint holds, checked likewise; ``source`` names the file.
+
+    Raises:
+        SpotkdError: an unknown key, a value of the wrong type.
+    """
+    parser = parser_for(cast(type, kind))
+    try:
+        check_filled(kind, content)
+        options = parser.parse_object(dict(complete_former(cast(type, kind), content)))
+        return kind(**vars(parser.instantiate(options)))
+    except (ArgumentError, SpotkdError, TypeError, OSError, RecursionError) as error:
+        raise SpotkdError(f"{source}: {one_line(error)}") from error
+
+
+def read_options(kind: type[C], path: str | Path, *, follow: bool = True) -> C:
     """The configuration of a run from its ``config.yaml``, checked like the command line.
+
+    Args:
+        kind: of options.
+        path: the file.
+        follow: whether it may be a link.
 
     Raises:
         SpotkdError: no such file, an unknown key, a value of the wrong type.
     """
-    if Path(path).is_file():
-        check_yaml_file(path)
     parser = parser_for(cast(type, kind))
     try:
-        options = parser.parse_path(path)
+        text = check_options_file(cast(type, kind), path, follow=follow)
+        options = parser.parse_object(dict(complete_former(cast(type, kind), parse_yaml(text))))
         check_filled(kind, options.as_dict())
         return kind(**vars(parser.instantiate(options)))
     except (ArgumentError, SpotkdError, TypeError, OSError) as error:
-        raise SpotkdError(f"{path}: {one_line(error)}") from error
+        raise SpotkdError(f"{path}: {one_line(error).removeprefix(f'{path}: ')}") from error

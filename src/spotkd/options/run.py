@@ -21,11 +21,16 @@ class ModelOptions:
     Args:
         name: a network of the zoo, such as resnet20, or torchvision:NAME, timm:NAME, python:MODULE.FUNCTION.
         checkpoint: weights to start from: a run folder, .safetensors, .pt or .pth.
+        checkpoint_key: which weights of the checkpoint to take, where it holds several: ema for averaged ones, raw, a
+            key of the file, or a prefix of its names; unset takes the raw ones and tells of others.
+        replace_head: start with a new classifier where the checkpoint's has another number of classes.
         at: modules of a network from outside the zoo after which a stage ends, as layer1,layer2; unset proposes some.
     """
 
     name: str = option("resnet20", affects="result")
     checkpoint: str | None = option(None, affects="result")
+    checkpoint_key: str | None = option(None, affects="result")
+    replace_head: bool = option(False, affects="result")
     at: list[str] | str | None = option(None, affects="result")
 
 
@@ -69,14 +74,15 @@ class OptimOptions:
         lr: learning rate; for onecycle its peak.
         momentum: momentum, of the policy's parameters too.
         weight_decay: weight decay, on every parameter.
-        schedule: multistep divides the rate by ten at each milestone; onecycle warms up and anneals to zero.
+        schedule: onecycle warms up and anneals to zero; multistep, the paper's, divides the rate by ten at each
+            milestone.
         milestones: last epochs before the rate drops; unset takes 5/8, 6/8, 7/8 of all (150, 180, 210 of 240).
     """
 
     lr: float = option(0.05, affects="result", above=0)
     momentum: float = option(0.9, affects="result", at_least=0, below=1)
     weight_decay: float = option(5e-4, affects="result", at_least=0)
-    schedule: Literal["multistep", "onecycle"] = option("multistep", affects="result")
+    schedule: Literal["multistep", "onecycle"] = option("onecycle", affects="result")
     milestones: list[int] | None = option(None, affects="result")
 
 
@@ -136,7 +142,7 @@ class RunOptions:
             the state is saved anyway.
         skip_nonfinite: leave out so many steps whose loss or gradient is not finite, before the run is stopped.
         data: the data set.
-        epochs: passes over the training images.
+        epochs: passes over the training images; auto takes as many as make 6000 steps, but 30 to 240.
         batch_size: images in a step.
         eval_batch_size: images in an evaluation step.
         seed: of initialisation, order, augmentation and decisions.
@@ -165,7 +171,7 @@ class RunOptions:
     checkpoint_every: int | str | None = option("15min", affects="place", parse=parse_interval)
     skip_nonfinite: int = option(0, affects="numerics", at_least=0)
     data: DataOptions = section(DataOptions)
-    epochs: int = option(240, affects="result", at_least=1)
+    epochs: int | Literal["auto"] = option("auto", affects="result", at_least=1)
     batch_size: int = option(64, affects="result", at_least=1)
     eval_batch_size: int = option(256, affects="numerics", at_least=1)
     seed: int = option(1029, affects="result", at_least=0, below=2**32)
@@ -201,11 +207,14 @@ class DistillOptions(RunOptions):
         teacher: the trained network; its checkpoint is required.
         student: the network to train.
         distiller: what to distil; 'spotkd distillers' lists them. python:MODULE.CLASS for one of yours.
-        strategy: where to distil: adaptive (SAKD), anti, random, always, never or joint, or python:MODULE.CLASS.
+        strategy: where to distil: always (at every spot), adaptive (SAKD), anti, random, never or joint, or
+            python:MODULE.CLASS.
         options: the distiller's own options, as --options.negatives 4096; its page in the docs lists them.
         spots: pairs of stages student:teacher, as layer1:layer2,layer3:layer4, in place of the distiller's own.
         alpha: weight of the loss on the logits.
         beta: weight of the distiller; unset takes the paper's.
+        balance: auto bounds the distiller's pull at the student by that of labels and logits, so that its weight means
+            the same for every pair of networks; none is the paper.
         temperature: of the loss on the logits; unset takes its own (4 for kd).
         standardise: bring logits to mean 0 and deviation 1 before the loss on them.
         min_teacher_top1: stop unless the teacher gets this percentage of (up to 1024) test images right; unset asks for
@@ -219,16 +228,19 @@ class DistillOptions(RunOptions):
         preparation: the phase before distillation that some distillers need.
         inspect_every: where the policy sends 512 training images is noted after every so many epochs, in
             decisions.csv; 0 never. It costs a forward pass of both networks on them.
+        compare: folders of runs of the same student to compare the result with, beside its controls in the same
+            folder, as runs/a,runs/b.
     """
 
     teacher: ModelOptions = section(ModelOptions, checkpoint="place")
     student: ModelOptions = section(lambda: ModelOptions("resnet8"))
     distiller: str = option("at", affects="result")
-    strategy: str = option("adaptive", affects="result")
+    strategy: str = option("always", affects="result")
     options: dict[str, bool | int | float | str] = option({}, affects="result")
     spots: list[str] | str | None = option(None, affects="result", parse=parse_spots)
     alpha: float = option(1.0, affects="result")
     beta: float | None = option(None, affects="result")
+    balance: Literal["auto", "none"] = option("auto", affects="result")
     temperature: float | None = option(None, affects="result")
     standardise: bool = option(False, affects="result")
     min_teacher_top1: float | None = option(
@@ -240,3 +252,4 @@ class DistillOptions(RunOptions):
     policy: PolicyOptions = section(PolicyOptions)
     preparation: PreparationOptions = section(PreparationOptions)
     inspect_every: int = option(1, affects="display", at_least=0)
+    compare: list[str] | str | None = option(None, affects="display")

@@ -8,8 +8,9 @@ from typing import Any, TypeVar, get_type_hints
 
 from ..errors import SpotkdError
 from .fields import Option, known_options
-from .run import OptimOptions, RunOptions
+from .run import DataOptions, OptimOptions, RunOptions
 
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 6000, 30, 240  # of a run whose epochs are not given
 AnyOptions = TypeVar("AnyOptions", bound=Any)
 
 
@@ -86,7 +87,7 @@ def result_options(options: RunOptions) -> dict[str, Any]:
             for section in sections:
                 place = place[section]
             del place[key]
-    if options.optim.schedule == "multistep":
+    if options.optim.schedule == "multistep" and options.epochs != "auto":
         content["optim"]["milestones"] = milestones(options.optim, options.epochs)
     return content
 
@@ -99,9 +100,26 @@ def result_differences(one: RunOptions, other: RunOptions) -> list[str]:
 
 def options_of_test_images(options: RunOptions) -> dict[str, Any]:
     """The options of the data set that must be known to find the same test images again."""
-    known = known_options(type(options.data))
+    return {name: getattr(options.data, name) for name in test_image_keys()}
+
+
+def test_image_keys() -> list[str]:
+    """Their names, in the order of the files."""
+    known = known_options(DataOptions)
     places = {name: option.test_image_key for name, option in known.items() if option.test_image_key is not None}
-    return {name: getattr(options.data, name) for name in sorted(places, key=places.__getitem__)}
+    return sorted(places, key=places.__getitem__)
+
+
+def epochs_for(options: RunOptions, images: int) -> int:
+    """The passes over so many training images: those asked for, or as many as suit a set of this size.
+
+    A small set needs more passes than a large one, since what a network learns is a matter of steps; but it is learnt
+    by heart in the end, and a large one holds more in each pass.
+    """
+    if options.epochs != "auto":
+        return options.epochs
+    steps_per_epoch = -(-images // options.batch_size)
+    return min(max(round(STEPS / steps_per_epoch), FEWEST_EPOCHS), MOST_EPOCHS)
 
 
 def milestones(optim: OptimOptions, epochs: int) -> list[int] | None:

@@ -11,7 +11,9 @@ from ..data import Dataset, load_data
 from ..errors import SpotkdError
 from ..options import DistillOptions, InspectOptions, ReportOptions
 from ..routing import STRATEGIES
+from ..runs.folder import RunFolder
 from ..training.build import data_spec
+from ..untrusted.names import UnfollowedNameError, looking
 from .compare import Comparison, compare, predict_labels
 from .costs import NetworkCost, network_cost
 from .gallery import galleries
@@ -30,35 +32,51 @@ class ReportBuilder:
 
     Args:
         options: of the command.
+
+    Attributes:
+        unfollowed: a line about each name that was not followed, each once.
     """
 
     def __init__(self, options: ReportOptions) -> None:
         self.options = options
+        self._trusts = options.trust
+        self.unfollowed: dict[str, None] = {}
         self._data: dict[str, Dataset] = {}
         self._costs: dict[tuple[str, str], NetworkCost] = {}
 
     def build_section(self, run: RunRecord) -> Section:
         """Everything about one run."""
-        section = Section(run)
+        section = Section(run, remarks=list(run.remarks))
+        self._trusts = self.options.trust or RunFolder(run.folder).is_own
         section.charts = list(metric_charts(run))
         costs = self._try(section.remarks, "sizes", lambda: self._network_costs(run))
         section.items = list(summary_items(run, costs))
-        if run.distill_options is not None and STRATEGIES[run.distill_options.strategy]().learns:
-            section.heat_maps = list(epoch_heat_maps(run))
-            self._try(section.remarks, "decisions", lambda: self._inspect_policy(section))
-        elif run.distill_options is not None:
-            section.remarks.append(
-                f"Strategy {run.distill_options.strategy} has no policy: it treats every sample alike, so there is "
-                "nothing to show of where it distils."
-            )
+        if run.distill_options is not None:
+            self._show_strategy(section, run.distill_options.strategy)
         return section
+
+    def _show_strategy(self, section: Section, name: str) -> None:
+        """Where a strategy distils, if it learns that; what files alone tell where it may not be imported."""
+        learns = self._try(section.remarks, "strategy", lambda: bool(STRATEGIES[name]().learns))
+        if learns is not False:
+            section.heat_maps = list(epoch_heat_maps(section.run))
+        if learns:
+            self._try(section.remarks, "decisions", lambda: self._inspect_policy(section))
+        elif learns is False:
+            section.remarks.append(
+                f"Strategy {name} has no policy: it treats every sample alike, so there is nothing to show of where it "
+                "distils."
+            )
 
     def _try(self, remarks: list[str], what: str, work: Callable[[], T]) -> T | None:
         """The work's result; where files are missing, None and a remark: a page can be made of what is there."""
         try:
-            return work()
+            with looking(trust=self._trusts):
+                return work()
         except SpotkdError as error:
             remarks.append(f"No {what}: {error}")
+            if isinstance(error, UnfollowedNameError):
+                self.unfollowed.setdefault(str(error))
             return None
 
     def load_data(self, run: RunRecord) -> Dataset:
@@ -83,7 +101,7 @@ class ReportBuilder:
         options = self.options
         run, split = section.run, options.split
         inspection, data = inspect(
-            InspectOptions(str(run.folder), split, None, options.batch_size, options.accelerator)
+            InspectOptions(str(run.folder), split, None, options.batch_size, options.accelerator, options.trust)
         )
         section.inspection = inspection
         section.galleries = galleries(inspection, get_split(data, split))
@@ -100,6 +118,7 @@ class ReportBuilder:
             return found, remarks
         for run in (section.run for section in sections if section.inspection is not None):
             what = f"comparison of {run.name} with plain KD"
+            self._trusts = self.options.trust or all(RunFolder(one.folder).is_own for one in (plain, run))
             done = self._try(remarks, what, partial(self._compare, plain, run))
             found += [] if done is None else [done]
         return found, remarks
@@ -108,7 +127,10 @@ class ReportBuilder:
         if _test_images(before) != _test_images(after):
             raise SpotkdError("it was tested on other images")
         data = self.load_data(after)
-        (labels, old), (_, new) = (predict_labels(run, data, self.options) for run in (before, after))
+        size, device = self.options.batch_size, self.options.accelerator
+        (labels, old), (_, new) = (
+            predict_labels(run.student, run.folder, data, size, device) for run in (before, after)
+        )
         return compare((before.name, old), (after.name, new), labels, data.classes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,7 @@ import torch
 
 from ..data import Dataset, Loader
 from ..models import build_model
-from ..options import ReportOptions
 from ..training import make_fabric
-from .run_record import RunRecord
 
 _MOST_LISTED = 10  # confusions of either kind
 
@@ -57,15 +56,17 @@ class Comparison:
 
 
 @torch.inference_mode()
-def predict_labels(run: RunRecord, data: Dataset, options: ReportOptions) -> tuple[Labels, Labels]:
-    """The labels of the test images, and the predictions of the run's student.
+def predict_labels(
+    student: str, folder: Path, data: Dataset, batch_size: int = 256, accelerator: str = "auto"
+) -> tuple[Labels, Labels]:
+    """The labels of the test images, and the predictions of the student in a run's folder.
 
     Raises:
         SpotkdError: the run's weights are not there or do not fit.
     """
-    fabric = make_fabric(options.accelerator, "32")
-    model = build_model(run.student, len(data.classes), run.folder, data.image_shape).to(fabric.device).eval()
-    loader = Loader(data, data.test, options.batch_size, training=False, device=fabric.device)
+    fabric = make_fabric(accelerator, "32")
+    model = build_model(student, len(data.classes), folder, data.image_shape).to(fabric.device).eval()
+    loader = Loader(data, data.test, batch_size, training=False, device=fabric.device)
     found = [(batch.labels.cpu(), model(batch.images).argmax(1).cpu()) for batch in loader.epoch(0)]
     labels, predicted = (torch.cat(part).numpy() for part in zip(*found, strict=True))
     return labels, predicted

@@ -14,7 +14,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ..analysis.plots import line_style
 from ..errors import SpotkdError
+from ..escaping import escape_terminal
 from ..files import atomic_write
+from ..untrusted.images import ignore_warnings
 from .charts import HeatMap, LineChart, evenly_spaced
 
 _STYLE = {
@@ -40,7 +42,7 @@ def write_figures(figures: Iterable[LineChart | HeatMap], folder: Path) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for content in figures:
-            with rc_context(_STYLE):  # type: ignore[arg-type]  # the stubs list the keys one by one
+            with ignore_warnings(), rc_context(_STYLE):  # type: ignore[arg-type]  # the stubs list the keys one by one
                 figure = _draw_lines(content) if isinstance(content, LineChart) else _draw_heat_map(content)
                 name = re.sub(r"[^A-Za-z0-9_.]+", "-", content.key)
                 for ending, extra in (("png", {"Software": None}), ("svg", {"Date": None})):
@@ -103,4 +105,5 @@ def _draw_heat_map(heat: HeatMap) -> Figure:
 
 
 def _shorten(name: str) -> str:
+    name = escape_terminal(name)
     return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"

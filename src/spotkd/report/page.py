@@ -41,13 +41,15 @@ def report_runs(folders: Sequence[Path], options: ReportOptions) -> Iterator[str
     html = render_page(
         sections=sections, together=together, comparisons=comparisons, remarks=remarks, **result_table(sections)
     )
+    content = html.encode("utf-8", "backslashreplace")  # names of files and classes may be no text
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as path:
-            path.write_text(html, encoding="utf-8")
+            path.write_bytes(content)
     except OSError as error:
         raise SpotkdError(f"{target}: cannot be written ({error.strerror or error})") from error
-    yield f"{target}: {len(runs)} run{'s' * (len(runs) > 1)}, {len(html.encode()) / 1e6:.1f} MB"
+    yield f"{target}: {len(runs)} run{'s' * (len(runs) > 1)}, {len(content) / 1e6:.1f} MB"
+    yield from builder.unfollowed
     if options.figures is not None:
         shown: list[LineChart | HeatMap] = [*together]
         for section in sections:

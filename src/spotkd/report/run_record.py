@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import RunError, SpotkdError
+from ..escaping import escape_shell
 from ..options import DistillOptions, TrainOptions
 from ..runs.folder import RunFolder
 from ..runs.folder import find_runs as find_run_folders
+from ..runs.layout import METRICS
 from ..runs.summary import Summary
 from ..runs.tables import Decisions
 
@@ -29,6 +30,7 @@ class RunRecord:
         metrics: the columns of ``metrics.csv``.
         summary: its result; None for a run that has not finished.
         decisions: where the policy sent the same images, epoch by epoch.
+        remarks: what was left out because it was torn.
     """
 
     name: str
@@ -38,6 +40,7 @@ class RunRecord:
     metrics: dict[str, list[float]]
     summary: Summary | None
     decisions: Decisions
+    remarks: tuple[str, ...] = ()
 
     @property
     def distill_options(self) -> DistillOptions | None:
@@ -61,13 +64,20 @@ class RunRecord:
     @property
     def command(self) -> str:
         """A command that repeats the run: every option that is not the default."""
-        default = type(self.options)()
-        given = dict(_changed_options(asdict(self.options), asdict(default)))
-        for key in ("out", "overwrite", "recipe"):  # its own folder; consent; the recipe's options are all in the rest
-            given.pop(key, None)
-        verb = "distill" if self.distill_options else "train"
-        words = [f"--{key} {shlex.quote(_format_argument(value))}" for key, value in given.items()]
-        return " ".join([f"spotkd {verb}", *words, f"--out {shlex.quote(f'{self.folder}-again')}"])
+        return repeat_command(self.options, f"{self.folder}-again")
+
+
+def repeat_command(options: TrainOptions | DistillOptions, out: str) -> str:
+    """The command of a run with these options, in the folder ``out``: every option that is not the default."""
+    given = dict(_changed_options(asdict(options), asdict(type(options)())))
+    for key in ("out", "overwrite", "resume", "recipe"):  # its own folder; consent; the rest holds the recipe's options
+        given.pop(key, None)
+    words = ["spotkd", "distill" if isinstance(options, DistillOptions) else "train"]
+    for key, value in (given | {"out": out}).items():
+        text = _format_argument(value)
+        # As one word where the value would be taken for an option.
+        words += [f"--{key}={text}"] if text.startswith("-") else [f"--{key}", text]
+    return escape_shell(words)
 
 
 def _changed_options(mine: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -106,4 +116,9 @@ def read_record(folder: Path, name: str) -> RunRecord:
     metrics = run.metrics
     if not metrics:
         raise RunError(f"{folder}: this run has not finished an epoch yet")
-    return RunRecord(name, folder, run.options, run.options_text, metrics, run.summary, run.decisions)
+    split = "val" if "val_top1" in metrics else "test"
+    epochs = metrics.get("epoch", [])
+    if f"{split}_top1" not in metrics or not epochs or any(e != i for i, e in enumerate(epochs, 1)):
+        raise RunError(f"{folder / METRICS}: damaged, it has no row for each epoch with the {split} images' top1")
+    options, yaml, remarks = run.options, run.options_text, tuple(run.remarks)
+    return RunRecord(name, folder, options, yaml, metrics, run.summary, run.decisions, remarks)

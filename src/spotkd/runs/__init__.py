@@ -12,6 +12,7 @@
   where the strategy trains the teacher
 - prepared.ckpt, preparation.csv: what a distiller learned before distillation, and its loss by epoch (ft, ab)
 - nonfinite.json: the samples of the step that stopped a run because a number was not finite
+- origin.txt: who made a run whose options name code (see :mod:`.origin`)
 - options.yaml, log.txt, error.txt: what ``spotkd bench`` asked of the run, what the run printed, and why it failed
 - .lock: held by the process that writes here
 """

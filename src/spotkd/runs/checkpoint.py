@@ -8,6 +8,7 @@ renamed to ``previous.ckpt``: at any instant at least one of the two is whole.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from ..errors import SpotkdError, one_line
 from ..files import atomic_write
-from ..untrusted.torch_files import load_tensors
-from .layout import DAMAGED, LAST, PREVIOUS
+from ..untrusted.files import MAX_WEIGHTS_BYTES, open_file
+from ..untrusted.torch_files import read_torch_file
+from .layout import DAMAGED, LAST, PREVIOUS, TABLES
 
 FORMAT = 1  # of the state; raised when an older one can no longer be resumed
 _TRAILER = b"\nspotkd sha256 "
@@ -57,23 +59,44 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         SpotkdError: it is missing, is none of ours, or is not as it was written.
     """
     path = Path(path)
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest = _digest(file, size - _TRAILER_SIZE)
-            trailer = file.read()
-    except FileNotFoundError as error:
-        raise SpotkdError(f"{path}: no such file") from error
-    except OSError as error:
-        raise SpotkdError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not (trailer.startswith(_TRAILER) and len(trailer) == _TRAILER_SIZE):
-        raise SpotkdError(f"{path}: not a checkpoint of spotkd, or cut short")
-    if trailer != _TRAILER + digest.encode() + b"\n":
-        raise SpotkdError(f"{path}: damaged, its contents are not those that were written")
-    state = load_tensors(path)
+    if not os.path.lexists(path):
+        raise SpotkdError(f"{path}: no such file")
+    with open_file(path, MAX_WEIGHTS_BYTES, follow=False) as file:
+        try:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - _TRAILER_SIZE, 0))
+            trailer = file.read(_TRAILER_SIZE)
+            if not (trailer.startswith(_TRAILER) and len(trailer) == _TRAILER_SIZE):
+                raise SpotkdError(f"{path}: not a checkpoint of spotkd, or cut short")
+            file.seek(0)
+            if trailer != _TRAILER + _digest(file, size - _TRAILER_SIZE).encode() + b"\n":
+                raise SpotkdError(f"{path}: damaged, its contents are not those that were written")
+        except OSError as error:
+            raise SpotkdError(f"{path}: cannot be read ({error.strerror or error})") from error
+        state = read_torch_file(file, path)
     if not isinstance(state, dict):
         raise SpotkdError(f"{path}: not a checkpoint of spotkd")
     return state
+
+
+def check_state(path: Path, state: Mapping[str, Any]) -> None:
+    """The checksum says that a file is as it was written, not by whom: what is used without a look is looked at here.
+
+    Raises:
+        SpotkdError: it holds tables that no run has, or something else than a state of training.
+    """
+    if state.get("format") != FORMAT:
+        raise SpotkdError(f"{path}: written by another version of spotkd; start over: --overwrite true")
+    for key, kind in _STATE_TYPES.items():
+        value = state.get(key)
+        if type(value) is not kind or (isinstance(value, int) and value < 0):
+            raise SpotkdError(f"{path}: not a checkpoint of a training, it holds no usable {key}")
+    for name, text in state["tables"].items():
+        if name not in TABLES or type(text) is not str:
+            raise SpotkdError(f"{path}: refused, it holds a table that no run has; remove it")
+
+
+_STATE_TYPES: dict[str, type] = {"phase": str, "epoch": int, "step": int, "tables": dict, "config": dict}
 
 
 def load_newest(folder: Path, set_aside: bool = True) -> tuple[dict[str, Any] | None, str | None]:
@@ -89,14 +112,11 @@ def load_newest(folder: Path, set_aside: bool = True) -> tuple[dict[str, Any] | 
     """
     problems = []
     for name in (LAST, PREVIOUS):
-        if not (folder / name).exists():
+        if not os.path.lexists(folder / name):
             continue
         try:
             state = read_checkpoint(folder / name)
-            if state.get("format") != FORMAT:
-                raise SpotkdError(
-                    f"{folder / name}: written by another version of spotkd; start over: --overwrite true"
-                )
+            check_state(folder / name, state)
         except SpotkdError as error:
             problems.append(str(error))
             continue

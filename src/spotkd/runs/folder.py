@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,12 +11,16 @@ from typing import Any, Literal
 from ..errors import RunError, SpotkdError, one_line
 from ..files import atomic_write
 from ..options import DistillOptions, TrainOptions, read_options
+from ..untrusted.files import open_file, read_text
 from ..untrusted.yaml_files import check_yaml_file, read_yaml
 from . import layout
 from .checkpoint import load_newest
+from .origin import is_own, names_to_follow
 from .summary import Summary, read_summary
-from .tables import Decisions, read_decisions, read_metrics
+from .tables import Decisions, Metrics, read_decisions, read_metrics
 
+MAX_LOG_BYTES = 1 << 30  # of what a worker printed
+_LAST_BYTES = 64 << 10  # of that, and of why a run failed
 Kind = Literal["train", "distill"]
 
 
@@ -49,8 +54,26 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has a result."""
-        return (self.path / layout.SUMMARY).is_file()
+        """Whether the run has a result, and is not trained further."""
+        return (self.path / layout.SUMMARY).is_file() and not (self.path / layout.REOPENED).exists()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the folder is known to hold a run of spotkd, whole or damaged, which may then be overwritten.
+
+        Its options say so, or its result does, or a checkpoint. A file of the same name alone does not.
+        """
+        return any(_can_read(read) for read in (lambda: self.options, lambda: self.result, self.state))
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this user made the run on this machine, as far as the code that its options name tells."""
+        return is_own(self.path, self.raw_options)
+
+    @property
+    def own_names(self) -> set[str]:
+        """The names of code, networks and addresses in the options of a run that this user made."""
+        return names_to_follow(self.raw_options) if self.is_own else set()
 
     @property
     def modified(self) -> float:
@@ -72,7 +95,7 @@ class RunFolder:
         path = self.path / layout.CONFIG
         if not path.is_file():
             raise RunError(f"{self.path}: holds no run (no {layout.CONFIG})")
-        content = _as_run_error(lambda: read_yaml(path))
+        content = _as_run_error(lambda: read_yaml(path, follow=False))
         if not isinstance(content, Mapping):
             raise RunError(f"{path}: holds no options")
         return content
@@ -94,7 +117,8 @@ class RunFolder:
             RunError: there are none, or one is unknown or of the wrong type.
         """
         kind = DistillOptions if self.kind == "distill" else TrainOptions
-        found: TrainOptions | DistillOptions = _as_run_error(lambda: read_options(kind, self.path / layout.CONFIG))
+        path = self.path / layout.CONFIG
+        found: TrainOptions | DistillOptions = _as_run_error(lambda: read_options(kind, path, follow=False))
         return found
 
     @property
@@ -115,7 +139,7 @@ class RunFolder:
         Raises:
             RunError: it cannot be read.
         """
-        text: str = _as_run_error(lambda: check_yaml_file(self.path / layout.CONFIG))
+        text: str = _as_run_error(lambda: check_yaml_file(self.path / layout.CONFIG, follow=False))
         return text
 
     @property
@@ -125,7 +149,20 @@ class RunFolder:
         Raises:
             RunError: it is not there, or damaged.
         """
+        return self._metrics.columns
+
+    @property
+    def _metrics(self) -> Metrics:
         return read_metrics(self.path / layout.METRICS)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the tables lack because it was torn.
+
+        Raises:
+            RunError: a table is not there, or damaged.
+        """
+        return [table.remark for table in (self._metrics, self.decisions) if table.remark is not None]
 
     @property
     def decisions(self) -> Decisions:
@@ -173,7 +210,7 @@ class RunFolder:
             SpotkdError: there are some, and none can be used.
         """
         state, _ = load_newest(self.path, set_aside=False)
-        if state is not None and "method" not in state:
+        if state is not None and not isinstance(state.get("method"), dict):
             raise RunError(f"{self.path}: its checkpoint is not a checkpoint of a training")
         return state
 
@@ -193,16 +230,18 @@ class RunFolder:
 
     def last_words(self) -> str:
         """The last line that a worker printed; empty where it printed nothing."""
-        lines = (
-            self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log.is_file() else []
-        )
+        if not self.log.is_file():
+            return ""
+        with open_file(self.log, MAX_LOG_BYTES, follow=False) as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - _LAST_BYTES, 0))
+            lines = file.read().decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else ""
 
     @property
     def error(self) -> str | None:
         """Why the run failed; None if it did not."""
         path = self.path / layout.ERROR
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+        return read_text(path, _LAST_BYTES, follow=False, errors="replace") if path.is_file() else None
 
     def fail(self, reason: str) -> None:
         """Note why the run failed."""
@@ -213,6 +252,13 @@ class RunFolder:
 def find_runs(place: str | Path) -> list[RunFolder]:
     """The runs in a folder and below it, in the order of their names."""
     return [RunFolder(path.parent) for path in sorted(Path(place).rglob(layout.CONFIG))]
+
+
+def _can_read(read: Callable[[], object]) -> bool:
+    try:
+        return read() is not None
+    except SpotkdError:
+        return False
 
 
 def _as_run_error(read: Any) -> Any:

@@ -14,11 +14,15 @@ TEACHER = "teacher.safetensors"
 PREPARED, PREPARATION_LOSSES = "prepared.ckpt", "preparation.csv"
 NONFINITE = "nonfinite.json"
 LOGGERS = "loggers.json"
+REOPENED = "reopened"  # there while a finished run is trained further; its result stays until the new one is complete
+ORIGIN = "origin.txt"  # of a run whose options name code, see origin.py
 REQUEST, LOG, ERROR = "options.yaml", "log.txt", "error.txt"  # of spotkd bench
 LOCK = ".lock"
 
 FILES = (
     CONFIG, METRICS, DECISIONS, LAST, PREVIOUS, DAMAGED, SUMMARY, STUDENT, TEACHER, MODEL, PREPARED,
-    PREPARATION_LOSSES, NONFINITE, LOGGERS,
+    PREPARATION_LOSSES, NONFINITE, LOGGERS, ORIGIN, REOPENED,
 )  # fmt: skip
+TABLES = (METRICS, DECISIONS, PREPARATION_LOSSES)  # which grow row by row, and which a checkpoint holds once more
+RESULT = (SUMMARY, STUDENT, MODEL, TEACHER)
 FOLDERS = ("tensorboard", "csv", "wandb")  # of loggers

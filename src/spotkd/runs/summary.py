@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,11 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import __version__
-from ..errors import RunError, one_line
+from ..errors import RunError, SpotkdError, one_line
+from ..untrusted.files import read_text
+from ..untrusted.json_values import parse_json
+
+MAX_BYTES = 1 << 20  # of summary.json
 
 
 class Scores(NamedTuple):
@@ -83,7 +86,7 @@ def read_summary(path: Path) -> Summary:
         RunError: it cannot be read, or is not the summary of a run.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path, MAX_BYTES, follow=False))
         return Summary(
             scores=_read_scores(content["scores"]),
             last=_read_scores(content["last"]),
@@ -95,7 +98,9 @@ def read_summary(path: Path) -> Summary:
             versions={key: str(content[key]) for key in current_versions()},
             **{key: str(content[key]) for key in ("model", "protocol", "device", "machine")},
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except SpotkdError as error:
+        raise RunError(str(error)) from error
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         reason = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise RunError(f"{path}: damaged or not the summary of a run ({reason})") from error
 

@@ -3,29 +3,68 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import RunError, one_line
+from ..errors import RunError, SpotkdError, one_line
+from ..untrusted.files import read_text
 
 ALL_CLASSES = "all"  # what stands in place of a class in the row of all images
+MAX_COLUMNS, MAX_EPOCHS, MAX_DECISIONS = 500, 50_000, 500_000  # columns, and rows of either table
 
 
-def read_metrics(path: Path) -> dict[str, list[float]]:
-    """The columns of a table of numbers, by name; none where it has no rows.
+class Rows(NamedTuple):
+    """A table as it stands in a file: the names of its columns, its whole rows, and what was left out."""
+
+    header: list[str]
+    rows: list[list[str]]
+    remark: str | None = None
+
+
+def read_rows(path: Path, most: int) -> Rows:
+    """The rows of a table; a last one that was torn, since the run was killed while it was written, is left out.
+
+    Raises:
+        RunError: it cannot be read, has more than ``most`` rows, or a row in its midst has other cells than its header.
+    """
+    try:
+        text = read_text(path, follow=False)
+        whole, _, torn = text.rpartition("\n")
+        lines = list(csv.reader(io.StringIO(whole, newline="")))
+    except (SpotkdError, csv.Error) as error:
+        raise RunError(one_line(error) if isinstance(error, SpotkdError) else f"{path}: damaged ({error})") from error
+    header, rows = (lines[0], lines[1:]) if lines else ([], [])
+    if len(set(header)) < len(header) or len(header) > MAX_COLUMNS or len(rows) > most:
+        raise RunError(
+            f"{path}: damaged, it is no table with at most {MAX_COLUMNS} columns, each of another name, and {most} rows"
+        )
+    wrong = next((number for number, row in enumerate(rows, 2) if len(row) != len(header)), None)
+    if wrong is not None:
+        raise RunError(f"{path}: damaged, row {wrong} has another number of cells than the header")
+    return Rows(header, rows, f"{path.name}: its last row is torn, and left out" if torn else None)
+
+
+class Metrics(NamedTuple):
+    """The columns of a table of numbers, by name, and what was left out."""
+
+    columns: dict[str, list[float]]
+    remark: str | None = None
+
+
+def read_metrics(path: Path) -> Metrics:
+    """The columns of a table of numbers; none where it has no rows.
 
     Raises:
         RunError: it cannot be read.
     """
+    header, rows, remark = read_rows(path, MAX_EPOCHS)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else {})}
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, TypeError, csv.Error) as error:
+        columns = [[float(cell) for cell in column] for column in zip(*rows, strict=True)]
+    except ValueError as error:
         raise RunError(f"{path}: damaged, it is not a table of numbers ({one_line(error)[:200]})") from error
+    return Metrics(dict(zip(header, columns, strict=False)), remark)
 
 
 class DecisionRow(NamedTuple):
@@ -44,10 +83,12 @@ class Decisions:
     Attributes:
         spots: names of the spots, in the order of :attr:`DecisionRow.means`.
         rows: for each epoch one of all images and one of every class.
+        remark: what was left out, if anything was.
     """
 
     spots: tuple[str, ...] = ()
     rows: tuple[DecisionRow, ...] = ()
+    remark: str | None = None
 
 
 def read_decisions(path: Path) -> Decisions:
@@ -56,15 +97,14 @@ def read_decisions(path: Path) -> Decisions:
     Raises:
         RunError: it is damaged.
     """
-    if not path.is_file():
+    if not path.is_symlink() and not path.exists():
         return Decisions()
+    header, lines, remark = read_rows(path, MAX_DECISIONS)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *lines = csv.reader(file)
         rows = [
             DecisionRow(int(epoch), None if label == ALL_CLASSES else int(label), int(images), tuple(map(float, means)))
             for epoch, label, images, *means in lines
         ]
-    except (OSError, ValueError, csv.Error) as error:
+    except ValueError as error:
         raise RunError(f"{path}: cannot be read ({one_line(error)[:200]})") from error
-    return Decisions(tuple(header[3:]), tuple(rows))
+    return Decisions(tuple(header[3:]), tuple(rows), remark)

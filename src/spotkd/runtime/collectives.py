@@ -22,8 +22,9 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 def broadcast_state(method: nn.Module) -> None:
     """Copy the first process's parameters and buffers to all others."""
     if dist.is_initialized():
-        for tensor in method.state_dict().values():
-            dist.broadcast(tensor, src=0)
+        for name, tensor in method.state_dict().items():
+            if not name.endswith("_extra_state"):  # what is no tensor of the device is the same everywhere
+                dist.broadcast(tensor, src=0)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,22 +14,25 @@ from torch import nn
 from ..compiling import compile_method
 from ..data import Dataset, Loader
 from ..errors import SpotkdError
+from ..escaping import escape_shell
 from ..losses import Method
 from ..method import SpotKD
 from ..models.weights import find_weights
 from ..options import DistillOptions, ModelOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_interval, parse_loggers
-from ..options.values import changes_of_run, flatten, milestones
+from ..options.parsing import parse_options
+from ..options.values import changes_of_run, epochs_for, flatten, milestones
 from ..runs import layout
 from ..runs.folder import RunFolder
-from ..runs.writer import RunFollower, RunWriter, share_state
+from ..runs.follower import RunFollower, share_state
+from ..runs.writer import RunWriter
 from ..runtime.device import Device
 from .decision_log import WATCHED_IMAGES, DecisionLog
 from .guard import Guard
 from .hooks import Hook, Start
 from .loggers import Loggers
 from .optim import make_optimizer
-from .progress import PolicyNotes, Progress
+from .progress import Notes, Progress
 from .select import Selection
 from .session import Schedule, Session, TrainingData
 from .state import changing_buffers
@@ -101,6 +104,11 @@ def open_writer(folder: str | Path, options: TrainOptions | DistillOptions) -> R
                     f"{folder}: was started with other options: {'; '.join(changes[:8])}; start over (--out, "
                     "--overwrite true), or resume all the same: --accept_changes true"
                 )
+    if options.overwrite and not resumes and there.files and not there.is_ours:
+        raise SpotkdError(
+            f"{folder}: holds {there.files[0]}, and is no run of spotkd, so nothing there is overwritten; give another "
+            "--out"
+        )
     if there.files and not (resumes or options.overwrite):
         raise SpotkdError(
             f"{folder}: already holds a run ({there.files[0]}); give another --out, replace it: --overwrite true, "
@@ -112,8 +120,24 @@ def open_writer(folder: str | Path, options: TrainOptions | DistillOptions) -> R
         "distill" if isinstance(options, DistillOptions) else "train",
         resumes=resumes,
         reopens=resumes and bool(changes),
+        check=lambda saved: _check_options(folder, saved, options),
         save_every=parse_interval(options.checkpoint_every),
     )
+
+
+def _check_options(folder: str | Path, saved: Mapping[str, Any], options: TrainOptions | DistillOptions) -> bool:
+    """Whether the options differ from those in a checkpoint, which are the run's, whatever ``config.yaml`` says now.
+
+    Raises:
+        SpotkdError: they do, and nobody accepted that.
+    """
+    changes = changes_of_run(parse_options(type(options), saved, f"{folder}: its checkpoint"), options)
+    if changes and not options.accept_changes:
+        raise SpotkdError(
+            f"{folder}: was trained with other options than {layout.CONFIG} or this command says: "
+            f"{'; '.join(changes[:8])}; resume all the same: --accept_changes true"
+        )
+    return bool(changes)
 
 
 def _changes(there: RunFolder, options: TrainOptions | DistillOptions) -> list[str]:
@@ -123,7 +147,8 @@ def _changes(there: RunFolder, options: TrainOptions | DistillOptions) -> list[s
         SpotkdError: another command made that run, or its options are damaged.
     """
     if not isinstance(there.options, type(options)):
-        raise SpotkdError(f"{there.path}: is a run of 'spotkd {there.kind}': spotkd {there.kind} --resume {there.path}")
+        again = escape_shell(["spotkd", there.kind, "--resume", str(there.path)])
+        raise SpotkdError(f"{there.path}: is a run of 'spotkd {there.kind}': {again}")
     return changes_of_run(there.options, options)
 
 
@@ -150,21 +175,21 @@ def assemble(
 
 
 def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dataset) -> tuple[Any, Schedule]:
-    optim = options.optim
+    optim, epochs = options.optim, epochs_for(options, len(data.train))
     policy = {}
     if isinstance(options, DistillOptions):
         policy = {"policy_lr": options.policy.lr, "policy_weight_decay": options.policy.weight_decay}
     optimizer, rates = make_optimizer(
         method,
-        epochs=options.epochs,
+        epochs=epochs,
         steps_per_epoch=-(-len(data.train) // options.batch_size),
         lr=optim.lr,
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
-        milestones=milestones(optim, options.epochs),
+        milestones=milestones(optim, epochs),
         **policy,  # type: ignore[arg-type]  # of DistillOptions' own types
     )
-    return optimizer, Schedule(options.epochs, rates)
+    return optimizer, Schedule(epochs, rates)
 
 
 def _loader_options(options: RunOptions, device: Device) -> dict[str, Any]:
@@ -203,7 +228,8 @@ def _hooks(
     """In the order in which they are called."""
     train, split = images.train, images.watched_split
     parameters = [parameter for group in groups for parameter in group["params"]]
-    progress = Progress(trained_model(options).name, options.epochs, len(train), split, options.quiet)
+    epochs = epochs_for(options, len(images.dataset.train))
+    progress = Progress(trained_model(options).name, epochs, len(train), split, options.quiet)
     loggers = Loggers(parse_loggers(options.logger), run, flatten(asdict(options)))
     hooks: list[Hook] = [
         Guard(run, len(train), options.skip_nonfinite, parameters, changing_buffers(method)),
@@ -211,11 +237,17 @@ def _hooks(
     ]
     if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and method.strategy.learns:
         hooks += _decision_log(options, method, images.dataset, device, loggers)
-    hooks += [progress, PolicyNotes(progress.note)]
+    hooks += [progress, _notes(options, progress)]
     if options.compile:
         shard = train.shard(1, 0)  # what this process has of a full batch
         hooks.append(Compiled(method, shard.stop - shard.start, progress, options.cuda_graphs))
     return hooks
+
+
+def _notes(options: TrainOptions | DistillOptions, progress: Progress) -> Notes:
+    asked = isinstance(options, DistillOptions) and options.policy.target_share is not None
+    balanced = isinstance(options, DistillOptions) and options.balance == "auto"
+    return Notes(progress.note, advises_share=not asked, advises_weight=not balanced)
 
 
 def _decision_log(

@@ -16,7 +16,7 @@ from ..models import build_model, create_model
 from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_loggers, parse_names, parse_spots
-from ..options.values import check_values, milestones
+from ..options.values import MOST_EPOCHS, check_values, epochs_for, milestones
 from ..routing import STRATEGIES, scaled_bias
 from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
@@ -36,7 +36,7 @@ def check_run_options(options: RunOptions) -> None:
         SpotkdError: a value makes no sense, milestones do not fit the epochs, or a logger is not installed.
     """
     check_values(options)
-    milestones(options.optim, options.epochs)
+    milestones(options.optim, MOST_EPOCHS if options.epochs == "auto" else options.epochs)
     check_installed(parse_loggers(options.logger))
 
 
@@ -95,10 +95,24 @@ def open_data(options: RunOptions) -> Dataset:
     return data
 
 
+def choose_epochs(options: AnyRun, data: Dataset) -> AnyRun:
+    """The options with their number of epochs, where that was left to the size of the data set."""
+    return replace(options, epochs=epochs_for(options, len(data.train)))
+
+
 def build_supervised(options: TrainOptions, data: Dataset) -> Supervised:
     """The method of plain training."""
     model = options.model
-    return Supervised(build_model(model.name, len(data.classes), model.checkpoint, data.image_shape))
+    return Supervised(
+        build_model(
+            model.name,
+            len(data.classes),
+            model.checkpoint,
+            data.image_shape,
+            checkpoint_key=model.checkpoint_key,
+            replace_head=model.replace_head,
+        )
+    )
 
 
 def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> SpotKD:
@@ -111,14 +125,23 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         raise SpotkdError(
             "teacher.checkpoint is missing: name a run folder or a weights file; 'spotkd train' makes one"
         )
-    check_class_count(options.teacher.checkpoint, data)
+    if not options.teacher.replace_head:
+        check_class_count(options.teacher.checkpoint, data)
     with redirect_stdout(None) if quiet else nullcontext():
         teacher, student = (
             create_model(
-                model.name, len(data.classes), model.checkpoint, at=parse_names(model.at), image_shape=data.image_shape
+                model.name,
+                len(data.classes),
+                model.checkpoint,
+                at=parse_names(model.at),
+                image_shape=data.image_shape,
+                checkpoint_key=model.checkpoint_key,
+                replace_head=model.replace_head,
             )
             for model in (options.teacher, options.student)
         )
+    if options.balance == "auto" and options.compile and not quiet:
+        print("note: the weights are not balanced, since gradients cannot be measured inside compiled passes")  # noqa: T201
     strategy, policy = STRATEGIES[options.strategy](), options.policy
     if options.fold and not strategy.trains_teacher:
         teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
@@ -143,6 +166,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         target_share=policy.target_share,
         target_weight=policy.target_weight,
         gather=options.gather,
+        balanced=options.balance == "auto" and not options.compile,
     )
 
 
@@ -150,7 +174,7 @@ def _policy_bias(options: DistillOptions, data: Dataset) -> float:
     policy, optim = options.policy, options.optim
     if policy.bias != "scaled":
         return float(policy.bias)
-    steps = options.epochs * -(-len(data.train) // options.batch_size)
+    steps = epochs_for(options, len(data.train)) * -(-len(data.train) // options.batch_size)
     return scaled_bias(steps, optim.lr / 2 if policy.lr is None else policy.lr, policy.weight_decay, optim.momentum)
 
 
@@ -165,8 +189,8 @@ def check_class_count(checkpoint: str, data: Dataset) -> None:
         raise SpotkdError(f"{checkpoint}: trained on {len(classes)} classes, and {data.name} has {len(data.classes)}")
 
 
-def plan_preparation(method: SpotKD, options: DistillOptions) -> PreparationPlan:
-    """How the distiller is prepared, where it needs that.
+def plan_preparation(method: SpotKD, options: DistillOptions, images: int) -> PreparationPlan:
+    """How the distiller is prepared on so many training images, where it needs that.
 
     Raises:
         SpotkdError: an option of the preparation has no effect.
@@ -181,7 +205,7 @@ def plan_preparation(method: SpotKD, options: DistillOptions) -> PreparationPlan
         )
     names = {"distiller": options.distiller, "teacher": options.teacher.name, "student": options.student.name}
     share = 0.0 if preparation is None else preparation.share
-    epochs = max(round(options.epochs * share), 1) if chosen.epochs is None else chosen.epochs
+    epochs = max(round(epochs_for(options, images) * share), 1) if chosen.epochs is None else chosen.epochs
     return PreparationPlan(names, epochs, chosen.lr, chosen.checkpoint, options.quiet)
 
 

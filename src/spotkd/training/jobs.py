@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..data import Dataset, Loader, load_data, make_preprocessing
 from ..errors import RunError, SpotkdError, one_line
+from ..escaping import escape_lines, escape_shell
 from ..losses import Method
 from ..method import SpotKD
 from ..models import build_model
 from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, EvaluateOptions, TrainOptions
-from ..options.values import check_values, options_of_test_images
+from ..options.values import check_values, options_of_test_images, test_image_keys
 from ..registry import PYTHON
 from ..runs import layout
 from ..runs.folder import RunFolder
@@ -21,6 +23,7 @@ from ..runs.writer import TRAINING, RunWriter
 from ..runtime.collectives import broadcast_state
 from ..runtime.device import Device, choose_memory_format, make_fabric
 from ..runtime.process_group import leaving_process_group
+from ..untrusted.names import looking
 from .assemble import assemble, check_sources, default_folder, open_run, trained_model
 from .build import (
     build_distillation,
@@ -29,6 +32,7 @@ from .build import (
     check_class_count,
     check_run_options,
     check_teacher_of,
+    choose_epochs,
     data_spec,
     open_data,
     open_device,
@@ -48,6 +52,7 @@ def train(options: TrainOptions) -> Summary:
         return launch("train", options)
     options, device = open_device(options)
     data = open_data(options)
+    options = choose_epochs(options, data)
     method = build_supervised(options, data)
     with leaving_process_group():
         return _run(options, method, data, device)
@@ -63,15 +68,22 @@ def distill(options: DistillOptions) -> Summary:
         return launch("distill", options)
     options, device = open_device(options)
     data = open_data(options)
+    options = choose_epochs(options, data)
     method = build_distillation(options, data, options.quiet)
     cache_teacher(method, data, options, device)
-    plan_preparation(method, options)  # which options have an effect is known before the teacher is looked at
+    # Which options have an effect is known before the teacher is looked at.
+    plan_preparation(method, options, len(data.train))
     with leaving_process_group():
         return _run(options, method, data, device)
 
 
-def resume(folder: str | Path, accept_changes: bool = False) -> Summary:
+def resume(folder: str | Path, accept_changes: bool = False, trust: bool = False) -> Summary:
     """Resume an interrupted run, whichever command began it. One that is finished is only read.
+
+    Args:
+        folder: of the run.
+        accept_changes: resume although its options are no longer those that it was started with.
+        trust: open the code, networks and data sets that the folder names, though it was made elsewhere.
 
     Raises:
         SpotkdError: the folder holds no run, or nothing of it can be used.
@@ -79,24 +91,26 @@ def resume(folder: str | Path, accept_changes: bool = False) -> Summary:
     run = RunFolder(folder)
     if not run.exists:
         raise RunError(f"{folder}: holds no run to resume (no {layout.CONFIG})")
-    options = replace(run.options, resume=str(folder), accept_changes=accept_changes)
-    return distill(options) if isinstance(options, DistillOptions) else train(options)
+    data = replace(run.options.data, download=False)  # it was fetched, or a stranger would have it fetched
+    options = replace(run.options, resume=str(folder), accept_changes=accept_changes, data=data)
+    with nullcontext() if trust or run.is_own else looking():
+        return distill(options) if isinstance(options, DistillOptions) else train(options)
 
 
 def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, device: Device) -> Summary:
     folder = default_folder(options, data)
     check_sources(folder, options)
-    if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and options.resume is None:
-        check_teacher_of(options, method, data, device)
     with open_run(folder, options, device) as run:
         if run.note is not None and device.is_first:
-            print(run.note)  # noqa: T201  # for the person
+            print(escape_lines(run.note))  # noqa: T201  # for the person
         if run.finished:
             return RunFolder(run.folder).result
+        if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and run.state is None:
+            check_teacher_of(options, method, data, device)
         session = assemble(options, method, data, device, run)
         broadcast_state(session.method)
         if isinstance(options, DistillOptions) and isinstance(session.method, SpotKD):
-            plan = plan_preparation(session.method, options)
+            plan = plan_preparation(session.method, options, len(data.train))
             prepare(session.method, session.data.train, device, run, plan)
         summary = fit(session)
         if device.is_first:
@@ -129,19 +143,23 @@ def _save_networks(
 def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
     """The method of a finished distillation, with its trained student, policy and adapters, and its data set.
 
+    Names of code in its options are followed: of somebody else's run only inside of
+    :func:`spotkd.untrusted.names.looking`, which follows none.
+
     Raises:
         SpotkdError: the folder holds no distillation, or its files are damaged.
     """
     run = RunFolder(folder)
     options = run.distill_options
-    data = load_data(data_spec(options.data))
+    data = load_data(replace(data_spec(options.data), download=False))
     method = build_distillation(options, data, quiet=True)
     state = run.state()
     if state is None or state.get("phase") != TRAINING:
-        raise RunError(f"{folder}: no epoch was completed there; resume it with: spotkd distill --resume {folder}")
+        again = escape_shell(["spotkd", "distill", "--resume", str(folder)])
+        raise RunError(f"{folder}: no epoch was completed there; resume it with: {again}")
     try:
         load_learned_state(method, state["method"])
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise RunError(f"{folder}: its checkpoint does not fit ({one_line(error)[:300]})") from error
     return method, data
 
@@ -158,21 +176,24 @@ def evaluate_checkpoint(options: EvaluateOptions) -> Scores:
     for key, value in names.items():
         if value is None:
             raise SpotkdError(f"{options.checkpoint}: does not note its {key}; name it with --{key}")
-        if getattr(options, key) is None and str(value).startswith(PYTHON):  # the file may come from a stranger
+        given = options.trust or getattr(options, key) is not None
+        if not given and str(value).startswith(PYTHON):  # the file may come from a stranger
             raise SpotkdError(f"{options.checkpoint}: notes code as its {key}; to run it, say --{key} {value}")
     described = DataOptions(str(names["data"]))
     if options.data is None:
         known = noted.get("data_options") or {}
-        described = replace(described, **{key: value for key, value in known.items() if hasattr(described, key)})
+        described = replace(described, **{key: known[key] for key in test_image_keys() if key in known})
     run = RunFolder(options.checkpoint)
     if options.root is not None:
         described = replace(described, root=options.root)
     elif run.exists:
         described = replace(described, root=str(_noted_root(run) or described.root))
-    data = load_data(data_spec(described))
-    check_class_count(options.checkpoint, data)
+    own = run.own_names if run.exists else ()
+    with looking((options.model, options.data, *own), options.trust):
+        data = load_data(data_spec(described))
+        check_class_count(options.checkpoint, data)
+        model = build_model(str(names["model"]), len(data.classes), options.checkpoint, data.image_shape)
     device = Device(make_fabric(options.accelerator, options.precision), choose_memory_format())
-    model = build_model(str(names["model"]), len(data.classes), options.checkpoint, data.image_shape)
     model = model.to(device.fabric.device, memory_format=device.memory_format)  # type: ignore[call-overload]
     loader = Loader(
         data,

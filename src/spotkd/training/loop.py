@@ -29,6 +29,7 @@ def fit(session: Session) -> Summary:
     """
     forward, optimizer = session.device.fabric.setup(session.method, session.optimizer)
     training, hooks = Training(session, optimizer), Hooks(session.hooks)
+    session.run.begin()
     at, epochs, scores = training.position, session.schedule.epochs, None
     with hooks.running(Start(at.epochs, at.steps, at.skipped, session.run.history() if at.epochs else {})):
         for epoch in range(at.epochs + 1, epochs + 1):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..distributed import Shard
 from ..losses import Losses
@@ -14,10 +15,22 @@ from ..stages import Batch
 
 
 class EpochMeans:
-    """Means over an epoch, summed on the device and read only where they are shown or saved."""
+    """Means over an epoch, summed on the device and read only where they are shown or saved.
 
-    def __init__(self, spot_names: tuple[str, ...], device: torch.device) -> None:
+    Args:
+        spot_names: names of the spots.
+        device: where they are summed.
+        weights: gives the balanced factors of the distiller at its spots ``(K,)``; None where there are none.
+    """
+
+    def __init__(
+        self, spot_names: tuple[str, ...], device: torch.device, weights: Callable[[], Tensor | None] = lambda: None
+    ) -> None:
         self.names = [*(f"loss_{term}" for term in Losses.terms()), "train_top1", *(f"share_{n}" for n in spot_names)]
+        self._weights, factors = weights, weights()
+        if factors is not None:
+            balanced = spot_names[:-1] or spot_names  # a distiller of the logits stands alone
+            self.names += [f"weight_{name}" for name in balanced[: len(factors)]]
         precise = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
         self._sums = torch.zeros(len(self.names), device=device, dtype=precise)
         self._count = 0
@@ -26,7 +39,9 @@ class EpochMeans:
         """Add a step; where several processes share the batch, all of it."""
         hits = 100 * (losses.logits.argmax(1) == batch.labels).float().mean()
         terms = torch.stack([*losses[: len(Losses.terms())], hits]).detach()
-        means = torch.cat([terms, losses.mask.mean(0)]).to(self._sums.dtype)
+        factors = self._weights()
+        parts = [terms, losses.mask.mean(0)] + ([] if factors is None else [factors.to(terms.dtype)])
+        means = torch.cat(parts).to(self._sums.dtype)
         self._sums += all_reduce_sum(means * shard.effective_size)
         self._count += shard.total
 

@@ -93,6 +93,7 @@ class _Preparing:
             )
             if self.run.state is not None:
                 self._load_state_dict(self.run.state)
+            self.run.begin()
             for epoch in range(self.done + 1, plan.epochs + 1):
                 self._train_epoch(epoch, progress)
                 self._finish_epoch(epoch, progress)

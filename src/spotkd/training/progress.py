@@ -14,10 +14,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..escaping import escape_terminal
 from ..formatting import format_duration
 from .hooks import Epoch, Hook, Start
 from .means import losses_of, shares_of
 
+DOMINANT = 5.0  # times the rest of the loss: more than that and a distiller is remarked upon
 _REFRESH = 0.5  # seconds between two readings of the running means, each of which waits for the device
 _NARROW, _WIDE = 58, 80  # columns below which the parts of the table stand one above another; from which there is room
 
@@ -116,6 +118,7 @@ class TrainingProgress:
 
     def _print(self, parts: Iterable[str], between: str = " ") -> None:
         """A line; above the table as many as its parts need."""
+        parts = [escape_terminal(part) for part in parts]
         text = between.join(parts)
         if self._live is not None:
             self._live.refresh()  # what is printed takes along the table as it last was
@@ -227,22 +230,36 @@ class Progress(Hook):
         self._shown.note(text)
 
 
-class PolicyNotes(Hook):
-    """Prints a note, once for each spot, where the policy no longer decides.
+class Notes(Hook):
+    """Prints what a user should know while there is time to change it, each on one line and once.
+
+    A policy that no longer decides makes the run ordinary distillation at a higher price. A distiller whose term is
+    many times the rest of the loss is what the student learns instead of its labels: a published weight is made for
+    maps of the published size.
 
     Args:
         note: prints a line.
+        advises_share: whether a share of the samples may be asked for; False where it already was.
+        advises_weight: whether another weight of the distiller may be advised; False where it is balanced.
     """
 
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self.note = note
+    def __init__(self, note: Callable[[str], None], advises_share: bool = True, advises_weight: bool = True) -> None:
+        self.note, self.advises_share, self.advises_weight = note, advises_share, advises_weight
 
     def on_epoch(self, epoch: Epoch) -> None:
-        for spot in epoch.settled_spots:
-            share = 100 * shares_of(epoch.means)[spot]
+        if epoch.settled_spots:
+            shares = {spot: shares_of(epoch.means)[spot] for spot in epoch.settled_spots}
+            spots = ", ".join(f"{100 * share:.0f} % of the samples at {spot}" for spot, share in shares.items())
+            remedies = ["--strategy always does the same for less"] if min(shares.values()) > 0.5 else []
+            remedies += ["--policy.target_share 0.6 keeps it deciding"] if self.advises_share else []
+            told = f"note: in epoch {epoch.number} the policy distilled {spots}: it no longer decides there"
+            self.note("; ".join([told, *remedies]))
+        terms = losses_of(epoch.means)
+        rest = terms.get("task", 0.0) + terms.get("kl", 0.0)
+        if epoch.number == 1 and self.advises_weight and terms.get("distill", 0.0) > DOMINANT * rest:
             self.note(
-                f"note: in epoch {epoch.number} the policy sent {share:.0f} % of the samples to the teacher at "
-                f"{spot}: it no longer decides there; --policy.target_share and --policy.target_weight may help"
+                f"note: in epoch 1 the distiller's term is {terms['distill']:.3g} beside {rest:.3g} of labels and "
+                "logits: it may be too heavy for these networks; --balance auto bounds it, --beta sets it"
             )
 
 

@@ -57,12 +57,15 @@ class Training:
     def __init__(self, session: Session, optimizer: Optimizer) -> None:
         self.method, self.optimizer, self.rates = session.method, optimizer, session.schedule.rates
         self.selection = session.selection
-        self.meter = EpochMeans(session.method.spot_names, session.device.fabric.device)
+        self.meter = EpochMeans(
+            session.method.spot_names, session.device.fabric.device, lambda: _balanced_weights(session.method)
+        )
         self.position = Position()
         images = session.data.dataset.train
         self._constants = {
             "teacher": fingerprint(_teacher(session.method)),
             "data": f"{len(images)} images, {_checksum(images.labels)}",
+            "pixels": images.fingerprint(),
         }
         saved = session.run.state
         if saved is not None and saved["phase"] == TRAINING:
@@ -106,17 +109,17 @@ class Training:
         """
         try:
             for what, value in self._constants.items():
-                if state["constants"][what] != value:
+                if state["constants"].get(what, value) != value:  # older runs know nothing of pixels
                     raise SpotkdError(f"the {_CONSTANTS[what]} other than when this run was interrupted: start over")
             tallies = dict(state["tallies"])
             self.meter.load_state_dict(tallies.pop("meter"))
-            self.position = Position(state["epoch"], state["step"], **tallies)
+            self.position = _check_position(Position(state["epoch"], state["step"], **tallies))
             load_learned_state(self.method, state["method"])
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
             self.selection.load_state_dict(state["selection"])
             set_random_state(state["random"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
             raise SpotkdError(f"the run cannot be resumed from its checkpoint: {one_line(error)[:300]}") from error
         steps = self.position.epochs * steps_per_epoch + self.position.steps
         if steps:
@@ -126,7 +129,22 @@ class Training:
                 self.rates.step()
 
 
-_CONSTANTS = {"teacher": "teacher's weights are", "data": "training images are"}
+def _check_position(position: Position) -> Position:
+    """A position from a file, if all in it is of the right type."""
+    for name, default in asdict(Position()).items():
+        value = getattr(position, name)
+        if type(value) is not type(default) and not (type(default) is float and type(value) is int):
+            raise TypeError(f"its {name} is a {type(value).__name__}")
+    if not all(type(value) is float for value in (*position.rates, *position.means.values())):
+        raise TypeError("its rates and means are not all numbers")
+    return position
+
+
+_CONSTANTS = {
+    "teacher": "teacher's weights are",
+    "data": "training images are",
+    "pixels": "training images, whose labels are the same, are",
+}
 
 
 def learned_state(method: Method) -> dict[str, Tensor]:
@@ -151,6 +169,12 @@ def _frozen_keys(method: Method) -> set[str]:
     if method.trained_teacher is not None:
         return set()
     return {f"teacher.{key}" for key in _teacher(method)}
+
+
+def _balanced_weights(method: Method) -> Tensor | None:
+    """The factors by which a method balances its distiller; None where it does not."""
+    balance = getattr(method, "balance", None)
+    return None if balance is None else balance.weights
 
 
 def _teacher(method: Method) -> dict[str, Tensor]:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import stat
+import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import SpotkdError, one_line
+from .files import read_bytes
+
+T = TypeVar("T")
 
 MAX_FILE_BYTES = 256 << 20
 MAX_PIXELS = 100_000_000  # a small file can unfold to any number of them
+_LARGE_PIXELS = 10_000_000  # beyond which images are decoded one after the other
+_TURN = threading.RLock()
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # Pillow has others, of which EPS starts a program
 
 
@@ -25,17 +31,7 @@ def read_image_file(path: Path) -> bytes:
     Raises:
         SpotkdError: it cannot be read, is no plain file, or a huge one.
     """
-    try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):  # reading a pipe or a device may never end
-            raise SpotkdError(f"{path}: not a plain file; remove it")
-        if state.st_size > MAX_FILE_BYTES:
-            raise SpotkdError(
-                f"{path}: {state.st_size >> 20} MB, and {MAX_FILE_BYTES >> 20} MB are the most; remove it"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise SpotkdError(f"{path}: cannot be read ({error.strerror})") from error
+    return read_bytes(path, MAX_FILE_BYTES)
 
 
 @contextmanager
@@ -59,15 +55,31 @@ def decode_image(name: str, content: bytes) -> Image.Image:
     Raises:
         SpotkdError: it is damaged, no image, or has too many pixels.
     """
+    return decode_and_use(name, content, lambda image: image)
+
+
+def decode_and_use(name: str, content: bytes, use: Callable[[Image.Image], T]) -> T:
+    """What ``use`` makes of an image as :func:`decode_image` gives it; large ones one after the other.
+
+    So threads side by side take no more than one large image, and whatever is made of it.
+    """
+    with ExitStack() as stack:
+        return use(_decode(name, content, stack))
+
+
+def _decode(name: str, content: bytes, turn: ExitStack) -> Image.Image:
     try:
         with _open_image(name, content) as file:
             image: Image.Image = file
+            if image.width * image.height > _LARGE_PIXELS:
+                turn.enter_context(_TURN)
             image.load()
             with suppress(Exception):  # a broken note on how the camera was held leaves the pixels as they are
                 ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I"):  # 16 bits of grey, of which Pillow would keep the darkest 256
-                grey = np.asarray(image).astype(np.int64) >> 8
-                image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+                grey = np.asarray(image)
+                image = Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8))
+                del grey
             return image.convert("RGB")
     except SpotkdError:
         raise

@@ -9,7 +9,7 @@ import mmap
 import pickle
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sized
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, cast
@@ -18,8 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SpotkdError, one_line
+from .files import open_file
 
 Array = npt.NDArray[Any]
+MAX_READS = 500_000  # of a pickle; some seventy for each tensor
+MAX_PICKLE_BYTES = 1 << 30  # a batch of CIFAR-100 has 155 MB
 
 
 class RefusedError(Exception):
@@ -27,22 +30,29 @@ class RefusedError(Exception):
 
 
 class BoundedReader:
-    """Bytes to read from; a length beyond their end is an error, whatever was to be read.
+    """Bytes to read from; a length beyond their end is an error, whatever was to be read, and so are too many parts.
 
     Args:
         file: what lies in memory or is mapped, so that nothing is allocated for what is not there.
     """
 
     def __init__(self, file: BytesIO | mmap.mmap) -> None:
-        self._file = file
+        self._file, self._reads = file, 0
+
+    def _count(self) -> None:
+        self._reads += 1
+        if self._reads > MAX_READS:
+            raise RefusedError("it has more parts than any checkpoint or batch")
 
     def read(self, size: int) -> bytes:
+        self._count()
         content = self._file.read(size)
         if len(content) < size:
             raise EOFError("it ends too early")
         return content
 
     def readline(self) -> bytes:
+        self._count()
         line = self._file.readline()
         if not line.endswith(b"\n"):
             raise EOFError("it ends too early")
@@ -87,6 +97,68 @@ class Stub:
         raise RefusedError("it would change a function")
 
 
+def check_keys(keys: Iterable[object]) -> None:
+    """Refuse what takes long to hash: a tuple of tuples of one and the same tuple would take for ever.
+
+    Raises:
+        RefusedError: a key is neither a text or a short number, nor a short tuple of those.
+    """
+    for key in keys:
+        parts = key if type(key) is tuple and len(key) <= _MOST_PARTS else (key,)
+        for part in parts:
+            if type(part) not in _KEY_TYPES or (type(part) is int and part.bit_length() > _MOST_BITS):
+                raise RefusedError("it holds keys that are neither text nor short numbers")
+
+
+_KEY_TYPES = (str, bytes, int, float, bool, type(None))
+_MOST_PARTS, _MOST_BITS = 10, 256  # of a key
+
+
+class BoundedUnpickler(pickle._Unpickler):
+    """Python's own unpickler, with work in proportion to the bytes that it reads.
+
+    Args:
+        file: read from where it stands.
+        limit: items of calls and states that may be copied, since a pickle can name one of them again and again.
+        options: of the unpickler.
+    """
+
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, file: Any, limit: int, **options: Any) -> None:
+        super().__init__(file, **options)
+        self._limit, self._copied = limit, 0
+
+    def _count_copies(self, arguments: object) -> None:
+        parts = [arguments, *(arguments if isinstance(arguments, list | tuple) else ())]
+        self._copied += sum(len(part) for part in parts if isinstance(part, Sized))
+        if self._copied > self._limit:
+            raise RefusedError("its calls copy more than it holds")
+
+
+def _look_first(operation: bytes, look: Callable[[Any], object]) -> None:
+    """Look at the stack before an operation; between a mark and its operation it holds what came after the mark."""
+    dispatch: dict[int, Callable[[Any], None]] = BoundedUnpickler.dispatch
+    load = dispatch[operation[0]]
+
+    def look_and_load(unpickler: Any) -> None:
+        look(unpickler)
+        load(unpickler)
+
+    dispatch[operation[0]] = look_and_load
+
+
+_look_first(pickle.SETITEM, lambda unpickler: check_keys(unpickler.stack[-2:-1]))
+for _operation in (pickle.SETITEMS, pickle.DICT):
+    _look_first(_operation, lambda unpickler: check_keys(unpickler.stack[::2]))
+for _operation in (pickle.ADDITEMS, pickle.FROZENSET):
+    _look_first(_operation, lambda unpickler: check_keys(unpickler.stack))
+for _operation in (pickle.REDUCE, pickle.BUILD, pickle.NEWOBJ, pickle.NEWOBJ_EX):
+    _look_first(_operation, lambda unpickler: unpickler._count_copies(unpickler.stack[-1]))
+for _operation in (pickle.INST, pickle.OBJ):
+    _look_first(_operation, lambda unpickler: unpickler._count_copies(unpickler.stack))
+
+
 # The batches of CIFAR: dictionaries of arrays and lists
 
 
@@ -98,27 +170,29 @@ def read_pickle(path: Path) -> dict[str, object]:
     Raises:
         SpotkdError: the file is missing or damaged, or holds something that would have to be executed.
     """
+    if not path.exists():
+        raise SpotkdError(f"{path}: no such file; the folder is incomplete, remove it and fetch it again")
     try:
-        with path.open("rb") as file, MappedFile(file) as mapped:
-            content = DataUnpickler(mapped, encoding="bytes").load()
+        with open_file(path, MAX_PICKLE_BYTES) as file, MappedFile(file) as mapped:
+            content = DataUnpickler(mapped, 4 * mapped.size, encoding="bytes").load()
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__} in place of a dictionary")
         return {_text_key(key): _unwrap_array(value) for key, value in content.items()}
-    except FileNotFoundError as error:
-        raise SpotkdError(f"{path}: no such file; the folder is incomplete, remove it and fetch it again") from error
+    except SpotkdError:
+        raise
     except RefusedError as error:
         raise SpotkdError(f"{path}: refused, {error}; this is not the genuine file, remove it") from error
     except Exception as error:  # a damaged pickle is a random program: it may raise nearly anything
         raise SpotkdError(f"{path}: damaged or cannot be read ({one_line(error)[:200]})") from error
 
 
-class DataUnpickler(pickle._Unpickler):
+class DataUnpickler(BoundedUnpickler):
     """Builds plain data; what else a pickle may name is in ``_ALLOWED_NAMES``.
 
     Read from a :class:`MappedFile`, no length reaches beyond its end.
     """
 
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar = dict(BoundedUnpickler.dispatch)
 
     def _load_bytearray(self) -> None:
         (size,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import SpotkdError, one_line
+from .files import MAX_WEIGHTS_BYTES, descriptor_name, open_file
 
 
 def read_notes(path: Path) -> dict[str, str]:
@@ -19,8 +19,10 @@ def read_notes(path: Path) -> dict[str, str]:
         SpotkdError: the file is missing or damaged.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with open_file(path, MAX_WEIGHTS_BYTES) as opened, safe_open(descriptor_name(opened, path), "pt") as file:
             return dict(file.metadata() or {})
+    except SpotkdError:
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise make_unreadable_error(path, error) from error
 
@@ -32,10 +34,10 @@ def read_tensors(path: Path, keys: Sequence[str] | None = None) -> dict[str, Ten
         SpotkdError: the file is missing or damaged, or lacks one of ``keys``.
     """
     try:
-        if keys is None:
-            return load_file(path)
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in keys}
+        with open_file(path, MAX_WEIGHTS_BYTES) as opened, safe_open(descriptor_name(opened, path), "pt") as file:
+            return {key: file.get_tensor(key) for key in (file.keys() if keys is None else keys)}
+    except SpotkdError:
+        raise
     except (SafetensorError, OSError) as error:
         raise make_unreadable_error(path, error) from error
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SpotkdError, one_line
+from .files import read_text
 
-MAX_VALUES = 10_000  # in a file, those that aliases stand for counted in full
+MAX_BYTES = 256 << 10  # of a file
+MAX_VALUES = 2_000  # in a file, those that aliases stand for counted in full
 MAX_DEPTH = 20  # lists and sections inside one another
 
 
@@ -49,23 +51,37 @@ def check_yaml(text: str) -> None:
             raise SpotkdError(f"more than {MAX_VALUES} values")
 
 
-def check_yaml_file(path: str | Path) -> str:
-    """The text of a YAML file that :func:`check_yaml` lets pass.
+def check_yaml_file(path: str | Path, *, follow: bool = True) -> str:
+    """The text of a YAML file that :func:`check_yaml` lets pass; ``follow`` as in :func:`.files.open_file`.
 
     Raises:
         SpotkdError: it is no such file; the message names it.
     """
     import yaml
 
+    text = read_text(path, MAX_BYTES, follow=follow)
     try:
-        text = Path(path).read_text(encoding="utf-8")
         check_yaml(text)
-    except (SpotkdError, OSError, ValueError, yaml.YAMLError) as error:
+    except (SpotkdError, ValueError, yaml.YAMLError) as error:
         raise SpotkdError(f"{path}: {one_line(error)[:300]}") from error
     return text
 
 
-def read_yaml(path: str | Path) -> Any:
+def parse_yaml(text: str) -> Any:
+    """The plain values of a text that :func:`check_yaml` lets pass.
+
+    Raises:
+        yaml.YAMLError: keys that cannot be keys, numbers that are none.
+    """
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # both are safe
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # a number of 5000 digits
+        raise yaml.YAMLError(f"{type(error).__name__}: {one_line(error)[:200]}") from error
+
+
+def read_yaml(path: str | Path, *, follow: bool = True) -> Any:
     """What a YAML file holds: plain values, and no more of them than a configuration has.
 
     Raises:
@@ -73,8 +89,8 @@ def read_yaml(path: str | Path) -> Any:
     """
     import yaml
 
-    text = check_yaml_file(path)
+    text = check_yaml_file(path, follow=follow)
     try:
-        return yaml.safe_load(text)
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+        return parse_yaml(text)
+    except yaml.YAMLError as error:
         raise SpotkdError(f"{path}: {one_line(error)[:300]}") from error

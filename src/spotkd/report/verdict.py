@@ -1,0 +1,126 @@
+"""Did it help? A finished student beside the runs that it must be compared with, on the same test images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from ..data import load_data
+from ..errors import SpotkdError
+from ..formatting import format_signed
+from ..options import DistillOptions, PolicyOptions, PreparationOptions, RunOptions, TrainOptions
+from ..options.values import options_of_test_images, result_differences
+from ..runs.folder import RunFolder
+from ..training.build import data_spec
+from .compare import Comparison, compare, predict_labels
+from .run_record import repeat_command
+
+_ALIKE = ("seed",)  # in which a run and its control may differ
+_NORMAL_975 = 1.959964  # quantile of the normal distribution
+
+
+def control_options(options: DistillOptions) -> dict[str, TrainOptions | DistillOptions]:
+    """The options of the runs that a distillation must be compared with, the closest one first, by what they are.
+
+    They differ from it in one thing each: where it distils, what it distils, whether it has a teacher.
+    """
+    always = replace(options, strategy="always", policy=PolicyOptions())
+    found: dict[str, TrainOptions | DistillOptions] = {}
+    if options.strategy != "always":
+        found[f"{options.distiller} at every spot"] = always
+    if options.distiller != "kd":
+        found["plain kd"] = replace(
+            always, distiller="kd", options={}, spots=None, beta=None, preparation=PreparationOptions()
+        )
+    shared = {field.name: getattr(options, field.name) for field in fields(RunOptions)}
+    found["the student alone"] = TrainOptions(**shared | {"recipe": None}, model=options.student)
+    return found
+
+
+def judge(folder: str | Path, named: Sequence[str] = ()) -> Iterator[str]:
+    """Compare the student of a finished distillation with its controls in the same folder, and with runs named.
+
+    Only runs of the same student on the same test images are compared, so that no other network is built.
+
+    Args:
+        folder: the run.
+        named: folders of other runs, whatever their options.
+
+    Yields:
+        A line for each comparison, and one with the command of the closest control where that is missing.
+
+    Raises:
+        SpotkdError: a file of the run or of a named one is damaged.
+    """
+    run = RunFolder(folder)
+    options = run.distill_options
+    controls = {role: find_control(run, control) for role, control in control_options(options).items()}
+    chosen = [(role, control) for role, control in controls.items() if control is not None]
+    known = {control.path.resolve() for _, control in chosen}
+    chosen += [("the run", RunFolder(name)) for name in named if Path(name).resolve() not in known]
+    data = load_data(data_spec(options.data)) if chosen else None
+    if data is not None:
+        labels, after = predict_labels(options.student.name, run.path, data)
+    for role, control in chosen:
+        if not is_comparable(run, control):
+            yield f"{control.path}: not compared, since it is another student or was tested on other images"
+            continue
+        assert data is not None
+        _, before = predict_labels(options.student.name, control.path, data)
+        found = compare((role, before), (str(run.path), after), labels, data.classes)
+        yield describe(found, control.path)
+    missing = next((role for role, control in controls.items() if control is None), None)
+    if missing is not None:
+        beside = run.path.with_name(f"{run.path.name}-{_FOLDERS.get(missing, 'always')}")
+        yield f"not compared with {missing}, which this makes: " + repeat_command(
+            control_options(options)[missing], str(beside)
+        )
+
+
+_FOLDERS = {"plain kd": "kd", "the student alone": "alone"}
+
+
+def find_control(run: RunFolder, wanted: RunOptions) -> RunFolder | None:
+    """The finished run beside another one that has these options; of several with other seeds, one of the same seed."""
+    found: list[tuple[bool, RunFolder]] = []
+    for path in sorted(run.path.resolve().parent.iterdir()):
+        beside = RunFolder(path)
+        if path == run.path.resolve() or not (beside.exists and beside.finished):
+            continue
+        try:
+            options = beside.options
+        except SpotkdError:  # of another version, or damaged: no control
+            continue
+        if isinstance(options, type(wanted)) and set(result_differences(wanted, options)) <= set(_ALIKE):
+            found.append((options.seed != wanted.seed, RunFolder(run.path.parent / path.name)))
+    return min(found, key=lambda pair: pair[0], default=(True, None))[1]
+
+
+def is_comparable(run: RunFolder, other: RunFolder) -> bool:
+    """Whether two runs are of one student, tested on the same images."""
+    mine, theirs = run.distill_options, other.options
+    student = theirs.student if isinstance(theirs, DistillOptions) else theirs.model
+    return student.name == mine.student.name and (theirs.data.name, options_of_test_images(theirs)) == (
+        mine.data.name,
+        options_of_test_images(mine),
+    )
+
+
+def paired_interval(found: Comparison) -> tuple[float, float, float]:
+    """Difference of two accuracies on the same images and its 95 % interval, all in points (Agresti and Min, 2005)."""
+    better, worse, n = found.only_after, found.only_before, found.images
+    centre = (better - worse) / (n + 2)
+    half = _NORMAL_975 * math.sqrt(better + worse + 1 - (better - worse) ** 2 / (n + 2)) / (n + 2)
+    return 100 * (better - worse) / n, 100 * (centre - half), 100 * (centre + half)
+
+
+def describe(found: Comparison, place: Path) -> str:
+    """``better than plain kd (runs/kd): +4.00 points, 95 % interval +0.92 to +7.02, ...``"""
+    difference, low, high = paired_interval(found)
+    answer = "better than" if low > 0 else "worse than" if high < 0 else "no difference shown to"
+    return (
+        f"{answer} {found.before} ({place}): {format_signed(difference)} points, 95 % interval {format_signed(low)} to "
+        f"{format_signed(high)}, one run each on {found.images} test images"
+    )
