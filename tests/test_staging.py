@@ -582,3 +582,32 @@ class _Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.fc(x.mean((2, 3)))
         return logits
+
+
+class _KeepsNorm(nn.Module):
+    """Its BatchNorm stays in eval mode while it is trained, as when a detector's backbone is fine-tuned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.fc = nn.Linear(4, 5)
+
+    def train(self, mode: bool = True) -> _KeepsNorm:
+        super().train(mode)
+        self.body[1].eval()
+        return self
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fc(self.body(x).mean((2, 3)))
+
+
+def test_a_network_is_trained_by_its_own_train() -> None:
+    staged = stage(_KeepsNorm(), at=["body"], image_shape=(3, 8, 8))
+    for network in (staged, copy.deepcopy(staged)):
+        norm = network.get_submodule("body.1")
+        nn.ModuleList([network]).train()  # as the method that holds the student does
+        assert (network.training, network.get_submodule("body").training, norm.training) == (True, True, False)
+        network(torch.rand(4, 3, 8, 8))
+        assert network.get_buffer("body.1.running_mean").abs().max() == 0
+        network.eval()
+        assert not any(module.training for module in network.modules())

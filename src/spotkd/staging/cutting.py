@@ -64,6 +64,20 @@ class TracedModel(StagedModel):
         root: nn.Module = vars(self)["_root"]
         return root.get_submodule(target) if target else self
 
+    def train(self, mode: bool = True) -> TracedModel:
+        """As the root's own ``train`` does it, which may keep a part, such as its BatchNorms, in eval mode."""
+        root: nn.Module = vars(self)["_root"]
+        self.training = mode  # which segments run; the root's method need not say so
+        root.train(mode)
+        return self
+
+    def eval(self) -> TracedModel:
+        """As the root's own ``eval`` does it."""
+        root: nn.Module = vars(self)["_root"]
+        self.training = False
+        root.eval()
+        return self
+
     def stages(self) -> tuple[Callable[[Tensor], Tensor], ...]:
         root = vars(self)["_root"]
         return tuple(segment.bind(root) for segment in self._segments[self.training])
