@@ -17,6 +17,11 @@ from .stages import Batch
 cross_entropy = full_precision(F.cross_entropy)
 
 
+def unless_finite(logits: Tensor) -> Tensor:
+    """Zero, or NaN where a teacher's logits are not finite: the guard must see it, whatever a distiller does."""
+    return (logits.detach() * 0).sum()
+
+
 class Losses(NamedTuple):
     """The terms of one step, each a scalar as it enters the total (weights included), and what was decided.
 

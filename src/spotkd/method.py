@@ -18,7 +18,7 @@ from .distillers import KD, Distiller, DistillerFactory, LogitDistiller, make_di
 from .distillers.base import masked_mean
 from .distillers.kd import kd_loss
 from .errors import SpotkdError
-from .losses import Losses, Method, Supervised, cross_entropy
+from .losses import Losses, Method, Supervised, cross_entropy, unless_finite
 from .preparation import PreparedMethod
 from .routing import STRATEGIES, PolicyNetwork, RoutingNetwork, Strategy
 from .spots import check_pair, resolve_spots
@@ -147,7 +147,7 @@ class SpotKD(PreparedMethod):
         attached = compared if self.balance is None else self.balance.attach(compared)
         at_logits = attached if alone else s[-1:]
         on_logits = self.distiller_loss(self.logit_distiller, at_logits, t[-1:], decisions.mask[:, -1:], batch)
-        kl = self.alpha * self.logit_distiller.warmup_factor * on_logits
+        kl = self.alpha * self.logit_distiller.warmup_factor * on_logits + unless_finite(t[-1])
         distill = task.new_zeros(())
         if self.distiller is not None:
             at_spots = self.distiller_loss(self.distiller, attached, t_spots, decisions.mask[:, :-1], batch)

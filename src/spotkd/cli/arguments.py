@@ -67,8 +67,10 @@ def _spell_out(arguments: Sequence[str], named: Sequence[str], switches: Sequenc
                 name += ".name"
             if name[2:] in switches and not equals and (not follows or follows.startswith("--")):
                 equals, value = "=", "true"
+            if value.startswith("~/"):  # after an equals sign the shell leaves it
+                value = str(Path(value).expanduser())
             argument = name + equals + value
-        spelled.append(argument)
+        spelled.append(str(Path(argument).expanduser()) if argument.startswith("~/") else argument)
     return spelled
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..deprecation import warn_renamed
-from ..errors import SpotkdError
+from ..errors import SpotkdError, one_line
 from ..registry import PYTHON, import_name
 from ..untrusted.names import is_looking
 from . import cifar, folders, glyph94, hub, tiny_imagenet  # noqa: F401  # fills the registries
 from .glyph94 import load_glyph94
 from .images import DATASETS, SOURCES, Dataset, EpochSpec, ImageSet, Split, augment, pick_images, reject_unused
 from .lazy import LazySet
-from .loader import Loader, normalise
+from .loader import Loader, count_batches, normalise
 from .preprocessing import Preprocessing, make_preprocessing, read_preprocessing
 from .spec import DataSpec
 
@@ -30,6 +30,7 @@ __all__ = [
     "Preprocessing",
     "Split",
     "augment",
+    "count_batches",
     "load_data",
     "load_dataset",
     "load_glyph94",
@@ -113,7 +114,13 @@ def _load_from_python(spec: DataSpec) -> Dataset:
     """The data set that a function of the user's returns."""
     reject_unused(spec)
     make = import_name(spec.name.removeprefix(PYTHON))
-    data = make() if callable(make) else make
+    try:
+        data = make() if callable(make) else make
+    except SpotkdError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        reason = f"{type(error).__name__}: {one_line(error)[:300]}"
+        raise SpotkdError(f"{spec.name} cannot be made ({reason})") from error
     if not isinstance(data, Dataset):
         raise SpotkdError(f"{spec.name} gives a {type(data).__name__}, not a spotkd.Dataset")
     return data

@@ -22,6 +22,15 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.me
     return scaled.expand(-1, 3, -1, -1).contiguous(memory_format=memory_format)
 
 
+def count_batches(images: int, batch_size: int, training: bool = True) -> int:
+    """Batches of one pass. In training a last batch of one image is left out: BatchNorm has no statistics of one value.
+
+    Which image that is changes with the order, from epoch to epoch.
+    """
+    whole, rest = divmod(images, batch_size)
+    return whole if training and rest == 1 and whole else whole + (rest > 0)
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on ``device``; to a GPU through pinned memory, from which it is fetched while the host continues.
 
@@ -79,7 +88,7 @@ class Loader:
         self.mean, self.std = torch.tensor(data.mean, device=device), torch.tensor(data.std, device=device)
 
     def __len__(self) -> int:
-        return -(-len(self.split) // self.batch_size)
+        return count_batches(len(self.split), self.batch_size, self.training)
 
     def shard(self, number: int, place: int) -> Shard:
         """Which samples of batch ``place`` of epoch ``number`` are this process's, if several compute it together."""
@@ -113,6 +122,8 @@ class Loader:
             processes=self.processes,
         )
         for place, (images, labels, indices) in enumerate(self.split.batches(spec), skip):
+            if place == len(self):  # a single image is left, see count_batches
+                return
             shard = self.shard(number, place)
             if len(labels) != shard.stop - shard.start:
                 raise SpotkdError(

@@ -17,6 +17,7 @@ from ..data.image_files import is_image_file
 from ..errors import SpotkdError, one_line
 from ..escaping import escape_csv
 from ..files import atomic_write
+from ..models.weights import find_weights
 from ..options import PredictOptions
 from ..untrusted.images import decode_and_use, ignore_warnings, read_image_file
 from .formats import FORMATS, Classifier, as_classifier
@@ -69,6 +70,8 @@ def predict(options: PredictOptions, failed: Callable[[str], None]) -> Iterator[
     if options.batch_size < 1 or options.top < 1:
         raise SpotkdError(f"batch_size is {options.batch_size} and top {options.top}: both must be at least 1")
     files = find_images(options.images)
+    if options.csv is not None:
+        _check_target(Path(options.csv), [options.student, *files])
     student = open_student(options.student, options.model, named_data(options), options.trust)
     waiting = iter(files)
     while names := list(islice(waiting, options.batch_size)):
@@ -82,6 +85,18 @@ def predict(options: PredictOptions, failed: Callable[[str], None]) -> Iterator[
                     images[name] = image
         if images:
             yield from classify(student, list(images), torch.stack(list(images.values())), options.top, options.student)
+
+
+def _check_target(target: Path, read: Sequence[str]) -> None:
+    """The table may not take the place of what is read.
+
+    Raises:
+        SpotkdError: it would.
+    """
+    sources = [Path(name) for name in read]
+    sources += [find_weights(name) for name in sources[:1] if name.is_dir()]
+    if any(target.exists() and source.exists() and target.samefile(source) for source in sources):
+        raise SpotkdError(f"csv is {target}: that is the student or a picture; give another file")
 
 
 def _load_pixels(name: str, preprocessing: Preprocessing) -> Tensor | SpotkdError:

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import SpotkdError
-from ..registry import unknown_name
+from ..errors import SpotkdError, one_line
+from ..registry import PYTHON, unknown_name
 from ..stages import Shape
 from .base import DISTILLERS, FEATURE_KINDS, Distiller, LogitDistiller, Spots
 
@@ -41,9 +41,19 @@ def make_distiller(
     """
     factory = DISTILLERS[distiller] if isinstance(distiller, str) else distiller
     name = distiller if isinstance(distiller, str) else getattr(factory, "__name__", "?")
+    if not callable(factory):
+        raise SpotkdError(f"distiller is {name}: it is a {type(factory).__name__}, not a spotkd.Distiller")
     options = dict(options or {})
     check_distiller_options(name, factory, options)
-    return factory(student_shapes, teacher_shapes, spots=spots, labels=labels, **options)
+    try:
+        made = factory(student_shapes, teacher_shapes, spots=spots, labels=labels, **options)
+    except TypeError as error:
+        if not name.startswith(PYTHON):
+            raise
+        raise SpotkdError(f"distiller is {name}: it cannot be made ({one_line(error)[:200]})") from error
+    if not isinstance(made, Distiller):
+        raise SpotkdError(f"distiller is {name}: it gives a {type(made).__name__}, not a spotkd.Distiller")
+    return made
 
 
 def check_distiller_options(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -80,7 +80,11 @@ def leading_vectors(feature: Tensor, count: int) -> Tensor:
     channels, positions = columns.shape[1:]
     count = min(count, channels, positions)
     gram = columns @ columns.transpose(1, 2) if channels <= positions else columns.transpose(1, 2) @ columns
+    # Decompositions stop at numbers that are not finite; those are the guard's business, so they become NaN afterwards.
+    sound = gram.isfinite().flatten(1).all(1)[:, None, None]
+    gram = torch.where(sound, gram, 0.0)
     vectors: Tensor = _Leading.apply(gram, count)  # type: ignore[no-untyped-call]
+    vectors = torch.where(sound, vectors, torch.nan)
     if channels <= positions:
         return vectors
     # Lengths are the singular values. Those below the rounding of the Gram matrix are noise in any direction.

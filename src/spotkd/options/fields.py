@@ -56,6 +56,7 @@ class Option:
             f"it must be at least {self.at_least}": self.at_least is None or self.at_least <= value < math.inf,
             f"it must be at most {self.at_most}": self.at_most is None or value <= self.at_most,
             f"it must be below {_power_of_two(self.below)}": self.below is None or value < self.below,
+            f"it must be below {_power_of_two(_ANY_SIZE)}": type(value) is float or self.below or value < _ANY_SIZE,
             "it must be a finite number": math.isfinite(value),
         }
         wrong = next((what for what, holds in checks.items() if not holds), None)
@@ -69,6 +70,7 @@ def _power_of_two(bound: float | None) -> str:
 
 
 _KEY = "option"
+_ANY_SIZE = 2**31  # below which whole numbers without a bound of their own lie: no tensor is larger in any direction
 
 
 def option(default: Any, *, affects: Affects = "result", **known: Any) -> Any:

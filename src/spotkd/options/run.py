@@ -108,9 +108,9 @@ class PolicyOptions:
     weight_decay: float = option(1e-3, affects="result", at_least=0)
     bias: float | Literal["scaled"] = option(0.0, affects="result")
     gamma: float = option(1.0, affects="result")
-    share_cost: float = option(0.0, affects="result")
+    share_cost: float = option(0.0, affects="result", at_least=0)
     target_share: float | None = option(None, affects="result")
-    target_weight: float = option(1.0, affects="result")
+    target_weight: float = option(1.0, affects="result", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -240,8 +240,8 @@ class DistillOptions(RunOptions):
     strategy: str = option("always", affects="result")
     options: dict[str, bool | int | float | str] = option({}, affects="result")
     spots: list[str] | str | None = option(None, affects="result", parse=parse_spots)
-    alpha: float = option(1.0, affects="result")
-    beta: float | None = option(None, affects="result")
+    alpha: float = option(1.0, affects="result", at_least=0)
+    beta: float | None = option(None, affects="result", at_least=0)
     balance: Literal["auto", "none"] = option("auto", affects="result")
     temperature: float | None = option(None, affects="result")
     standardise: bool = option(False, affects="result")

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..compiling import compile_method
-from ..data import Dataset, Loader
+from ..data import Dataset, Loader, count_batches
 from ..errors import SpotkdError
 from ..escaping import escape_shell
 from ..losses import Method
@@ -45,13 +45,15 @@ def default_folder(options: TrainOptions | DistillOptions, data: Dataset) -> str
         return named
     if isinstance(options, DistillOptions):
         names = [options.distiller, options.teacher.name, options.student.name, options.strategy]
-        return f"runs/{data.name}-{'-'.join(map(_as_folder_name, names))}-seed{options.seed}"
-    return f"runs/train-{data.name}-{_as_folder_name(options.model.name)}-seed{options.seed}"
+        return f"runs/{_as_folder_name(data.name)}-{'-'.join(map(_as_folder_name, names))}-seed{options.seed}"
+    return f"runs/train-{_as_folder_name(data.name)}-{_as_folder_name(options.model.name)}-seed{options.seed}"
 
 
 def _as_folder_name(name: str) -> str:
-    """A name as part of a folder's name."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", name)
+    """A name as part of a folder's name; of a path the last part."""
+    source, colon, rest = name.partition(":")
+    last = Path(rest).resolve().name if source == "folder" else rest
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", source + colon + last)
 
 
 def trained_model(options: TrainOptions | DistillOptions) -> ModelOptions:
@@ -182,7 +184,7 @@ def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dat
     optimizer, rates = make_optimizer(
         method,
         epochs=epochs,
-        steps_per_epoch=-(-len(data.train) // options.batch_size),
+        steps_per_epoch=count_batches(len(data.train), options.batch_size),
         lr=optim.lr,
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,

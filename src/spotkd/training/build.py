@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from ..data import Dataset, Loader, load_data
+from ..cores import available_cores
+from ..data import Dataset, Loader, count_batches, load_data
 from ..data.spec import DataSpec
-from ..errors import SpotkdError
+from ..errors import SpotkdError, one_line
 from ..folding import fold_batchnorm
 from ..losses import Supervised
 from ..method import SpotKD
@@ -18,7 +19,7 @@ from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_loggers, parse_names, parse_spots
 from ..options.values import MOST_EPOCHS, check_values, epochs_for, milestones
-from ..routing import STRATEGIES, scaled_bias
+from ..routing import STRATEGIES, Strategy, scaled_bias
 from ..runs.summary import Scores
 from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
@@ -29,6 +30,7 @@ from .prepare import PreparationPlan
 from .select import resolve_select
 from .teacher import check_teacher, sample_of
 
+_DEVICES_ANYWHERE = 16  # processes that are tried even where there are few cores
 AnyRun = TypeVar("AnyRun", TrainOptions, DistillOptions)
 
 
@@ -56,6 +58,9 @@ def check_devices(options: RunOptions) -> None:
             f"batch_size is {options.batch_size}: {options.devices} devices share a batch, and need at least "
             f"{2 * options.devices} images"
         )
+    most = max(_DEVICES_ANYWHERE, 4 * available_cores(), torch.cuda.device_count())
+    if options.devices > most:
+        raise SpotkdError(f"devices is {options.devices}: this machine takes at most {most}")
     if options.sync_batchnorm and (options.accelerator == "cpu" or not torch.cuda.is_available()):
         raise SpotkdError("sync_batchnorm is true: torch has it for CUDA devices only; leave it out")
 
@@ -145,7 +150,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         )
     if options.balance == "auto" and options.compile and not quiet:
         print("note: the weights are not balanced, since gradients cannot be measured inside compiled passes")  # noqa: T201
-    strategy, policy = STRATEGIES[options.strategy](), options.policy
+    strategy, policy = _make_strategy(options.strategy), options.policy
     if options.fold and not strategy.trains_teacher:
         teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
         if reason is not None and not quiet:
@@ -173,11 +178,27 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
     )
 
 
+def _make_strategy(name: str) -> Strategy:
+    """The strategy of that name.
+
+    Raises:
+        SpotkdError: there is none, or a name of code stands for something else.
+    """
+    kind: Any = STRATEGIES[name]
+    try:
+        strategy = kind()
+    except TypeError as error:
+        raise SpotkdError(f"strategy is {name}: it cannot be made ({one_line(error)[:200]})") from error
+    if not isinstance(strategy, Strategy):
+        raise SpotkdError(f"strategy is {name}: it gives a {type(strategy).__name__}, not a spotkd.Strategy")
+    return strategy
+
+
 def _policy_bias(options: DistillOptions, data: Dataset) -> float:
     policy, optim = options.policy, options.optim
     if policy.bias != "scaled":
         return float(policy.bias)
-    steps = epochs_for(options, len(data.train)) * -(-len(data.train) // options.batch_size)
+    steps = epochs_for(options, len(data.train)) * count_batches(len(data.train), options.batch_size)
     return scaled_bias(steps, optim.lr / 2 if policy.lr is None else policy.lr, policy.weight_decay, optim.momentum)
 
 
@@ -235,16 +256,19 @@ def describe_choices(
     options: TrainOptions | DistillOptions, data: Dataset, device: Device, teacher: Scores | None
 ) -> Iterator[str]:
     """Two lines before the first step: what was loaded; what was chosen, and which options choose otherwise."""
-    epochs, steps = epochs_for(options, len(data.train)), -(-len(data.train) // options.batch_size)
+    images = len(data.train)
+    epochs, steps = epochs_for(options, images), count_batches(images, options.batch_size)
     yield describe_start(data, device, epochs, steps)
+    if images == steps * options.batch_size + 1:
+        yield "in every epoch one image is left out: a batch of one has no statistics (--batch_size)"
     rate = f"{options.optim.schedule} with rate {options.optim.lr:g}"
     if not isinstance(options, DistillOptions):
         yield f"{options.model.name} on labels; {rate} (--epochs, --optim.schedule, --optim.lr)"
         return
     weight = "balanced" if options.balance == "auto" else "as published"
-    known = (
-        "" if teacher is None else f", right on {teacher.top1:.1f} % of {format_number(teacher.images)} test images,"
-    )
+    known = ""
+    if teacher is not None:
+        known = f", right on {teacher.top1:.1f} % of {format_number(teacher.images)} test images,"
     method = f"{options.distiller}, {options.strategy}, weight {weight}"
     choices = "--distiller, --strategy, --balance, --epochs, --optim.schedule, --optim.lr"
     yield f"{options.teacher.name}{known} teaches {options.student.name}: {method}; {rate} ({choices})"

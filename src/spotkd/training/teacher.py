@@ -15,6 +15,7 @@ from ..runtime.device import Device
 from ..stages import StagedModel
 from .evaluation import evaluate
 
+_SIGNIFICANT = 0.00135  # three standard deviations
 IMAGES = 1024  # at most; enough to tell a trained network from one that guesses
 
 
@@ -62,19 +63,28 @@ def check_teacher(
         return scores
     # Who always names the commonest class is right so often.
     chance = 1 / classes if split.labels is None else split.labels.bincount().max().item() / len(split)
-    bound = 100 * (chance + 3 * math.sqrt(chance * (1 - chance) / scores.images))
-    if scores.top1 > bound:
+    hits = round(scores.top1 * scores.images / 100)
+    if _probability_of_guessing(hits, scores.images, chance) < _SIGNIFICANT:
         return scores
     noted = read_metadata(checkpoint)
-    if noted.get("data") == data_name and noted.get("test_top1", math.inf) <= bound:
+    if noted.get("data") == data_name and noted.get("test_top1", math.inf) <= scores.top1 + 0.1:
         warn(f"note: {found}: no more than guessing, as it was when it was trained")
+    elif _probability_of_guessing(scores.images, scores.images, chance) >= _SIGNIFICANT:
+        warn(f"note: {found}: these are too few to tell it from one that guesses")
     else:
         raise SpotkdError(
-            f"{found}, and guessing the commonest class {100 * chance:.1f} % (with three standard errors "
-            f"{bound:.1f} %): is it the wrong checkpoint, or are classes or images other than those it was trained on? "
-            "To use it all the same: --min_teacher_top1 0"
+            f"{found}, and guessing the commonest class {100 * chance:.1f} % (maybe all that it does): is it the "
+            "wrong checkpoint, or are classes or images other than those it was trained on? To use it all the same: "
+            "--min_teacher_top1 0"
         )
     return scores
+
+
+def _probability_of_guessing(hits: int, images: int, chance: float) -> float:
+    """How often who always names the commonest class is right at least so often: an exact binomial test."""
+    from scipy.stats import binomtest  # slow to import, and needed by nothing else
+
+    return float(binomtest(hits, images, chance, alternative="greater").pvalue)
 
 
 def sample_of(split: Split) -> Split:

@@ -1,0 +1,201 @@
+"""What is not a number, makes no sense or is too little to tell, in training and in options."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from spotkd import DISTILLERS, Batch, SpotKD, SpotkdError
+from spotkd.cli import main
+from spotkd.data import Dataset, ImageSet, Loader, count_batches
+from spotkd.options import DataOptions, DistillOptions, PolicyOptions, TrainOptions
+from spotkd.options.values import check_values
+from spotkd.runtime.device import Device, make_fabric
+from spotkd.training.assemble import default_folder
+from spotkd.training.build import check_devices, open_data
+from spotkd.training.teacher import check_teacher
+
+from ..conftest import IMAGE_SHAPE, OPTIONS, TRAINING_LABELS, TinyNet, for_distiller
+
+Pair = tuple[TinyNet, TinyNet]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("distiller", DISTILLERS)
+def test_a_broken_teacher_is_seen_by_the_guard(distiller: str, bad: float, pair: Pair, batch: Batch) -> None:
+    """Every distiller: the loss is not finite, and nothing is raised on the way."""
+    teacher, student = for_distiller(pair, distiller)
+    with torch.no_grad():
+        teacher.fc.bias[0] = bad
+        torch.nn.init.constant_(teacher.layer1.get_parameter("0.bias"), bad)
+    method = SpotKD(
+        teacher, student, distiller, "always", image_shape=IMAGE_SHAPE, labels=TRAINING_LABELS,
+        options=OPTIONS.get(distiller),
+    ).double()  # fmt: skip
+    method.start_epoch(2, 4)
+    assert not method(batch).total.isfinite()
+
+
+def images(count: int) -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    split = ImageSet(pixels, torch.arange(count) % 2)
+    return Dataset("some", split, split, ("a", "b"), (0.5,), (0.5,), padding=1)
+
+
+@pytest.mark.parametrize(("count", "batch_size", "batches"), [(9, 4, 2), (8, 4, 2), (10, 4, 3), (1, 4, 1), (3, 1, 3)])
+def test_a_last_batch_of_one_is_left_out_in_training(count: int, batch_size: int, batches: int) -> None:
+    data = images(count)
+    loader = Loader(data, data.train, batch_size, training=True)
+    sizes = [len(batch.labels) for batch in loader.epoch(1)]
+    assert len(sizes) == len(loader) == count_batches(count, batch_size) == batches
+    assert [len(batch.labels) for batch in loader.epoch(1, skip=1)] == sizes[1:]
+    evaluation = Loader(data, data.test, batch_size, training=False)
+    assert sum(len(batch.labels) for batch in evaluation.epoch(0)) == count
+
+
+def test_another_image_is_left_out_in_another_epoch() -> None:
+    data = images(9)
+    loader = Loader(data, data.train, 4, training=True)
+    seen = [{i for batch in loader.epoch(epoch) for i in batch.indices.tolist()} for epoch in range(1, 9)]  # type: ignore[union-attr]
+    assert {len(one) for one in seen} == {8}
+    assert set.union(*seen) == set(range(9))
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        (DistillOptions(alpha=-1), "alpha"),
+        (DistillOptions(beta=-0.1), "beta"),
+        (DistillOptions(policy=PolicyOptions(target_weight=-1)), "policy.target_weight"),
+        (DistillOptions(policy=PolicyOptions(share_cost=-1)), "policy.share_cost"),
+        (TrainOptions(batch_size=2**63), "batch_size"),
+        (TrainOptions(epochs=2**31), "epochs"),
+        (TrainOptions(data=DataOptions(limit=2**40)), "data.limit"),
+    ],
+)
+def test_values_that_make_no_sense(options: TrainOptions | DistillOptions, key: str) -> None:
+    with pytest.raises(SpotkdError, match=f"^{key} is "):
+        check_values(options)
+
+
+def test_more_devices_than_any_machine_has() -> None:
+    with pytest.raises(SpotkdError, match="devices is 5000: this machine takes at most"):
+        check_devices(TrainOptions(devices=5000, batch_size=100_000))
+
+
+@pytest.mark.parametrize("option", ["strategy", "distiller"])
+@pytest.mark.parametrize("name", ["function", "number", "other"])
+def test_names_of_the_wrong_kind(
+    option: str,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "wrong_kinds.py").write_text("def function(*_, **__): return 3\nnumber = 3\nclass other: pass\n")
+    common = ["--data.limit", "94", "--epochs", "1", "--quiet", "true"]
+    torch.save({}, "x.pt")
+    assert main(["train", "--model", "resnet8", *common, "--out", "t"]) == 0
+    capsys.readouterr()
+    taught = ["--teacher", "resnet8", "--teacher.checkpoint", "t", "--min_teacher_top1", "0"]
+    assert main(["distill", *taught, *common, f"--{option}", f"python:wrong_kinds.{name}", "--out", "s"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"spotkd: {option} is python:wrong_kinds.{name}: it")
+    assert error.count("\n") == 1
+    sys.modules.pop("wrong_kinds")
+
+
+def test_a_data_set_of_ones_own_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "failing_data.py").write_text("def make(): raise KeyError('no such column')\n")
+    with pytest.raises(SpotkdError, match=r"python:failing_data\.make cannot be made \(KeyError: 'no such column'\)"):
+        open_data(TrainOptions(data=DataOptions("python:failing_data.make")))
+
+
+class Answers(TinyNet):
+    """Right on so many of the images, in order; always the first class after that."""
+
+    def __init__(self, right: int) -> None:
+        super().__init__(4, 2)
+        self.right = right
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        labels = torch.arange(len(x)) % 2
+        labels[self.right :] = 1 - labels[self.right :]
+        return torch.nn.functional.one_hot(labels, 2).float()
+
+
+@pytest.mark.parametrize(
+    ("count", "right", "answer"),
+    [(8, 8, "too few"), (100, 100, ""), (100, 50, "refused"), (100, 75, ""), (8, 4, "too few")],
+)
+def test_a_teacher_that_may_be_guessing(count: int, right: int, answer: str, tmp_path: Path) -> None:
+    data = images(count)
+    loader = Loader(data, data.test, 1000, training=False)
+    device = Device(make_fabric("cpu", "32"), torch.contiguous_format)
+    torch.save({}, tmp_path / "t.pt")
+    said: list[str] = []
+
+    def check() -> None:
+        check_teacher(
+            Answers(right), loader, 2, device, checkpoint=str(tmp_path / "t.pt"), data_name="some", warn=said.append
+        )
+
+    if answer == "refused":
+        with pytest.raises(SpotkdError, match="is it the wrong checkpoint"):
+            check()
+    else:
+        check()
+        assert [answer in line for line in said] == [True] * bool(answer)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("folder:/home/me/pictures", "runs/train-folder-pictures-resnet8-seed1029"),
+        ("folder:../birds", "runs/train-folder-birds-resnet8-seed1029"),
+        ("hf:me/birds", "runs/train-hf-me-birds-resnet8-seed1029"),
+    ],
+)
+def test_the_default_folder_lies_in_runs(name: str, folder: str) -> None:
+    from spotkd.options import ModelOptions
+
+    data = images(4)
+    named = data.__class__(**{**vars(data), "name": name})
+    assert default_folder(TrainOptions(model=ModelOptions("resnet8")), named) == folder
+
+
+def test_a_tilde_is_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    small = ["--model", "resnet8", "--data.limit", "94", "--epochs", "1", "--quiet", "true"]
+    for words in (["--out=~/a"], ["--out", "~/b"]):
+        assert main(["train", *small, *words]) == 0, capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["a", "b"]
+    assert not (tmp_path / "~").exists()
+
+
+def test_predictions_do_not_take_the_students_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    out = str(tmp_path / "t")
+    assert (
+        main(["train", "--model", "resnet8", "--data.limit", "94", "--epochs", "1", "--quiet", "true", "--out", out])
+        == 0
+    )
+    Image.new("L", (32, 32)).save(tmp_path / "a.png")
+    weights = tmp_path / "t" / "model.safetensors"
+    before = weights.read_bytes()
+    for target in (weights, tmp_path / "a.png"):
+        assert main(["predict", out, str(tmp_path / "a.png"), "--csv", str(target)]) == 2
+        assert "that is the student or a picture" in capsys.readouterr().err
+    assert weights.read_bytes() == before
