@@ -67,7 +67,8 @@ def check_teacher(
     if _probability_of_guessing(hits, scores.images, chance) < _SIGNIFICANT:
         return scores
     noted = read_metadata(checkpoint)
-    if noted.get("data") == data_name and noted.get("test_top1", math.inf) <= scores.top1 + 0.1:
+    bound = 100 * (chance + 3 * math.sqrt(chance * (1 - chance) / scores.images))
+    if noted.get("data") == data_name and noted.get("test_top1", math.inf) <= bound:
         warn(f"note: {found}: no more than guessing, as it was when it was trained")
     elif _probability_of_guessing(scores.images, scores.images, chance) >= _SIGNIFICANT:
         warn(f"note: {found}: these are too few to tell it from one that guesses")
