@@ -36,7 +36,7 @@ def make_runs(root: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         instead_of_glyph94(few_glyphs(188, 94), patch)
         assert main(train) == 0
-        own = ["--student", "resnet8", "--strategy", "adaptive", "--out", str(root / "a run")]
+        own = ["--student", "resnet8", "--distiller", "at", "--strategy", "adaptive", "--out", str(root / "a run")]
         assert main(["distill", *teacher, *own, *SMALL]) == 0
 
 

@@ -15,7 +15,7 @@ from ..runtime.device import Device
 from ..stages import StagedModel
 from .evaluation import evaluate
 
-_SIGNIFICANT = 0.00135  # three standard deviations
+_SIGNIFICANT = 0.01  # chance of being taken for a trained network by luck
 IMAGES = 1024  # at most; enough to tell a trained network from one that guesses
 
 
