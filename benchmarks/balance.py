@@ -4,9 +4,10 @@
     python benchmarks/balance.py --out runs/balance --table
 
 Every cell is one student: a data set, a seed, a distiller and a rule. The cells are in an order in which every prefix
-is a smaller study; workers take them one after the other and append a row to ``results.csv``, so that a run that is
-stopped goes on where it was. A fifth of the training images is held out to choose on (``val``); test images are only
-counted. Needs PyTorch, NumPy and safetensors; the table needs SciPy.
+is a smaller study; workers take them one after the other and append a row to ``results.csv``. A study that was stopped
+goes on with the cells that have no row yet, beside the weights of its teachers; one command at a time uses a folder. A
+fifth of the training images is held out to choose on (``val``); test images are only counted. Needs PyTorch, NumPy and
+safetensors; the table needs SciPy.
 
 Rules, all on the gradients that the distiller sends into the student (:mod:`spotkd.balance`): ``none``, the published
 weight; ``lower``, at most kappa times the pull of labels and logits; ``both``, kappa times it; ``ratio``, a loss
@@ -18,7 +19,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from balance_table import print_tables, read_rows
 from spotkd.balance import EVERY, Balance
 from spotkd.method import SpotKD
 from spotkd.models import create_model
@@ -41,7 +42,6 @@ DISTILLERS = (
     "at", "fitnet", "sp", "rkd", "cc", "pkt", "vid", "nst", "reviewkd", "dist", "dkd", "crd", "ofd", "ab", "ft", "fsp",
     "kdsvd",
 )  # fmt: skip
-COLUMNS = ("set", "seed", "distiller", "rule", "kappa", "epochs", "schedule", "lr", "val", "test", "seconds")
 BATCH = 64
 SETS: dict[str, tuple[int, int]] = {"emoji10": (60, 32), "emoji": (20, 16), "glyph94": (20, 16), "digits": (20, 16)}
 
@@ -206,7 +206,7 @@ def fit(
 def train_cell(cell: Cell, data: Images, folder: Path, device: torch.device, chosen: Any) -> tuple[float, float]:
     """Accuracies on validation and test images."""
     torch.manual_seed(cell.seed)
-    epochs = SETS[cell.set][0]
+    epochs = epochs_of(cell.set, chosen)
     teacher, student = (network.to(device) for network in networks(cell.set, data.classes))
     if not cell.distiller:
         network = teacher if cell.rule == "teacher" else student
@@ -220,7 +220,9 @@ def train_cell(cell: Cell, data: Images, folder: Path, device: torch.device, cho
             cell.seed,
         )
         if cell.rule == "teacher":
-            torch.save(network.state_dict(), folder / f"teacher-{cell.set}.pt")
+            written = folder / f"teacher-{cell.set}.part"
+            torch.save(network.state_dict(), written)
+            written.replace(folder / f"teacher-{cell.set}.pt")
         return accuracy(network, data.val), accuracy(network, data.test)
     teacher.load_state_dict(torch.load(folder / f"teacher-{cell.set}.pt", map_location=device, weights_only=True))
     size = SETS[cell.set][1]
@@ -267,12 +269,36 @@ def cells(chosen: argparse.Namespace) -> list[Cell]:
     return found
 
 
+def epochs_of(name: str, chosen: argparse.Namespace) -> int:
+    return int(chosen.epochs or SETS[name][0])
+
+
+def missing_cells(chosen: argparse.Namespace) -> list[Cell]:
+    """Those without a row of the same epochs, schedule and rate, and teachers without weights."""
+    rows = read_rows(chosen.out / "results.csv")
+    found = set()
+    for row in rows:
+        cell = Cell(row["set"], int(row["seed"]), row["distiller"], row["rule"], float(row["kappa"]))
+        setting = (int(row["epochs"]), row["schedule"], float(row["lr"]))
+        if setting == (epochs_of(cell.set, chosen) if cell.set in SETS else 0, chosen.schedule, chosen.lr):
+            found.add(cell)
+        elif cell.set in chosen.sets:
+            raise SystemExit(f"{chosen.out} holds {cell.set} under {setting}: set these, or choose another --out")
+    teachers = {name for name in chosen.sets if (chosen.out / f"teacher-{name}.pt").exists()}
+    for cell in found:
+        if cell.distiller and cell.set in chosen.sets and cell.set not in teachers:
+            raise SystemExit(
+                f"{chosen.out}/teacher-{cell.set}.pt is not there, which taught its students: another --out"
+            )
+    return [c for c in cells(chosen) if c not in found or (c.rule == "teacher" and c.set not in teachers)]
+
+
 def work(number: int, chosen: argparse.Namespace, until: float) -> None:
     """Take cells that nobody has taken, until none is left or the time is over."""
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sets: dict[str, Images] = {}
-    for cell in cells(chosen):
+    for cell in missing_cells(chosen):
         name = "-".join(str(part) for part in cell) + f"-{chosen.schedule}-{chosen.lr:g}"
         needed = chosen.out / f"teacher-{cell.set}.pt"
         if cell.distiller:
@@ -294,7 +320,7 @@ def work(number: int, chosen: argparse.Namespace, until: float) -> None:
             continue
         row = (
             *cell,
-            SETS[cell.set][0],
+            epochs_of(cell.set, chosen),
             chosen.schedule,
             chosen.lr,
             round(val, 3),
@@ -303,62 +329,6 @@ def work(number: int, chosen: argparse.Namespace, until: float) -> None:
         )
         with (chosen.out / "results.csv").open("a", newline="") as file:
             csv.writer(file).writerow(row)
-
-
-def print_table(path: Path, part: str) -> None:
-    """For every rule: of how many distillers the mean is at least plain KD's, and how many are significantly worse."""
-    from scipy.stats import t as student_t
-
-    with path.open(newline="") as file:
-        rows = [dict(zip(COLUMNS, row, strict=True)) for row in csv.reader(file)]
-    found = {
-        (r["set"], r["seed"], r["distiller"], f"{r['rule']}:{float(r['kappa']):g}"): float(r[part])
-        for r in rows
-        if r["rule"] != "teacher"
-    }
-    rules = sorted({key[3] for key in found if key[2] not in ("", "kd")})
-    sets = sorted({key[0] for key in found})
-
-    def paired(name: str, distiller: str, rule: str, base: str) -> list[float]:
-        seeds = sorted({key[1] for key in found if key[0] == name})
-        return [
-            found[name, seed, distiller, rule] - found[name, seed, base, "none:1"]
-            for seed in seeds
-            if (name, seed, distiller, rule) in found and (name, seed, base, "none:1") in found
-        ]
-
-    for base, title in (("kd", "plain KD"), ("", "the student alone")):
-        print(f"\nDifference to {title} in points ({part}): mean over distillers; not below; significantly below\n")
-        print("| rule | " + " | ".join(sets) + " |\n|---|" + "---|" * len(sets))
-        for rule in rules:
-            shown = []
-            for name in sets:
-                means, below, least = [], 0, 99
-                for distiller in sorted({key[2] for key in found} - {"", "kd"}):
-                    differences = paired(name, distiller, rule, base)
-                    if not differences:
-                        continue
-                    least = min(least, len(differences))
-                    means.append(statistics.fmean(differences))
-                    if len(differences) > 1:
-                        spread = statistics.stdev(differences) / len(differences) ** 0.5
-                        below += means[-1] + student_t.ppf(0.975, len(differences) - 1) * spread < 0
-                better = sum(mean >= 0 for mean in means)
-                shown.append(
-                    f"{statistics.fmean(means):+.2f}; {better} of {len(means)}; {below} (n = {least})" if means else "-"
-                )
-            print(f"| {rule} | " + " | ".join(shown) + " |")
-    print(f"\nTop-1 by distiller ({part}), mean over seeds\n")
-    print("| set | distiller | " + " | ".join(rules) + " |\n|---|---|" + "---|" * len(rules))
-    for name in sets:
-        for distiller in sorted({key[2] for key in found if key[0] == name}):
-            values = [
-                [v for k, v in found.items() if k[0] == name and k[2] == distiller and k[3] == rule] for rule in rules
-            ]
-            if distiller in ("", "kd"):
-                values = [[v for k, v in found.items() if k[0] == name and k[2] == distiller]] * 1
-            cells_of = [f"{statistics.fmean(v):.2f} ({len(v)})" if v else "-" for v in values]
-            print(f"| {name} | {distiller or 'alone'} | " + " | ".join(cells_of) + " |")
 
 
 if __name__ == "__main__":
@@ -371,6 +341,7 @@ if __name__ == "__main__":
         "--rules", nargs="+", default=["none", "lower:1", "lower:3", "lower:0.3", "both:1", "ratio:1", "uncertainty"]
     )
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, help="of every set; each has its own number otherwise")
     parser.add_argument("--schedule", default="onecycle", choices=["onecycle", "multistep"])
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--workers", type=int, default=1)
@@ -379,9 +350,12 @@ if __name__ == "__main__":
     parser.add_argument("--part", default="val", choices=["val", "test"])
     arguments = parser.parse_args()
     if arguments.table:
-        print_table(arguments.out / "results.csv", arguments.part)
+        print_tables(read_rows(arguments.out / "results.csv"), arguments.part)
     else:
         (arguments.out / "taken").mkdir(parents=True, exist_ok=True)
+        missing_cells(arguments)  # an answer before the workers start
+        for left in (arguments.out / "taken").iterdir():  # by workers that were stopped
+            left.unlink()
         end = time.time() + 60 * arguments.minutes
         context = get_context("spawn")
         processes = [context.Process(target=work, args=(n, arguments, end)) for n in range(arguments.workers)]
