@@ -117,7 +117,7 @@ def complete_former(kind: type, content: Mapping[str, Any]) -> Mapping[str, Any]
 
 
 def parse_options(kind: type[C], content: Mapping[str, Any], source: object) -> C:
-    """The configuration of a run from what a checkpoint holds, checked likewise; ``source`` names the file.
+    """The configuration of a run from what a file holds, checked like the command line; ``source`` names it.
 
     Raises:
         SpotkdError: an unknown key, a value of the wrong type.
@@ -126,6 +126,7 @@ def parse_options(kind: type[C], content: Mapping[str, Any], source: object) -> 
     try:
         check_filled(kind, content)
         options = parser.parse_object(dict(complete_former(cast(type, kind), content)))
+        check_filled(kind, options.as_dict())
         return kind(**vars(parser.instantiate(options)))
     except (ArgumentError, SpotkdError, TypeError, OSError, RecursionError) as error:
         raise SpotkdError(f"{source}: {one_line(error)}") from error
@@ -142,14 +143,10 @@ def read_options(kind: type[C], path: str | Path, *, follow: bool = True) -> C:
     Raises:
         SpotkdError: no such file, an unknown key, a value of the wrong type.
     """
-    parser = parser_for(cast(type, kind))
     try:
-        text = check_options_file(cast(type, kind), path, follow=follow)
-        content = parse_yaml(text)
+        content = parse_yaml(check_options_file(cast(type, kind), path, follow=follow))
         if not isinstance(content, Mapping):
             raise SpotkdError("holds no options")
-        options = parser.parse_object(dict(complete_former(cast(type, kind), content)))
-        check_filled(kind, options.as_dict())
-        return kind(**vars(parser.instantiate(options)))
-    except (ArgumentError, SpotkdError, TypeError, OSError) as error:
+    except SpotkdError as error:
         raise SpotkdError(f"{path}: {one_line(error).removeprefix(f'{path}: ')}") from error
+    return parse_options(kind, content, path)
