@@ -52,7 +52,10 @@ with tempfile.TemporaryDirectory() as folder:
     train(teacher)
     RunWriter.log = log  # type: ignore[method-assign,assignment]
     run = DistillOptions(
-        teacher=ModelOptions("resnet20", f"{folder}/teacher"), student=ModelOptions("resnet8"), strategy="adaptive"
+        teacher=ModelOptions("resnet20", f"{folder}/teacher"),
+        student=ModelOptions("resnet8"),
+        distiller="at",
+        strategy="adaptive",
     )
     run = with_values(run, {"data.limit": 940, "epochs": 100_000, "out": f"{folder}/run", "quiet": True})
     run = with_values(run, {"checkpoint_every": 20, "min_teacher_top1": 0})

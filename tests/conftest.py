@@ -36,10 +36,12 @@ def entry_points_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def own_settings(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[None]:
     """The key with which runs are signed is not that of whoever runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("settings")))
+        # One for all workers, who share runs that were made once.
+        made = made_once("settings", lambda _: None, tmp_path_factory, request.config)
+        patch.setenv("XDG_CONFIG_HOME", str(made))
         yield
 
 

@@ -48,7 +48,10 @@ def test_train_then_distill_twice(few_faces: None, tmp_path: Path, capsys: pytes
     for name in ("a", "b"):
         out = tmp_path / name
         options = ["--teacher", "resnet8", "--teacher.checkpoint", teacher, "--student=resnet8", "--out", str(out)]
-        assert run("distill", *options, "--strategy", "adaptive", "--policy.bias", "scaled", *SMALL) == 0
+        assert (
+            run("distill", *options, "--distiller", "at", "--strategy", "adaptive", "--policy.bias", "scaled", *SMALL)
+            == 0
+        )
         with (out / "metrics.csv").open(newline="") as file:
             rows.append([{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)])
     assert rows[0] == rows[1]
@@ -146,7 +149,8 @@ def test_options_of_a_distiller(weights: str, few_faces: None, tmp_path: Path) -
 def test_spots_by_name(weights: str, few_faces: None, tmp_path: Path) -> None:
     teacher = ["--teacher", "resnet8", "--teacher.checkpoint", str(Path(weights).with_name("fitting.safetensors"))]
     small = ["--epochs", "1", "--quiet", "true", "--out", str(tmp_path / "run")]
-    assert run("distill", *teacher, "--student", "resnet14", "--spots", "layer1:layer2,layer3:layer3", *small) == 0
+    pair = ["--student", "resnet14", "--distiller", "at"]
+    assert run("distill", *teacher, *pair, "--spots", "layer1:layer2,layer3:layer3", *small) == 0
     assert restore(tmp_path / "run")[0].spots == ((1, 2), (3, 3))
 
 

@@ -62,7 +62,8 @@ def strangers_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     train(TrainOptions(**common, out=str(place / "teacher"), model=ModelOptions("resnet8")))  # type: ignore[arg-type]
     networks = {"teacher": ModelOptions("resnet8", str(place / "teacher")), "student": ModelOptions("resnet8")}
-    distill(DistillOptions(**common, **networks, out=str(place / "run"), strategy="adaptive", min_teacher_top1=0))  # type: ignore[arg-type]
+    own = {"out": str(place / "run"), "distiller": "at", "strategy": "adaptive", "min_teacher_top1": 0}
+    distill(DistillOptions(**common, **networks, **own))  # type: ignore[arg-type]
     return place / "run"
 
 

@@ -38,7 +38,10 @@ def tiny(tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def distilled(folder: Path, out: str, **options: object) -> list[dict[str, str]]:
     """The rows of a run's metrics, but for its time."""
     config = DistillOptions(
-        teacher=ModelOptions("tinynet6", str(folder / "teacher")), student=ModelOptions("tinynet4"), strategy="adaptive"
+        teacher=ModelOptions("tinynet6", str(folder / "teacher")),
+        student=ModelOptions("tinynet4"),
+        distiller="at",
+        strategy="adaptive",
     )
     config = with_values(config, {"data": DataOptions("tiny", augment=False)})
     config = dataclasses.replace(config, epochs=3, batch_size=12, quiet=True, out=str(folder / out), **options)  # type: ignore[arg-type]
@@ -130,6 +133,7 @@ def test_where_it_would_be_wrong_it_is_refused(tiny: Path) -> None:
         config = DistillOptions(
             teacher=ModelOptions("tinynet6", str(tiny / "teacher")),
             student=ModelOptions("tinynet4"),
+            distiller="at",
             strategy="adaptive",
             data=DataOptions("tiny", augment=False),
             cache_teacher=1.0,

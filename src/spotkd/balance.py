@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .distributed import all_reduce_sum
+from .distributed import all_reduce_sum, shard_share
 
 KAPPA = 1.0  # pull of the distiller at most, in pulls of labels and logits
 EVERY = 10  # steps from one measurement to the next, each of which takes a backward pass of its own
@@ -77,7 +77,8 @@ class Balance(nn.Module):
             return
         precise = self.weights.dtype
         squares = [*_squared_norms(reference, features, precise), *_squared_norms(distiller, attached, precise)]
-        norms = all_reduce_sum(torch.stack(squares)).sqrt().view(2, -1)
+        # Each process has the mean loss of its own samples, whose share is their part in the whole batch's gradient.
+        norms = all_reduce_sum(torch.stack(squares) * shard_share() ** 2).sqrt().view(2, -1)
         memory = 0.0 if first else MEMORY
         means = (memory * old + (1 - memory) * new for old, new in zip((self.reference, self.pull), norms, strict=True))
         with torch.no_grad():

@@ -117,6 +117,12 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return x
 
 
+def shard_share() -> float:
+    """The share of the batch that is this process's; 1 where it computes all of it."""
+    shard = _current.get()
+    return shard.effective_size / shard.total if shard.is_split else 1.0
+
+
 def all_reduce_mean(x: Tensor) -> Tensor:
     """The mean over the samples of the batch, from each process's mean over its own samples; without gradient."""
     shard = _current.get()

@@ -36,7 +36,8 @@ def make_runs(root: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         instead_of_glyph94(few_glyphs(188, 94), patch)
         assert main(train) == 0
-        assert main(["distill", *teacher, "--student", "resnet8", "--out", str(root / "a run"), *SMALL]) == 0
+        own = ["--student", "resnet8", "--distiller", "at", "--strategy", "adaptive", "--out", str(root / "a run")]
+        assert main(["distill", *teacher, *own, *SMALL]) == 0
 
 
 class Hub(BaseHTTPRequestHandler):

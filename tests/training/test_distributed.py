@@ -65,6 +65,8 @@ APART: dict[str, Case] = {
 SHAPED = PolicyOptions(gamma=2.0, share_cost=0.1, target_share=0.4, lr=0.5)
 WHOLE: dict[str, Case] = {
     "at": {"distiller": "at", "policy": SHAPED},
+    "at-balanced": {"distiller": "at", "beta": 1e4, "balance": "auto"},
+    "rkd-balanced": {"distiller": "rkd", "beta": 1e3, "balance": "auto"},
     "sp": {"distiller": "sp", "beta": 30.0, "policy": SHAPED},
     "rkd": {"distiller": "rkd"},
     "pkt": {"distiller": "pkt", "beta": 300.0, "strategy": "NotedRandom"},
@@ -92,7 +94,7 @@ def configured(folder: Path, case: Case, networks: tuple[str, str], devices: int
         quiet=True,
         fold=False,
         channels_last=False,
-        **case | {"strategy": strategy},
+        **{"balance": "none"} | case | {"strategy": strategy},
     )
     config = with_values(config, {"devices": devices, "gather": True, "min_teacher_top1": 0.0})
     return config
@@ -433,8 +435,8 @@ def test_the_command_on_two_devices(runs: Path, tmp_path: Path) -> None:
     assert (command.returncode, errors) == (0, "")
     assert [output.count(words) for words in ("epoch 1/1", "run in")] == [1, 1]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        ".lock", "config.yaml", "decisions.csv", "last.ckpt", "metrics.csv", "student.safetensors", "summary.json",
-        "tensorboard",
+        ".lock", "config.yaml", "decisions.csv", "last.ckpt", "metrics.csv", "origin.txt", "student.safetensors",
+        "summary.json", "tensorboard",
     ]  # fmt: skip
     metrics = RunFolder(tmp_path / "run").metrics
     scores = evaluate_checkpoint(

@@ -76,7 +76,7 @@ def test_from_files_to_evaluated_weights(kind: Callable[[Path], DataOptions], tm
     common = {"data": data, "epochs": 1, "batch_size": 8, "quiet": True}
     teacher = tmp_path / "teacher"
     taught = train(TrainOptions(**common, out=str(teacher), model=ModelOptions("resnet8")))  # type: ignore[arg-type]
-    config = DistillOptions(**common, out=str(tmp_path / "student"), strategy="adaptive")  # type: ignore[arg-type]
+    config = DistillOptions(**common, out=str(tmp_path / "student"), distiller="at", strategy="adaptive")  # type: ignore[arg-type]
     config = with_values(config, {"teacher": ModelOptions("resnet8", str(teacher)), "student": ModelOptions("resnet8")})
     summary = distill(config)
     for folder_of, scores in ((teacher, taught.scores), (tmp_path / "student", summary.scores)):

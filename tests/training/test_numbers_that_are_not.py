@@ -234,7 +234,15 @@ class Answers(TinyNet):
 
 @pytest.mark.parametrize(
     ("count", "right", "answer"),
-    [(8, 8, "too few"), (100, 100, ""), (100, 50, "refused"), (100, 75, ""), (8, 4, "too few")],
+    [
+        (4, 4, "too few"),
+        (8, 8, ""),
+        (100, 100, ""),
+        (100, 50, "refused"),
+        (100, 75, ""),
+        (8, 4, "refused"),
+        (4, 2, "too few"),
+    ],
 )
 def test_a_teacher_that_may_be_guessing(count: int, right: int, answer: str, tmp_path: Path) -> None:
     data = images(count)

@@ -261,7 +261,10 @@ def test_a_run_in_a_pipe(tmp_path: Path) -> None:
     command = [*COMMAND, "--epochs", "1", "--out", str(tmp_path / "run"), "--logger", "none"]
     done = subprocess.run(command, capture_output=True, text=True, env={**ENVIRONMENT, "FORCE_COLOR": "1"}, check=True)
     assert done.stderr == ""
-    first, last = done.stdout.splitlines()
+    loaded, chosen, first, last = done.stdout.splitlines()
+    images = r"glyph94: \d+ training and .* test images of 94 classes, 32x32"
+    assert re.fullmatch(images + r"; cpu, .*; 1 epochs of \d+ steps", loaded)
+    assert chosen.startswith("resnet8 on labels; onecycle with rate 0.05 (--epochs, ")
     assert re.fullmatch(r"resnet8: epoch 1/1  loss \d\.\d{3}  test top-1 \d+\.\d\d %", first)
     assert last.startswith("test top-1 ")
     assert not (tmp_path / "run" / "tensorboard").exists()

@@ -54,7 +54,10 @@ def configured(config: C, out: Path) -> C:
 
 def distilled(folder: Path, **options: object) -> Path:
     config = DistillOptions(
-        teacher=ModelOptions("tinynet6", str(folder / "teacher")), student=ModelOptions("tinynet4"), strategy="adaptive"
+        teacher=ModelOptions("tinynet6", str(folder / "teacher")),
+        student=ModelOptions("tinynet4"),
+        distiller="at",
+        strategy="adaptive",
     )
     for key, value in options.items():
         assert hasattr(config, key)
@@ -160,7 +163,10 @@ def test_a_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
 
 def test_a_run_does_not_bury_its_own_teacher(tiny: Path) -> None:
     config = DistillOptions(
-        teacher=ModelOptions("tinynet6", str(tiny / "teacher")), student=ModelOptions("tinynet4"), strategy="adaptive"
+        teacher=ModelOptions("tinynet6", str(tiny / "teacher")),
+        student=ModelOptions("tinynet4"),
+        distiller="at",
+        strategy="adaptive",
     )
     config = with_values(config, {"overwrite": True})
     with pytest.raises(SpotkdError, match="which this run starts from, lies there"):

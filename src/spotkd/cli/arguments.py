@@ -127,6 +127,8 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str], named: Sequence[str
         near = [key for key in known if key.rpartition(".")[2] == name] or get_close_matches(name, known, n=1)
         hint = f"did you mean --{' or --'.join(near[:3])}?" if near else f"'{parser.prog} --help' lists all options"
         raise SpotkdError(f"{message}: {hint}") from error
+    finally:
+        vars(parser).pop("print_config", None)  # what was asked for before an error is not asked of the next arguments
 
 
 def _check_resumed(command: str, given: Mapping[str, Any]) -> None:

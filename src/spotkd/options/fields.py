@@ -51,15 +51,17 @@ class Option:
         """What is wrong with a number, to follow ``NAME is VALUE:``; None if nothing is, or if it is none."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        checks = {
-            f"it must be above {self.above}": self.above is None or self.above < value < math.inf,
-            f"it must be at least {self.at_least}": self.at_least is None or self.at_least <= value < math.inf,
-            f"it must be at most {self.at_most}": self.at_most is None or value <= self.at_most,
-            f"it must be below {_power_of_two(self.below)}": self.below is None or value < self.below,
-            f"it must be below {_power_of_two(_ANY_SIZE)}": type(value) is float or self.below or value < _ANY_SIZE,
-            "it must be a finite number": math.isfinite(value),
-        }
-        wrong = next((what for what, holds in checks.items() if not holds), None)
+        bounded_by_words = bool(self.wording) or self.above is not None
+        checks = [
+            ("it must be a finite number", bounded_by_words or not math.isinf(value)),
+            (f"it must be above {self.above}", self.above is None or self.above < value < math.inf),
+            (f"it must be at least {self.at_least}", self.at_least is None or self.at_least <= value < math.inf),
+            (f"it must be at most {self.at_most}", self.at_most is None or value <= self.at_most),
+            (f"it must be below {_power_of_two(self.below)}", self.below is None or value < self.below),
+            (f"it must be below {_power_of_two(_ANY_SIZE)}", type(value) is float or self.below or value < _ANY_SIZE),
+            ("it must be a finite number", math.isfinite(value)),
+        ]
+        wrong = next((what for what, holds in checks if not holds), None)
         return wrong and (self.wording or wrong)
 
 

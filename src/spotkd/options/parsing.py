@@ -145,7 +145,10 @@ def read_options(kind: type[C], path: str | Path, *, follow: bool = True) -> C:
     parser = parser_for(cast(type, kind))
     try:
         text = check_options_file(cast(type, kind), path, follow=follow)
-        options = parser.parse_object(dict(complete_former(cast(type, kind), parse_yaml(text))))
+        content = parse_yaml(text)
+        if not isinstance(content, Mapping):
+            raise SpotkdError("holds no options")
+        options = parser.parse_object(dict(complete_former(cast(type, kind), content)))
         check_filled(kind, options.as_dict())
         return kind(**vars(parser.instantiate(options)))
     except (ArgumentError, SpotkdError, TypeError, OSError) as error:

@@ -208,7 +208,8 @@ class DistillOptions(RunOptions):
     Args:
         teacher: the trained network; its checkpoint is required.
         student: the network to train.
-        distiller: what to distil; 'spotkd distillers' lists them. python:MODULE.CLASS for one of yours.
+        distiller: what to distil; 'spotkd distillers' lists them; kd is the logits alone. python:MODULE.CLASS for one
+            of yours.
         strategy: where to distil: always (at every spot), adaptive (SAKD), anti, random, never or joint, or
             python:MODULE.CLASS.
         options: the distiller's own options, as --options.negatives 4096; its page in the docs lists them.
@@ -236,7 +237,7 @@ class DistillOptions(RunOptions):
 
     teacher: ModelOptions = section(ModelOptions, checkpoint="place")
     student: ModelOptions = section(lambda: ModelOptions("resnet8"))
-    distiller: str = option("at", affects="result")
+    distiller: str = option("kd", affects="result")
     strategy: str = option("always", affects="result")
     options: dict[str, bool | int | float | str] = option({}, affects="result")
     spots: list[str] | str | None = option(None, affects="result", parse=parse_spots)

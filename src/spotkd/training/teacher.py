@@ -15,7 +15,7 @@ from ..runtime.device import Device
 from ..stages import StagedModel
 from .evaluation import evaluate
 
-_SIGNIFICANT = 0.00135  # three standard deviations
+_SIGNIFICANT = 0.01  # chance of being taken for a trained network by luck
 IMAGES = 1024  # at most; enough to tell a trained network from one that guesses
 
 
@@ -67,7 +67,8 @@ def check_teacher(
     if _probability_of_guessing(hits, scores.images, chance) < _SIGNIFICANT:
         return scores
     noted = read_metadata(checkpoint)
-    if noted.get("data") == data_name and noted.get("test_top1", math.inf) <= scores.top1 + 0.1:
+    bound = 100 * (chance + 3 * math.sqrt(chance * (1 - chance) / scores.images))
+    if noted.get("data") == data_name and noted.get("test_top1", math.inf) <= bound:
         warn(f"note: {found}: no more than guessing, as it was when it was trained")
     elif _probability_of_guessing(scores.images, scores.images, chance) >= _SIGNIFICANT:
         warn(f"note: {found}: these are too few to tell it from one that guesses")
