@@ -17,7 +17,6 @@ from spotkd.options.values import check_values
 from spotkd.runs import layout
 from spotkd.runtime.device import Device, make_fabric
 from spotkd.training import distill, resume
-from spotkd.training.assemble import default_folder
 from spotkd.training.build import check_devices, open_data
 from spotkd.training.teacher import check_teacher
 
@@ -42,6 +41,20 @@ def test_a_broken_teacher_is_seen_by_the_guard(distiller: str, bad: float, pair:
     ).double()  # fmt: skip
     method.start_epoch(2, 4)
     assert not method(batch).total.isfinite()
+
+
+def test_a_decomposition_that_fails_is_seen_by_the_guard(
+    pair: Pair, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(matrices: torch.Tensor) -> None:
+        raise torch.linalg.LinAlgError("linalg.eigh: (Batch element 3): The algorithm failed to converge")  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(torch.linalg, "eigh", fail)
+    teacher, student = for_distiller(pair, "kdsvd")
+    method = SpotKD(teacher, student, "kdsvd", "always", image_shape=IMAGE_SHAPE).double()
+    total = method(batch).total
+    total.backward()
+    assert not total.isfinite()
 
 
 def images(count: int) -> Dataset:
@@ -262,50 +275,3 @@ def test_a_teacher_that_may_be_guessing(count: int, right: int, answer: str, tmp
     else:
         check()
         assert [answer in line for line in said] == [True] * bool(answer)
-
-
-@pytest.mark.parametrize(
-    ("name", "folder"),
-    [
-        ("folder:/home/me/pictures", "runs/train-folder-pictures-resnet8-seed1029"),
-        ("folder:../birds", "runs/train-folder-birds-resnet8-seed1029"),
-        ("hf:me/birds", "runs/train-hf-me-birds-resnet8-seed1029"),
-    ],
-)
-def test_the_default_folder_lies_in_runs(name: str, folder: str) -> None:
-    from spotkd.options import ModelOptions
-
-    data = images(4)
-    named = data.__class__(**{**vars(data), "name": name})
-    assert default_folder(TrainOptions(model=ModelOptions("resnet8")), named) == folder
-
-
-@pytest.mark.slow
-def test_a_tilde_is_the_home(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    small = ["--model", "resnet8", "--data.limit", "94", "--epochs", "1", "--quiet", "true"]
-    for words in (["--out=~/a"], ["--out", "~/b"]):
-        assert main(["train", *small, *words]) == 0, capsys.readouterr().err
-    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["a", "b"]
-    assert not (tmp_path / "~").exists()
-
-
-@pytest.mark.slow
-def test_predictions_do_not_take_the_students_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from PIL import Image
-
-    out = str(tmp_path / "t")
-    assert (
-        main(["train", "--model", "resnet8", "--data.limit", "94", "--epochs", "1", "--quiet", "true", "--out", out])
-        == 0
-    )
-    Image.new("L", (32, 32)).save(tmp_path / "a.png")
-    weights = tmp_path / "t" / "model.safetensors"
-    before = weights.read_bytes()
-    for target in (weights, tmp_path / "a.png"):
-        assert main(["predict", out, str(tmp_path / "a.png"), "--csv", str(target)]) == 2
-        assert "that is the student or a picture" in capsys.readouterr().err
-    assert weights.read_bytes() == before
