@@ -8,6 +8,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import SpotkdError
+
+_NEVER_REPLACED = {
+    *(".safetensors", ".onnx", ".pt2", ".pt", ".pth", ".ckpt", ".bin"),  # networks
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+}
+
+
+def check_target(option: str, path: str | Path | None) -> None:
+    """A table or page that is written anew by every call may not take the place of a network or a picture.
+
+    Args:
+        option: that names the file.
+        path: the file, which need not be there; None for none.
+
+    Raises:
+        SpotkdError: there is such a file.
+    """
+    if path is not None and Path(path).suffix.lower() in _NEVER_REPLACED and Path(path).exists():
+        raise SpotkdError(f"{option} is {path}: that is a network or a picture; give another file")
+
 
 @contextmanager
 def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:

@@ -158,6 +158,18 @@ def test_what_is_left_out_is_counted_with_an_example(tmp_path: Path, capsys: pyt
     )
 
 
+def test_a_class_folder_that_leads_back_up_holds_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = write_folder(tmp_path / "set", ("train", "test"))
+    (tmp_path / "set" / "train" / "up").symlink_to("..")
+    (tmp_path / "set" / "train" / "here").symlink_to(".")
+    data = open_folder(tmp_path / "set")
+    assert data.classes == CLASSES
+    assert_holds(data.train, written["train"])
+    assert "left out: 2 folders (train/here)" in capsys.readouterr().err
+    (tmp_path / "set" / "train" / "wasp").symlink_to(tmp_path / "set" / "test" / "bee")  # an ordinary one is a class
+    assert open_folder(tmp_path / "set").classes == (*CLASSES, "wasp")
+
+
 def test_classes_called_test_and_a_folder_of_an_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(tmp_path / "a", ("",), ("test", "train", "car"))
     assert open_folder(tmp_path / "a").classes == ("car", "test", "train")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -213,6 +215,32 @@ def test_what_is_no_run_is_not_overwritten(foreign: str, tmp_path: Path) -> None
     with pytest.raises(SpotkdError, match="is no run of spotkd, so nothing there is overwritten"):
         open_writer(tmp_path / "folder", TrainOptions(overwrite=True))
     assert path.read_text() == "mine: 1\n"
+
+
+@pytest.mark.parametrize("content", ["{}", "epochs: 3", None])
+@pytest.mark.parametrize("how", [{"overwrite": True}, {"resume": "auto"}])
+def test_options_that_somebody_wrote_make_no_run(how: dict[str, Any], content: str | None, tmp_path: Path) -> None:
+    """Such as those of --print_config, used with --config from the folder that is given as --out."""
+    (tmp_path / "csv").mkdir()
+    options = TrainOptions(out=str(tmp_path), **({} if content else how))
+    (tmp_path / layout.CONFIG).write_text(content or yaml.safe_dump(asdict(options)))
+    (tmp_path / "csv" / "mine.csv").write_text("mine")
+    (tmp_path / layout.MODEL).write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(SpotkdError, match=r"is no run of spotkd, so nothing there is overwritten|with other options"):
+        open_writer(tmp_path, with_values(options, how)).begin()
+    assert contents(tmp_path) == before
+
+
+def test_folders_of_loggers_that_a_run_did_not_have_stay(tmp_path: Path) -> None:
+    for logger, stays in (("none", ["csv", "tensorboard"]), ("csv", ["tensorboard"])):
+        with open_writer(tmp_path / logger, TrainOptions(logger=logger)) as run:
+            run.log({"epoch": 1, "loss": 0.5})
+        for name in ("csv", "tensorboard"):
+            (tmp_path / logger / name).mkdir()
+        with open_writer(tmp_path / logger, TrainOptions(overwrite=True)) as run:
+            run.begin()
+        assert [path.name for path in sorted((tmp_path / logger).iterdir()) if path.is_dir()] == stays
 
 
 def test_a_damaged_run_of_ours_may_be_overwritten(tmp_path: Path) -> None:

@@ -11,14 +11,18 @@ import torch
 from spotkd import DISTILLERS, Batch, SpotKD, SpotkdError
 from spotkd.cli import main
 from spotkd.data import Dataset, ImageSet, Loader, count_batches
+from spotkd.errors import refused_memory_as_error
 from spotkd.options import DataOptions, DistillOptions, PolicyOptions, TrainOptions
 from spotkd.options.values import check_values
+from spotkd.runs import layout
 from spotkd.runtime.device import Device, make_fabric
-from spotkd.training.assemble import default_folder
+from spotkd.training import distill, resume
 from spotkd.training.build import check_devices, open_data
 from spotkd.training.teacher import check_teacher
 
 from ..conftest import IMAGE_SHAPE, OPTIONS, TRAINING_LABELS, TinyNet, for_distiller
+from .killed_runs import configured, differences, what_is_left
+from .test_resume import place  # noqa: F401  # a fixture
 
 Pair = tuple[TinyNet, TinyNet]
 
@@ -37,6 +41,20 @@ def test_a_broken_teacher_is_seen_by_the_guard(distiller: str, bad: float, pair:
     ).double()  # fmt: skip
     method.start_epoch(2, 4)
     assert not method(batch).total.isfinite()
+
+
+def test_a_decomposition_that_fails_is_seen_by_the_guard(
+    pair: Pair, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(matrices: torch.Tensor) -> None:
+        raise torch.linalg.LinAlgError("linalg.eigh: (Batch element 3): The algorithm failed to converge")  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(torch.linalg, "eigh", fail)
+    teacher, student = for_distiller(pair, "kdsvd")
+    method = SpotKD(teacher, student, "kdsvd", "always", image_shape=IMAGE_SHAPE).double()
+    total = method(batch).total
+    total.backward()
+    assert not total.isfinite()
 
 
 def images(count: int) -> Dataset:
@@ -87,6 +105,7 @@ def test_more_devices_than_any_machine_has() -> None:
         check_devices(TrainOptions(devices=5000, batch_size=100_000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["strategy", "distiller"])
 @pytest.mark.parametrize("name", ["function", "number", "other"])
 def test_names_of_the_wrong_kind(
@@ -117,6 +136,100 @@ def test_a_data_set_of_ones_own_that_fails_is_one_line(tmp_path: Path, monkeypat
     (tmp_path / "failing_data.py").write_text("def make(): raise KeyError('no such column')\n")
     with pytest.raises(SpotkdError, match=r"python:failing_data\.make cannot be made \(KeyError: 'no such column'\)"):
         open_data(TrainOptions(data=DataOptions("python:failing_data.make")))
+
+
+@pytest.mark.parametrize(("negatives", "holds"), [(16384, True), (16385, False), (2**31, False), (2**63, False)])
+def test_more_negatives_than_there_are_images(negatives: int, holds: bool, pair: Pair) -> None:
+    teacher, student = pair
+
+    def make() -> SpotKD:
+        return SpotKD(
+            teacher, student, "crd", image_shape=IMAGE_SHAPE, labels=TRAINING_LABELS, options={"negatives": negatives}
+        )
+
+    if holds:
+        make()
+    else:
+        with pytest.raises(SpotkdError, match=rf"negatives .*is {negatives}: (there are 30 training|it must be)"):
+            make()
+
+
+def ask_too_much(how: str) -> object:
+    if how == "torch":
+        return torch.empty(2**60)
+    if how == "sizes":
+        return torch.empty(2**62, 2**62)
+    if how == "python":
+        return bytearray(2**62)
+    if how == "cuda":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity")
+    raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize(
+    ("how", "amount"), [("torch", r" \(4.29e\+09 GiB\)"), ("sizes", ""), ("python", ""), ("cuda", ".*")]
+)
+def test_memory_that_is_refused_is_one_line(how: str, amount: str) -> None:
+    words = f"^there is not enough memory for what .* asked for{amount}; half of it is done; take smaller"
+    with pytest.raises(SpotkdError, match=words), refused_memory_as_error(lambda: "half of it is done"):
+        ask_too_much(how)
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    with pytest.raises(RuntimeError, match="something else"), refused_memory_as_error():
+        ask_too_much("otherwise")
+
+
+def test_a_run_without_memory_names_its_last_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    plain, left = SpotKD.forward, [4]
+
+    def forward(self: SpotKD, given: Batch) -> object:
+        left[0] -= 1
+        if not left[0]:
+            torch.empty(2**60)
+        return plain(self, given)
+
+    monkeypatch.setattr(SpotKD, "forward", forward)
+    words = r"enough memory for what training/.* asked for \(.*last\.ckpt holds step 2 of epoch 1; take smaller batches"
+    with pytest.raises(SpotkdError, match=words):
+        distill(configured(place, place / "run", "at"))
+
+
+def break_preparation(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    plain, count = SpotKD.preparation_loss, [0]
+
+    def preparation_loss(self: SpotKD, batch: Batch) -> torch.Tensor:
+        count[0] += 1
+        return plain(self, batch) * (float("inf") if count[0] == step else 1.0)
+
+    monkeypatch.setattr(SpotKD, "preparation_loss", preparation_loss)
+
+
+@pytest.mark.parametrize("distiller", ["ft", "ab"])
+def test_a_preparation_saves_nothing_that_is_broken(
+    distiller: str,
+    place: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patched:
+        break_preparation(patched, 4)
+        with pytest.raises(
+            SpotkdError,
+            match=r"^preparation, epoch 1, step 4 of 5: not finite: loss, gradient; its samples are in .*; "
+            r".*last\.ckpt holds step 2 of epoch 1 of the preparation; lower --preparation\.lr",
+        ):
+            distill(configured(place, place / "run", distiller))
+    resume(place / "run")
+    distill(configured(place, place / "whole", distiller))
+    assert differences(what_is_left(place / "whole"), what_is_left(place / "run")) == []
+
+
+def test_steps_of_a_preparation_may_be_skipped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    break_preparation(monkeypatch, 4)
+    distill(configured(place, place / "run", "ft", skip_nonfinite=1))
+    losses = (place / "run" / layout.PREPARATION_LOSSES).read_text()
+    assert "inf" not in losses
+    assert "nan" not in losses
 
 
 class Answers(TinyNet):
@@ -162,48 +275,3 @@ def test_a_teacher_that_may_be_guessing(count: int, right: int, answer: str, tmp
     else:
         check()
         assert [answer in line for line in said] == [True] * bool(answer)
-
-
-@pytest.mark.parametrize(
-    ("name", "folder"),
-    [
-        ("folder:/home/me/pictures", "runs/train-folder-pictures-resnet8-seed1029"),
-        ("folder:../birds", "runs/train-folder-birds-resnet8-seed1029"),
-        ("hf:me/birds", "runs/train-hf-me-birds-resnet8-seed1029"),
-    ],
-)
-def test_the_default_folder_lies_in_runs(name: str, folder: str) -> None:
-    from spotkd.options import ModelOptions
-
-    data = images(4)
-    named = data.__class__(**{**vars(data), "name": name})
-    assert default_folder(TrainOptions(model=ModelOptions("resnet8")), named) == folder
-
-
-def test_a_tilde_is_the_home(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    small = ["--model", "resnet8", "--data.limit", "94", "--epochs", "1", "--quiet", "true"]
-    for words in (["--out=~/a"], ["--out", "~/b"]):
-        assert main(["train", *small, *words]) == 0, capsys.readouterr().err
-    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["a", "b"]
-    assert not (tmp_path / "~").exists()
-
-
-def test_predictions_do_not_take_the_students_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from PIL import Image
-
-    out = str(tmp_path / "t")
-    assert (
-        main(["train", "--model", "resnet8", "--data.limit", "94", "--epochs", "1", "--quiet", "true", "--out", out])
-        == 0
-    )
-    Image.new("L", (32, 32)).save(tmp_path / "a.png")
-    weights = tmp_path / "t" / "model.safetensors"
-    before = weights.read_bytes()
-    for target in (weights, tmp_path / "a.png"):
-        assert main(["predict", out, str(tmp_path / "a.png"), "--csv", str(target)]) == 2
-        assert "that is the student or a picture" in capsys.readouterr().err
-    assert weights.read_bytes() == before

@@ -15,7 +15,7 @@ from io import TextIOWrapper
 from typing import Any
 
 from .. import __version__
-from ..errors import STOPPED, SpotkdError, Stopped, one_line
+from ..errors import STOPPED, SpotkdError, Stopped, one_line, refused_memory_as_error
 from ..escaping import escape_terminal
 from .arguments import as_sentence, read
 from .commands import COMMANDS, is_one_of_several
@@ -87,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if is_one_of_several() and os.environ.get("RANK") != "0":  # the first process alone prints
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     try:
-        return _run(arguments)
+        with refused_memory_as_error():
+            return _run(arguments)
     except (SpotkdError, ArgumentError) as error:
         print(f"spotkd: {one_line(error)}", file=sys.stderr)
         return 2

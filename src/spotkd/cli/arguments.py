@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -106,11 +107,22 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
             if len(plain) < len(spelled):
                 print(as_yaml(config), end="")
                 sys.exit(0)
-            return config
+            return _expand_home(config)
     options = _parse(parser, spelled, named)
     check_filled(COMMANDS[command][0], options.as_dict())
     values = parser.instantiate(options)
-    return COMMANDS[command][0](**{key: value for key, value in vars(values).items() if key != "config"})
+    return _expand_home(COMMANDS[command][0](**{key: value for key, value in vars(values).items() if key != "config"}))
+
+
+def _expand_home(options: Any) -> Any:
+    """The options with ``~/`` as the home in whatever names a file: files with options know no shell."""
+    if is_dataclass(options) and not isinstance(options, type):
+        found = {field.name: getattr(options, field.name) for field in fields(options)}
+        changed = {name: _expand_home(value) for name, value in found.items()}
+        return options if changed == found else replace(options, **changed)
+    if isinstance(options, list):
+        return [_expand_home(value) for value in options]
+    return str(Path(options).expanduser()) if isinstance(options, str) and options.startswith("~/") else options
 
 
 def _parse(parser: ArgumentParser, arguments: Sequence[str], named: Sequence[str], **settings: Any) -> Any:

@@ -237,12 +237,14 @@ def _read_split(
 
 
 def _list_subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder but for hidden ones and those that systems make, sorted."""
+    """The folders in a folder, sorted, but for hidden ones, those that systems make and links that lead back up."""
     try:
+        home = folder.resolve()
         return sorted(
             place
             for place in folder.iterdir()
             if place.is_dir() and not place.name.startswith(".") and place.name not in _BY_SYSTEMS
+            if not (place.is_symlink() and home.is_relative_to(place.resolve()))  # it would hold every picture
         )
     except OSError as error:
         raise SpotkdError(f"{folder}: cannot be read ({error.strerror})") from error

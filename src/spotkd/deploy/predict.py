@@ -16,7 +16,7 @@ from ..data import DataSpec, Preprocessing
 from ..data.image_files import is_image_file
 from ..errors import SpotkdError, one_line
 from ..escaping import escape_csv
-from ..files import atomic_write
+from ..files import atomic_write, check_target
 from ..models.weights import find_weights
 from ..options import PredictOptions
 from ..untrusted.images import decode_and_use, ignore_warnings, read_image_file
@@ -70,6 +70,7 @@ def predict(options: PredictOptions, failed: Callable[[str], None]) -> Iterator[
     if options.batch_size < 1 or options.top < 1:
         raise SpotkdError(f"batch_size is {options.batch_size} and top {options.top}: both must be at least 1")
     files = find_images(options.images)
+    check_target("csv", options.csv)
     if options.csv is not None:
         _check_target(Path(options.csv), [options.student, *files])
     student = open_student(options.student, options.model, named_data(options), options.trust)

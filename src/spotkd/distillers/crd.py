@@ -131,12 +131,15 @@ def _reset_norms_ready(distiller: nn.Module, _: object) -> None:
     distiller.norms_ready = False  # type: ignore[assignment]
 
 
+_NEGATIVES = 16384  # as published, of however many images
+
+
 @DISTILLERS.register("crd")
 class CRD(Distiller):
     """Contrast: the embeddings of one image by both networks belong together, among thousands of stored others.
 
     Args:
-        negatives: negatives of each sample.
+        negatives: negatives of each sample; more than the default, at most as many as there are training images.
         relaxed: draw the positive from the sample's class instead of taking the sample itself.
         dim: length of the embedded vectors.
         tau: temperature of the scores.
@@ -156,7 +159,7 @@ class CRD(Distiller):
         student_shapes: Sequence[Shape],
         teacher_shapes: Sequence[Shape],
         *,
-        negatives: int = 16384,
+        negatives: int = _NEGATIVES,
         relaxed: bool = False,
         dim: int = 128,
         tau: float = 0.07,
@@ -167,6 +170,8 @@ class CRD(Distiller):
         labels: Tensor | None = common.get("labels")
         if labels is None:
             raise SpotkdError("CRD keeps a memory bank of the training set: give its labels, SpotKD(..., labels=...)")
+        if negatives > max(len(labels), _NEGATIVES):
+            raise SpotkdError(f"CRD: negatives is {negatives}: there are {len(labels)} training images; give fewer")
         if tau == 0 or momentum > 1:
             raise SpotkdError(f"CRD: tau is {tau} and momentum {momentum}: give tau above 0 and momentum up to 1")
         ((at_student, at_teacher),) = self.spots

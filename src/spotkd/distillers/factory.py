@@ -15,6 +15,7 @@ from ..stages import Shape
 from .base import DISTILLERS, FEATURE_KINDS, Distiller, LogitDistiller, Spots
 
 DistillerFactory = Callable[..., Distiller]
+_ANY_SIZE = 2**31  # below which whole numbers lie: no tensor is larger in any direction
 
 
 def make_distiller(
@@ -71,8 +72,8 @@ def check_distiller_options(name: str, factory: Callable[..., Any], options: Map
             value = float(value)
         if kind in (bool, int, float) and type(value) is not kind:
             raise SpotkdError(f"option {option} of distiller {name} is {value!r}: it must be of type {kind.__name__}")
-        if kind in (int, float) and not (1 if kind is int else 0) <= value < math.inf:
-            lowest = "at least 1" if kind is int else "a finite number, not below 0"
+        if kind in (int, float) and not (1 if kind is int else 0) <= value < (_ANY_SIZE if kind is int else math.inf):
+            lowest = "at least 1, and below 2**31" if kind is int else "a finite number, not below 0"
             raise SpotkdError(f"option {option} of distiller {name} is {value}: it must be {lowest}")
 
 

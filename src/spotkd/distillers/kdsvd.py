@@ -55,7 +55,10 @@ class _Leading(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gram: Tensor, count: int) -> Tensor:
-        values, vectors = torch.linalg.eigh(gram)
+        try:
+            values, vectors = torch.linalg.eigh(gram)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # it did not converge: the guard's business, too
+            values, vectors = torch.full_like(gram[..., 0], torch.nan), torch.full_like(gram, torch.nan)
         ctx.save_for_backward(values, vectors)
         leading: Tensor = vectors[..., -count:].flip(-1)
         return leading

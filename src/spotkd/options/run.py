@@ -221,7 +221,7 @@ class DistillOptions(RunOptions):
         temperature: of the loss on the logits; unset takes its own (4 for kd).
         standardise: bring logits to mean 0 and deviation 1 before the loss on them.
         min_teacher_top1: stop unless the teacher gets this percentage of (up to 1024) test images right; unset asks for
-            more than chance and three standard errors; 0 for no check.
+            more than guessing the commonest class gives; 0 for no check.
         fold: fold the frozen teacher's BatchNorms into its convolutions, where that leaves its outputs as they are.
         gather: with several devices, whatever compares or counts the samples of a batch (relational distillers, the
             gamma rule, the balance and share terms) sees those of all devices; without it, those of its own.

@@ -11,6 +11,7 @@ import torch
 from ..data import DataSpec, load_data
 from ..distillers import DISTILLERS
 from ..errors import SpotkdError
+from ..files import check_target
 from ..options import ProfileOptions
 from ..routing import STRATEGIES
 from ..runtime.device import describe_machine, make_fabric
@@ -49,6 +50,8 @@ def profile(options: ProfileOptions, progress: Callable[[str], None] = lambda _:
     for key, value in (("batch_size", options.batch_size), ("rounds", options.rounds), ("classes", options.classes)):
         if value < 1:
             raise SpotkdError(f"{key} is {value}: it must be at least 1")
+    check_target("csv", options.csv)
+    check_target("json", options.json)
     shape: Shape = tuple(options.image_shape)
     classes, samples = options.classes, SAMPLES
     if options.data is not None:

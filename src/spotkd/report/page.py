@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from .. import __version__
 from ..errors import SpotkdError
-from ..files import atomic_write
+from ..files import atomic_write, check_target
 from ..options import ReportOptions
 from ..templates import read_asset, render_template
 from .builder import ReportBuilder
@@ -32,6 +32,7 @@ def report_runs(folders: Sequence[Path], options: ReportOptions) -> Iterator[str
     Raises:
         SpotkdError: a folder holds no run with a finished epoch, or a file cannot be written.
     """
+    check_target("out", options.out)
     runs = [read_record(folder, name) for folder, name in zip(folders, short_names(folders), strict=True)]
     builder = ReportBuilder(options)
     sections = [builder.build_section(run) for run in runs]

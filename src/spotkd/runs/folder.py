@@ -61,9 +61,31 @@ class RunFolder:
     def is_ours(self) -> bool:
         """Whether the folder is known to hold a run of spotkd, whole or damaged, which may then be overwritten.
 
-        Its options say so, or its result does, or a checkpoint. A file of the same name alone does not.
+        Its result says so, or a checkpoint, or all options together with the lock of a run that was at work there. A
+        file of the same name alone does not, nor a file of options that somebody wrote.
         """
-        return any(_can_read(read) for read in (lambda: self.options, lambda: self.result, self.state))
+        began = {"out", "data", "optim"} <= set(self._options_there) and (self.path / layout.LOCK).is_file()
+        readers = (lambda: self.options,) if began else ()
+        return any(_can_read(read) for read in (*readers, lambda: self.result, self.state))
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is something that a run would go on from: a checkpoint or a result, sound or not."""
+        return any((self.path / name).exists() for name in (layout.LAST, layout.PREVIOUS, layout.SUMMARY))
+
+    @property
+    def logger_folders(self) -> list[str]:
+        """Which of the folders that loggers write are there and are the run's own, by its options."""
+        named = str(self._options_there.get("logger"))
+        return [name for name in layout.FOLDERS if name in named and (self.path / name).is_dir()]
+
+    @property
+    def _options_there(self) -> Mapping[str, Any]:
+        """As :attr:`raw_options`; none where they cannot be read."""
+        try:
+            return self.raw_options
+        except SpotkdError:
+            return {}
 
     @property
     def is_own(self) -> bool:

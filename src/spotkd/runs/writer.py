@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +48,7 @@ class RunWriter:
             until the new one is complete.
         check: gets the options that the newest checkpoint holds and raises where they do not go with these; what it
             returns says once more whether options have changed.
+        logger_folders: folders of loggers that are removed together with the files of an earlier run.
         save_every: steps, and seconds, after which the state is saved inside of an epoch; 0 where it is not counted so.
 
     Attributes:
@@ -68,12 +69,14 @@ class RunWriter:
         resumes: bool = False,
         reopens: bool = False,
         check: Callable[[Mapping[str, Any]], bool] = lambda _: False,
+        logger_folders: Sequence[str] = layout.FOLDERS,
         save_every: tuple[int, float] = (0, 0.0),
     ) -> None:
         self.folder, self.options, self.command = Path(folder), options, command
         self.state: dict[str, Any] | None = None
         self.note: str | None = None
         self._tables: dict[str, str] = {}
+        self._logger_folders = logger_folders
         self._resumes, self._reopens, self._identity = resumes, reopens, (0, 0)
         self._steps, self._seconds = save_every
         self._since, self._saved = 0, time.monotonic()
@@ -168,7 +171,7 @@ class RunWriter:
                 (self.folder / name).unlink(missing_ok=True)
         for name, text in self._tables.items():  # a line that was torn, or that the state does not know yet, is gone
             self.write_text(name, text)
-        for name in layout.FOLDERS if self.state is None else ():
+        for name in self._logger_folders if self.state is None else ():
             shutil.rmtree(self.folder / name, ignore_errors=True)
         # Consent to overwrite was given for this run, not for another one that is made from its configuration.
         content = dict(self.options) | {"overwrite": False, "resume": None, "accept_changes": False}

@@ -106,7 +106,8 @@ def open_writer(folder: str | Path, options: TrainOptions | DistillOptions) -> R
                     f"{folder}: was started with other options: {'; '.join(changes[:8])}; start over (--out, "
                     "--overwrite true), or resume all the same: --accept_changes true"
                 )
-    if options.overwrite and not resumes and there.files and not there.is_ours:
+    begins = options.overwrite if not resumes else not there.is_begun  # and removes what an earlier run left
+    if begins and there.files and not there.is_ours:
         raise SpotkdError(
             f"{folder}: holds {there.files[0]}, and is no run of spotkd, so nothing there is overwritten; give another "
             "--out"
@@ -123,6 +124,7 @@ def open_writer(folder: str | Path, options: TrainOptions | DistillOptions) -> R
         resumes=resumes,
         reopens=resumes and bool(changes),
         check=lambda saved: _check_options(folder, saved, options),
+        logger_folders=there.logger_folders,
         save_every=parse_interval(options.checkpoint_every),
     )
 

@@ -230,7 +230,7 @@ def plan_preparation(method: SpotKD, options: DistillOptions, images: int) -> Pr
     names = {"distiller": options.distiller, "teacher": options.teacher.name, "student": options.student.name}
     share = 0.0 if preparation is None else preparation.share
     epochs = max(round(epochs_for(options, images) * share), 1) if chosen.epochs is None else chosen.epochs
-    return PreparationPlan(names, epochs, chosen.lr, chosen.checkpoint, options.quiet)
+    return PreparationPlan(names, epochs, chosen.lr, chosen.checkpoint, options.quiet, options.skip_nonfinite)
 
 
 def cache_teacher(method: SpotKD, data: Dataset, options: DistillOptions, device: Device) -> None:

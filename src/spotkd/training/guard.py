@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from .hooks import Hook, Start, Step
 class _Pending(NamedTuple):
     """One step: its values on their way to the processor, and which samples it was made from."""
 
+    names: tuple[str, ...]
     values: Tensor
     arrived: torch.cuda.Event | None
     batch: Batch
@@ -42,6 +43,7 @@ class Guard(Hook):
         skip: how many steps of the run may be skipped.
         parameters: what is trained.
         buffers: what the forward pass changes, put back when a step is skipped.
+        phase: what is guarded, for the message; empty for the training itself.
     """
 
     def __init__(
@@ -51,8 +53,9 @@ class Guard(Hook):
         skip: int,
         parameters: Iterable[Tensor],
         buffers: Iterable[Tensor],
+        phase: str = "",
     ) -> None:
-        self.run, self.steps, self.skip, self.skipped = run, steps, skip, 0
+        self.run, self.steps, self.skip, self.skipped, self.phase = run, steps, skip, 0, phase
         self._parameters = list(parameters)
         self._buffers = list(buffers) if skip else []
         self._before: list[Tensor] = []
@@ -70,16 +73,25 @@ class Guard(Hook):
         Raises:
             SpotkdError: a number is not finite, and no more steps may be skipped.
         """
+        terms = dict(zip(Losses.terms(), step.losses, strict=False))
+        return self.allows(terms, step.batch, (step.epoch, step.number))
+
+    def allows(self, terms: Mapping[str, Tensor], batch: Batch, place: tuple[int, int]) -> bool:
+        """As :meth:`allows_step`, of a step with any terms: scalars by name.
+
+        Raises:
+            SpotkdError: as there.
+        """
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        values = torch.stack([*(term.detach() for term in step.losses[: len(Losses.terms())]), norm])
+        values = torch.stack([*(term.detach() for term in terms.values()), norm])
         values = all_reduce_sum(values)  # where one process has a number that is not finite, all know
         arrived = None
         if values.device.type == "cuda" and not self.skip:
             values = values.to("cpu", non_blocking=True)
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
-        without_images = step.batch._replace(images=step.batch.images[:0])
-        self._pending.append(_Pending(values, arrived, without_images, (step.epoch, step.number)))
+        without_images = batch._replace(images=batch.images[:0])
+        self._pending.append(_Pending((*terms, "gradient"), values, arrived, without_images, place))
         while self._pending and self._pending[0].has_arrived():
             if self._judge(self._pending.pop(0)):
                 return False
@@ -99,7 +111,7 @@ class Guard(Hook):
         return self.skipped
 
     def _judge(self, step: _Pending) -> bool:
-        numbers = dict(zip((*Losses.terms(), "gradient"), step.values.tolist(), strict=True))
+        numbers = dict(zip(step.names, step.values.tolist(), strict=True))
         bad = [name for name, value in numbers.items() if not math.isfinite(value)]
         if not bad:
             return False
@@ -119,8 +131,9 @@ class Guard(Hook):
         }
         kept = self.run.keep_nonfinite(content)
         after = f" after {self.skip} skipped steps" if self.skip else ""
+        rate = "--preparation.lr" if self.phase else "--optim.lr or the weight of that loss"
+        where = f"{self.phase and f'{self.phase}, '}epoch {epoch}, step {number} of {self.steps}"
         raise SpotkdError(
-            f"epoch {epoch}, step {number} of {self.steps}: not finite{after}: {', '.join(bad)}; its samples are in "
-            f"{kept}; {self.run.last_good()}; lower --optim.lr or the weight of that loss, or "
-            "leave such steps out: --skip_nonfinite 10"
+            f"{where}: not finite{after}: {', '.join(bad)}; its samples are in {kept}; {self.run.last_good()}; lower "
+            f"{rate}, or leave such steps out: --skip_nonfinite 10"
         )

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..data import Dataset, Loader, load_data, make_preprocessing
-from ..errors import RunError, SpotkdError, one_line
+from ..errors import RunError, SpotkdError, one_line, refused_memory_as_error
 from ..escaping import escape_lines, escape_shell
 from ..losses import Method
 from ..method import SpotKD
@@ -101,7 +101,7 @@ def resume(folder: str | Path, accept_changes: bool = False, trust: bool = False
 def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, device: Device) -> Summary:
     folder = default_folder(options, data)
     check_sources(folder, options)
-    with open_run(folder, options, device) as run:
+    with open_run(folder, options, device) as run, refused_memory_as_error(run.last_good):
         if run.note is not None and device.is_first:
             print(escape_lines(run.note))  # noqa: T201  # for the person
         if run.finished:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from ..runs.writer import PREPARATION, RunWriter
 from ..runtime.collectives import all_reduce_sum, average_gradients, average_statistics
 from ..runtime.device import Device
 from ..runtime.random_state import set_random_state
+from .guard import Guard
 from .progress import TrainingProgress
-from .state import learned_state, load_learned_state
+from .state import changing_buffers, learned_state, load_learned_state
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class PreparationPlan:
         lr: learning rate of its SGD; None takes the distiller's own.
         checkpoint: a run folder or a prepared.ckpt, to take the result from instead.
         quiet: show no progress.
+        skip_nonfinite: how many of its steps may be left out because a number is not finite.
     """
 
     names: Mapping[str, str]
@@ -44,6 +45,7 @@ class PreparationPlan:
     lr: float | None = None
     checkpoint: str | None = None
     quiet: bool = False
+    skip_nonfinite: int = 0
 
 
 def prepare(method: SpotKD, loader: Loader, device: Device, run: RunWriter, plan: PreparationPlan) -> None:
@@ -52,7 +54,7 @@ def prepare(method: SpotKD, loader: Loader, device: Device, run: RunWriter, plan
     Nothing is done where the distiller needs no preparation, or where the run is past it.
 
     Raises:
-        SpotkdError: the loss is not finite, or the checkpoint belongs to other networks or another distiller.
+        SpotkdError: a loss or gradient is not finite, or the checkpoint belongs to other networks or another distiller.
     """
     if method.preparation is None or (run.state is not None and run.state["phase"] != PREPARATION):
         return
@@ -73,7 +75,7 @@ class _Preparing:
         saved = run.state
         self.done: int = 0 if saved is None else saved["epoch"]
         self.steps: int = 0 if saved is None else saved["step"]
-        self.spent, self.summed = 0.0, torch.zeros((), device=device.fabric.device)
+        self.spent, self.summed, self.seen = 0.0, torch.zeros((), device=device.fabric.device), 0
 
     def train(self) -> None:
         """All epochs, or what is left of them."""
@@ -85,6 +87,9 @@ class _Preparing:
             TrainingProgress(title, plan.epochs, steps, Console(), plan.quiet, self.done, self.steps) as progress,
         ):
             self.parameters = parameters
+            self.guard = Guard(
+                self.run, steps, plan.skip_nonfinite, parameters, changing_buffers(self.method), "preparation"
+            )
             self.optimizer = torch.optim.SGD(
                 parameters,
                 lr=preparation.lr if plan.lr is None else plan.lr,
@@ -101,38 +106,41 @@ class _Preparing:
     def _train_epoch(self, epoch: int, progress: TrainingProgress) -> None:
         fabric, started = self.device.fabric, time.perf_counter() - self.spent
         for batch in self.loader.epoch(epoch, skip=self.steps):
+            self.guard.before_step()
             with use_shard(self.loader.shard(epoch, self.steps)) as shard:
                 with fabric.autocast():
                     loss = self.method.preparation_loss(batch)
                 self.optimizer.zero_grad()
                 fabric.backward(loss * shard.loss_weight)
             average_gradients(self.parameters)
-            self.optimizer.step()
-            average_statistics(self.method, shard)
-            self.summed += all_reduce_sum(loss.detach() * shard.effective_size)
+            if self.guard.allows({"loss": loss}, batch, (epoch, self.steps + 1)):
+                self.optimizer.step()
+                average_statistics(self.method, shard)
+                self.summed += all_reduce_sum(loss.detach() * shard.effective_size)
+                self.seen += shard.total
             progress.step(lambda loss=loss: {"loss_preparation": float(loss.detach())})  # type: ignore[misc]
             self.steps, self.spent = self.steps + 1, time.perf_counter() - started
             self.run.after_step(self._state_dict)
 
     def _finish_epoch(self, epoch: int, progress: TrainingProgress) -> None:
-        mean = float(self.summed) / len(self.loader.split)
-        if not math.isfinite(mean):
-            raise SpotkdError(
-                f"preparation, epoch {epoch}: the loss is not finite; {self.run.last_good()}; lower --preparation.lr"
-            )
+        self.guard.before_save()  # nothing is written before the steps are known to be sound
+        mean = float(self.summed) / max(self.seen, 1)
         self.run.log({"epoch": epoch, "loss": mean, "seconds": self.spent}, PREPARATION_LOSSES)
         progress.epoch(epoch, {"loss_preparation": mean})
-        self.done, self.steps, self.spent = epoch, 0, 0.0
+        self.done, self.steps, self.spent, self.seen = epoch, 0, 0.0, 0
         self.summed.zero_()
         self.run.checkpoint(self._state_dict())
 
     def _state_dict(self) -> dict[str, Any]:
+        skipped = self.guard.before_save()
         return {
             "phase": PREPARATION,
             "epoch": self.done,
             "step": self.steps,
             "spent": self.spent,
             "summed": self.summed,
+            "seen": self.seen,
+            "skipped": skipped,
             "method": learned_state(self.method),
             "optimizer": self.optimizer.state_dict()["state"],
         }
@@ -150,6 +158,8 @@ class _Preparing:
             self.summed.copy_(state["summed"])
             set_random_state(state["random"])
             self.spent = float(state["spent"])
+            self.seen = int(state.get("seen", self.steps * self.loader.batch_size))  # former checkpoints do not say
+            self.guard.skipped = int(state.get("skipped", 0))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(f"the run cannot be resumed from its checkpoint: {one_line(error)[:300]}") from error
 

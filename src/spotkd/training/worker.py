@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..errors import STOPPED, SpotkdError, Stopped, one_line
+from ..errors import STOPPED, SpotkdError, Stopped, one_line, refused_memory_as_error
 from ..options import DistillOptions, TrainOptions, read_options
 from ..runs.layout import LOCK
 from ..runtime.process_group import PeerLostError, launched_processes
@@ -27,9 +27,10 @@ PATIENCE = 60.0  # seconds until a process that lost its parent must have gone
 
 def train_or_distill(command: str, place: Path) -> str:
     """Run ``command`` with the options in ``place``; returns the folder of the run."""
-    if command == "train":
-        return str(train(read_options(TrainOptions, place / OPTIONS)).folder)
-    return str(distill(read_options(DistillOptions, place / OPTIONS)).folder)
+    with refused_memory_as_error():
+        if command == "train":
+            return str(train(read_options(TrainOptions, place / OPTIONS)).folder)
+        return str(distill(read_options(DistillOptions, place / OPTIONS)).folder)
 
 
 def run_alone(command: str, place: Path) -> int:
