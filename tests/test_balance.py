@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,12 +20,16 @@ from spotkd.distillers.base import LogitDistiller
 from spotkd.options import DistillOptions
 from spotkd.options.parsing import parse_options
 from spotkd.recipes import resolved
+from spotkd.report.run_charts import metric_charts
+from spotkd.routing import Strategy
+from spotkd.routing.strategies import Decisions
 from spotkd.runs.folder import RunFolder
 from spotkd.training import distill
+from spotkd.training.build import build_distillation
 
 from .conftest import IMAGE_SHAPE, OPTIONS, TRAINING_LABELS, TinyNet, for_distiller
-from .training.killed_runs import configured, differences
-from .training.test_resume import place, stop_after  # noqa: F401  # a fixture
+from .training.killed_runs import configured, differences, tiny_data
+from .training.test_resume import broken_at, place, stop_after  # noqa: F401  # a fixture
 
 Pair = tuple[TinyNet, TinyNet]
 FEATURES = [
@@ -124,6 +131,39 @@ def test_the_pull_of_any_distiller_is_bounded(distiller: str, pair: Pair, batch:
     assert losses.distill.item() == pytest.approx(pulled.item(), rel=1e-9), "the loss keeps its value"
 
 
+class Halves(Strategy):
+    """At each spot the other half of the batch is distilled."""
+
+    def decide(self, logits: Tensor) -> Decisions:
+        mask = torch.zeros(logits.shape[:2], dtype=torch.float64)
+        mask[: len(mask) // 2, 0::2] = 1
+        mask[len(mask) // 2 :, 1::2] = 1
+        return Decisions(mask)
+
+
+def test_only_distilled_samples_pull(pair: Pair, batch: Batch) -> None:
+    """Those that the mask leaves out send no gradient; norms are over the batch, and so is KD beside the labels."""
+    torch.manual_seed(1)
+    method = SpotKD(*pair, "at", Halves(), image_shape=IMAGE_SHAPE, beta=50.0, balanced=True).double()
+    method.start_epoch(1, 2)
+    t, s, t_spots, s_spots = method.observe(batch)
+    mask = Halves().decide(torch.zeros(len(batch.images), len(method.spots) + 1, 2)).mask
+    kl = F.kl_div(F.log_softmax(s[-1] / 4, 1), F.softmax(t[-1] / 4, 1), reduction="none").sum(1)
+    reference = F.cross_entropy(s[-1], batch.labels) + 16 * (mask[:, -1] * kl).mean()
+    expected = []
+    for spot, (mine, other) in enumerate(zip(s_spots, t_spots, strict=True)):
+        maps = [F.normalize(x.square().mean(1).flatten(1), dim=1) for x in (mine, other)]
+        pulled = 50 * (mask[:, spot] * (maps[0] - maps[1]).square().mean(1)).mean()
+        pull, bound = (torch.autograd.grad(loss, mine, retain_graph=True)[0] for loss in (pulled, reference))
+        distilled = mask[:, spot] > 0
+        assert not pull[~distilled].any()
+        expected.append(min(1.0, (bound.norm() / pull[distilled].norm()).item()))
+    method(batch)
+    assert min(expected) < 1
+    assert method.balance is not None
+    assert method.balance.weights.tolist() == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("distiller", ["at", "fitnet", "sp"])
 def test_a_heavier_weight_changes_nothing_where_it_is_bounded(distiller: str, pair: Pair, batch: Batch) -> None:
     found = []
@@ -201,6 +241,46 @@ def test_a_run_is_resumed_to_the_bit(place: Path, monkeypatch: pytest.MonkeyPatc
     assert 0 < metrics["weight_layer1"][-1] < 1
     for key, column in RunFolder(place / "whole").metrics.items():
         assert key == "seconds" or column == metrics[key]
+
+
+def test_a_step_that_is_left_out_leaves_no_trace(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """The step in which it would have been measured again: what was measured first stays in force."""
+    broken_at(monkeypatch, EVERY + 1)
+    distill(configured(place, place / "run", "at", balance="auto", beta=1e5, skip_nonfinite=1, strategy="always"))
+    metrics = RunFolder(place / "run").metrics
+    first, *_, last = metrics["weight_layer1"]
+    assert 0 < first < 1
+    assert last == pytest.approx(first, rel=1e-12)
+
+
+def test_what_is_told_is_what_is_in_force(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    """Weights come once, after the first epoch; plain KD and compiled runs are never called balanced."""
+    distill(configured(place, place / "at", "at", balance="auto", beta=1e5, quiet=False, strategy="always"))
+    text = capsys.readouterr().out
+    assert text.count("weight balanced") == 1
+    (line,) = [line for line in text.splitlines() if "the distiller pulled with" in line]
+    told = [float(share) for share in re.findall(r"([\d.e-]+) % of its weight at layer", line)]
+    metrics = RunFolder(place / "at").metrics
+    assert told == pytest.approx([100 * metrics[f"weight_layer{k}"][0] for k in (1, 2, 3)], rel=1e-2)
+    distill(configured(place, place / "kd", "kd", balance="auto", quiet=False, strategy="always"))
+    text = capsys.readouterr().out
+    assert "weight as published" in text
+    assert "balanced" not in text
+    assert "pulled with" not in text
+    for distiller, noted in (("at", True), ("kd", False)):
+        options = configured(place, place / "compiled", distiller, balance="auto", compile=True, strategy="always")
+        method = build_distillation(options, tiny_data(), quiet=False)
+        assert method.balance is None
+        assert ("not balanced" in capsys.readouterr().out) == noted
+
+
+def test_the_report_draws_the_weights() -> None:
+    metrics = {"epoch": [1.0, 2.0], "lr": [0.1, 0.1], "val_top1": [1.0, 2.0], "weight_layer1": [0.5, 0.25]}
+    charts = {
+        chart.key: chart
+        for chart in metric_charts(cast(Any, SimpleNamespace(name="r", metrics=metrics, epochs=[1, 2])))
+    }
+    assert charts["r-weights"].lines == {"layer1": [0.5, 0.25]}
 
 
 def test_state_travels(pair: Pair, batch: Batch) -> None:

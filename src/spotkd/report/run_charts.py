@@ -48,6 +48,12 @@ def metric_charts(run: RunRecord) -> Iterator[LineChart]:
             f"{run.name}-shares", "Share of samples distilled at each spot", "share", epochs, shares, share=True,
             note="As drawn in training.",
         )  # fmt: skip
+    weights = {name.removeprefix("weight_"): values for name, values in metrics.items() if name.startswith("weight_")}
+    if weights:
+        yield LineChart(
+            f"{run.name}-weights", "Weight of the distiller at each spot", "factor", epochs, weights, share=True,
+            note="Of its published weight, as bounded by the pull of labels and logits; mean over the epoch.",
+        )  # fmt: skip
 
 
 def epoch_heat_maps(run: RunRecord) -> Iterator[HeatMap]:

@@ -241,17 +241,20 @@ def _hooks(
     ]
     if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and method.strategy.learns:
         hooks += _decision_log(options, method, images.dataset, device, loggers)
-    hooks += [progress, _notes(options, progress)]
+    hooks += [progress, _notes(options, method, progress)]
     if options.compile:
         shard = train.shard(1, 0)  # what this process has of a full batch
         hooks.append(Compiled(method, shard.stop - shard.start, progress, options.cuda_graphs))
     return hooks
 
 
-def _notes(options: TrainOptions | DistillOptions, progress: Progress) -> Notes:
+def _notes(options: TrainOptions | DistillOptions, method: Method, progress: Progress) -> Notes:
     asked = isinstance(options, DistillOptions) and options.policy.target_share is not None
-    balanced = isinstance(options, DistillOptions) and options.balance == "auto"
-    return Notes(progress.note, advises_share=not asked, advises_weight=not balanced)
+    remedy = "--balance auto bounds it"
+    if isinstance(options, DistillOptions) and options.balance == "auto":
+        remedy += " without --compile"
+    balanced = isinstance(method, SpotKD) and method.balance is not None
+    return Notes(progress.note, advises_share=not asked, bound=None if balanced else remedy)
 
 
 def _decision_log(

@@ -148,14 +148,12 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
             )
             for model in (options.teacher, options.student)
         )
-    if options.balance == "auto" and options.compile and not quiet:
-        print("note: the weights are not balanced, since gradients cannot be measured inside compiled passes")  # noqa: T201
     strategy, policy = _make_strategy(options.strategy), options.policy
     if options.fold and not strategy.trains_teacher:
         teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
         if reason is not None and not quiet:
             print(f"teacher {options.teacher.name}: BatchNorm is not folded, {reason}")  # noqa: T201
-    return SpotKD(
+    method = SpotKD(
         teacher,
         student,
         options.distiller,
@@ -174,8 +172,13 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         target_share=policy.target_share,
         target_weight=policy.target_weight,
         gather=options.gather,
-        balanced=options.balance == "auto" and not options.compile,
+        balanced=options.balance == "auto",
     )
+    if options.compile and method.balance is not None:
+        method.balance = None
+        if not quiet:
+            print("note: the weights are not balanced, since gradients cannot be measured inside compiled passes")  # noqa: T201
+    return method
 
 
 def _make_strategy(name: str) -> Strategy:
@@ -253,7 +256,7 @@ def cache_teacher(method: SpotKD, data: Dataset, options: DistillOptions, device
 
 
 def describe_choices(
-    options: TrainOptions | DistillOptions, data: Dataset, device: Device, teacher: Scores | None
+    options: TrainOptions | DistillOptions, balanced: bool, data: Dataset, device: Device, teacher: Scores | None
 ) -> Iterator[str]:
     """Two lines before the first step: what was loaded; what was chosen, and which options choose otherwise."""
     images = len(data.train)
@@ -265,7 +268,7 @@ def describe_choices(
     if not isinstance(options, DistillOptions):
         yield f"{options.model.name} on labels; {rate} (--epochs, --optim.schedule, --optim.lr)"
         return
-    weight = "balanced" if options.balance == "auto" else "as published"
+    weight = "balanced" if balanced else "as published" if options.beta is None else f"{options.beta:g}"
     known = ""
     if teacher is not None:
         known = f", right on {teacher.top1:.1f} % of {format_number(teacher.images)} test images,"

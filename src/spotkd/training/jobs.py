@@ -110,7 +110,8 @@ def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, 
         if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and run.state is None:
             scores = check_teacher_of(options, method, data, device)
         if not options.quiet:
-            for line in describe_choices(options, data, device, scores):
+            balanced = isinstance(method, SpotKD) and method.balance is not None
+            for line in describe_choices(options, balanced, data, device, scores):
                 print(escape_lines(line))  # noqa: T201  # for the person
         session = assemble(options, method, data, device, run)
         broadcast_state(session.method)

@@ -70,6 +70,11 @@ def shares_of(means: Mapping[str, float]) -> dict[str, float]:
     return {name.removeprefix("share_"): value for name, value in means.items() if name.startswith("share_")}
 
 
+def weights_of(means: Mapping[str, float]) -> dict[str, float]:
+    """The balanced factors of the distiller by spot, out of the means of an epoch; none where nothing is balanced."""
+    return {name.removeprefix("weight_"): value for name, value in means.items() if name.startswith("weight_")}
+
+
 def losses_of(means: Mapping[str, float]) -> dict[str, float]:
     """The terms of the loss, out of the means of an epoch; they add up to the total."""
     return {name.removeprefix("loss_"): value for name, value in means.items() if name.startswith("loss_")}

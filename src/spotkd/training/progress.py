@@ -17,7 +17,7 @@ from rich.text import Text
 from ..escaping import escape_terminal
 from ..formatting import format_duration
 from .hooks import Epoch, Hook, Start
-from .means import losses_of, shares_of
+from .means import losses_of, shares_of, weights_of
 
 DOMINANT = 5.0  # times the rest of the loss: more than that and a distiller is remarked upon
 _REFRESH = 0.5  # seconds between two readings of the running means, each of which waits for the device
@@ -240,11 +240,11 @@ class Notes(Hook):
     Args:
         note: prints a line.
         advises_share: whether a share of the samples may be asked for; False where it already was.
-        advises_weight: whether another weight of the distiller may be advised; False where it is balanced.
+        bound: how a distiller that outweighs the labels can be bounded; None where it is, and its weights are told.
     """
 
-    def __init__(self, note: Callable[[str], None], advises_share: bool = True, advises_weight: bool = True) -> None:
-        self.note, self.advises_share, self.advises_weight = note, advises_share, advises_weight
+    def __init__(self, note: Callable[[str], None], advises_share: bool = True, bound: str | None = None) -> None:
+        self.note, self.advises_share, self.bound = note, advises_share, bound
 
     def on_epoch(self, epoch: Epoch) -> None:
         if epoch.settled_spots:
@@ -256,10 +256,13 @@ class Notes(Hook):
             self.note("; ".join([told, *remedies]))
         terms = losses_of(epoch.means)
         rest = terms.get("task", 0.0) + terms.get("kl", 0.0)
-        if epoch.number == 1 and self.advises_weight and terms.get("distill", 0.0) > DOMINANT * rest:
+        if epoch.number == 1 and (weights := weights_of(epoch.means)):
+            told = ", ".join(f"{100 * weight:.3g} % of its weight at {spot}" for spot, weight in weights.items())
+            self.note(f"note: in epoch 1 the distiller pulled with {told} (--balance; weight_* in metrics.csv)")
+        if epoch.number == 1 and self.bound is not None and terms.get("distill", 0.0) > DOMINANT * rest:
             self.note(
                 f"note: in epoch 1 the distiller's term is {terms['distill']:.3g} beside {rest:.3g} of labels and "
-                "logits: it may be too heavy for these networks; --balance auto bounds it, --beta sets it"
+                f"logits: it may be too heavy for these networks; {self.bound}, --beta sets it"
             )
 
 
