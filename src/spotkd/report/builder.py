@@ -10,7 +10,7 @@ from ..analysis import get_split, inspect
 from ..data import Dataset, load_data
 from ..errors import SpotkdError
 from ..options import DistillOptions, InspectOptions, ReportOptions
-from ..routing import STRATEGIES
+from ..routing import make_strategy
 from ..runs.folder import RunFolder
 from ..training.build import data_spec
 from ..untrusted.names import UnfollowedNameError, looking
@@ -57,7 +57,7 @@ class ReportBuilder:
 
     def _show_strategy(self, section: Section, name: str) -> None:
         """Where a strategy distils, if it learns that; what files alone tell where it may not be imported."""
-        learns = self._try(section.remarks, "strategy", lambda: bool(STRATEGIES[name]().learns))
+        learns = self._try(section.remarks, "strategy", lambda: make_strategy(name).learns)
         if learns is not False:
             section.heat_maps = list(epoch_heat_maps(section.run))
         if learns:

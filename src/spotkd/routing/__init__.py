@@ -1,7 +1,20 @@
 """WHERE to distil: the policy network, the strategies that use it or do without, and the routing network."""
 
+from . import balanced, constant, ea, first_half, top_share, trust, wsl  # noqa: F401  # they register themselves
+from .factory import Combined, make_strategy
 from .network import RoutingNetwork
 from .policy import PolicyNetwork, scaled_bias, straight_through
-from .strategies import STRATEGIES, Decisions, Strategy
+from .strategies import STRATEGIES, Decisions, Evidence, Strategy
 
-__all__ = ["STRATEGIES", "Decisions", "PolicyNetwork", "RoutingNetwork", "Strategy", "scaled_bias", "straight_through"]
+__all__ = [
+    "STRATEGIES",
+    "Combined",
+    "Decisions",
+    "Evidence",
+    "PolicyNetwork",
+    "RoutingNetwork",
+    "Strategy",
+    "make_strategy",
+    "scaled_bias",
+    "straight_through",
+]

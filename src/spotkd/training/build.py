@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..cores import available_cores
 from ..data import Dataset, Loader, count_batches, load_data
 from ..data.spec import DataSpec
-from ..errors import SpotkdError, one_line
+from ..errors import SpotkdError
 from ..folding import fold_batchnorm
 from ..losses import Supervised
 from ..method import SpotKD
@@ -19,7 +19,7 @@ from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_loggers, parse_names, parse_spots
 from ..options.values import MOST_EPOCHS, check_values, epochs_for, milestones
-from ..routing import STRATEGIES, Strategy, scaled_bias
+from ..routing import make_strategy, scaled_bias
 from ..runs.summary import Scores
 from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
@@ -148,7 +148,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
             )
             for model in (options.teacher, options.student)
         )
-    strategy, policy = _make_strategy(options.strategy), options.policy
+    strategy, policy = make_strategy(options.strategy), options.policy
     if options.fold and not strategy.trains_teacher:
         teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
         if reason is not None and not quiet:
@@ -179,22 +179,6 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         if not quiet:
             print("note: the weights are not balanced, since gradients cannot be measured inside compiled passes")  # noqa: T201
     return method
-
-
-def _make_strategy(name: str) -> Strategy:
-    """The strategy of that name.
-
-    Raises:
-        SpotkdError: there is none, or a name of code stands for something else.
-    """
-    kind: Any = STRATEGIES[name]
-    try:
-        strategy = kind()
-    except TypeError as error:
-        raise SpotkdError(f"strategy is {name}: it cannot be made ({one_line(error)[:200]})") from error
-    if not isinstance(strategy, Strategy):
-        raise SpotkdError(f"strategy is {name}: it gives a {type(strategy).__name__}, not a spotkd.Strategy")
-    return strategy
 
 
 def _policy_bias(options: DistillOptions, data: Dataset) -> float:
