@@ -312,8 +312,9 @@ def test_gathered_two_processes_equal_one_on_the_whole_batch(runs: Path, name: s
         else:
             assert torch.equal(weights, expected)
     states = [read_checkpoint(folder / "run" / "last.ckpt") for folder in (two, one)]
-    # The mixture of so few samples is ill-conditioned.
-    assert_equal(states[0]["method"], states[1]["method"], 1e-4 if name.endswith("trust") else 1e-5)
+    # Losses, and a mixture of so few, are ill-conditioned.
+    looks_at_losses = name.endswith(("trust", "top"))
+    assert_equal(states[0]["method"], states[1]["method"], 1e-4 if looks_at_losses else 1e-5)
     assert torch.equal(states[0]["random"]["cpu"], states[1]["random"]["cpu"])
     mine, theirs = (RunFolder(folder / "run").metrics for folder in (two, one))
     for column in set(theirs) - {"seconds"}:

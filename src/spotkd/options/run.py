@@ -210,7 +210,8 @@ class DistillOptions(RunOptions):
         student: the network to train.
         distiller: what to distil; 'spotkd distillers' lists them; kd is the logits alone. python:MODULE.CLASS for one
             of yours.
-        strategy: where to distil: always (at every spot), adaptive (SAKD), anti, random, never or joint, or
+        strategy: where to distil: always (at every spot), adaptive (SAKD), trust (where the teacher can be believed)
+            and others, which 'spotkd strategies' lists; combined as trust+balance, with a value as random:0.3, or
             python:MODULE.CLASS.
         options: the distiller's own options, as --options.negatives 4096; its page in the docs lists them.
         spots: pairs of stages student:teacher, as layer1:layer2,layer3:layer4, in place of the distiller's own.
