@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .balance import Balance
+from .deprecation import Renamed
 from .distillers import KD, Distiller, DistillerFactory, LogitDistiller, make_distiller
 from .distillers.base import masked_mean
 from .distillers.kd import kd_loss
 from .errors import SpotkdError
 from .losses import Losses, Method, Supervised, cross_entropy, unless_finite
 from .routed_method import RoutedMethod
-from .routing import Strategy, make_strategy
+from .routing import Settling, Strategy, make_strategy
 from .spots import check_pair, resolve_spots
 from .stages import Batch, Shape, StagedModel
 from .teacher_student import Compared
@@ -51,6 +52,7 @@ class SpotKD(RoutedMethod):
         gamma: class weight of the routing loss: its cross entropy counts ``gamma`` times when it is above the
             student's and ``1 / gamma`` times when below. 1 turns the rule off; the paper uses 1 or 2.
         policy_bias: initial bias towards the teacher, see :class:`~spotkd.routing.PolicyNetwork`.
+        settling: not in the paper: a start without routing, see :class:`~spotkd.routing.Settling`. None is off.
         share_cost: not in the paper: adds this times the mean share of routed samples, summed over the spots, to the
             routing loss. 0 is off.
         target_share: not in the paper: adds ``target_weight`` times the squared distance of each spot's share in the
@@ -83,6 +85,7 @@ class SpotKD(RoutedMethod):
         labels: Tensor | None = None,
         gamma: float = 1.0,
         policy_bias: float = 0.0,
+        settling: Settling | None = None,
         share_cost: float = 0.0,
         target_share: float | None = None,
         target_weight: float = 1.0,
@@ -118,6 +121,7 @@ class SpotKD(RoutedMethod):
         self.share_cost, self.target_share, self.target_weight = share_cost, target_share, target_weight
         count = len(self.spots) if self.distiller is not None else int(type(self.logit_distiller) is not KD)
         self.balance = Balance(count) if (balanced or self.strategy.balances) and count else None
+        self.settling = settling if self.strategy.learns else None
         self.build_strategy(*shapes, policy_bias)
         # What was built here follows the student; the networks themselves stay where the user put them.
         reference = next(student.parameters())
@@ -139,7 +143,7 @@ class SpotKD(RoutedMethod):
         at_logits = Compared(self.logit_distiller, attached if alone else s[-1:], t[-1:])
         at_spots = None if self.distiller is None else Compared(self.distiller, attached, seen.teacher_at_spots)
         losses = self.sample_losses(at_spots, at_logits, batch) if self.strategy.needs_losses else None
-        decisions = self.strategy.weigh(self.evidence(batch, seen, losses, task))
+        decisions = self.decide(self.evidence(batch, seen, losses, task))
 
         on_logits = self.distiller_loss(at_logits, decisions.mask[:, -1:], batch, losses)
         kl = self.alpha * self.logit_distiller.warmup_factor * on_logits + unless_finite(t[-1])
@@ -163,6 +167,9 @@ class SpotKD(RoutedMethod):
                 route = route + self.gamma_weighted(routed, task.detach())
                 balance = F.relu(len(routes) / 2 - routes[:, -1].sum())
         return Losses(task, kl, distill, teacher, route, balance, share, s[-1].detach(), decisions.mask)
+
+    class_weighted = Renamed("gamma_weighted")
+    share_terms = Renamed("share_penalty")
 
     def compilable_calls(self) -> list[tuple[nn.Module, str]]:
         routing: list[tuple[nn.Module, str]] = [(self.routing, "forward")] if self.strategy.learns else []

@@ -260,6 +260,7 @@ def _rules(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
         rules["policy"] = {
             "lr": lr / 2,
             "weight_decay": 1e-3,
+            "schedule": "published",
             "gamma": recipe.gamma,
             "bias": 0.0 if decides.trains_teacher else _bias(recipe, epochs),
         }

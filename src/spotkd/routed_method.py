@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .deprecation import Renamed
 from .errors import SpotkdError
 from .preparation import PreparedMethod
-from .routing import Evidence, PolicyNetwork, RoutingNetwork, Strategy
+from .routing import Decisions, Evidence, PolicyNetwork, RoutingNetwork, Settling, Strategy
 from .stages import Batch, FrozenTwin, Shape
 from .teacher_student import Compared, Observation
 
@@ -20,12 +19,14 @@ class RoutedMethod(PreparedMethod):
 
     Attributes:
         strategy: WHERE to distil.
+        settling: the start without routing, if there is one.
         gamma: class weight of the routing loss.
         share_cost, target_share, target_weight: optional terms on the shares, see :class:`~spotkd.SpotKD`.
         progress: the share of the epochs that are over.
     """
 
     strategy: Strategy
+    settling: Settling | None
     gamma: float
     share_cost: float
     target_share: float | None
@@ -38,7 +39,9 @@ class RoutedMethod(PreparedMethod):
         if not self.strategy.learns:
             return
         self.routing = RoutingNetwork(self.spots, s_shapes, t_shapes)
-        self.policy = PolicyNetwork(t_shapes[-2][0], s_shapes[-2][0], len(self.spots) + 1, policy_bias)
+        self.policy = PolicyNetwork(
+            t_shapes[-2][0], s_shapes[-2][0], len(self.spots) + 1, policy_bias, normalise=self.settling is not None
+        )
         self.policy_warmup = self.strategy.policy_warmup
         self.twin = FrozenTwin(self.student)
         self.teacher_twin = FrozenTwin(self.teacher) if self.joint else None
@@ -68,6 +71,14 @@ class RoutedMethod(PreparedMethod):
         teacher, student = (tuple(x.detach() for x in outputs) for outputs in (seen.teacher, seen.student))
         logits, detached = self.policy_logits(teacher, student), None if losses is None else losses.detach()
         return Evidence(logits, teacher, student, batch.labels, detached, self.progress, task_gradients)
+
+    def decide(self, evidence: Evidence) -> Decisions:
+        """The strategy's decisions; in the start, if there is one, everybody is distilled and nothing routed."""
+        if self.settling is None:
+            return self.strategy.weigh(evidence)
+        if self.training and self.settling.advance():
+            return Decisions(torch.ones_like(evidence.policy_logits[..., 0]).detach())
+        return self.strategy.weigh(evidence._replace(policy_logits=self.settling.attach(evidence.policy_logits)))
 
     @torch.no_grad()
     def expected_weights(self, batch: Batch) -> tuple[Tensor, Observation]:
@@ -109,6 +120,3 @@ class RoutedMethod(PreparedMethod):
         if self.target_share is not None:
             penalty = penalty + self.target_weight * (shares - self.target_share).square().sum()
         return penalty
-
-    class_weighted = Renamed("gamma_weighted")
-    share_terms = Renamed("share_penalty")
