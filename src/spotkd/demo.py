@@ -77,7 +77,11 @@ def run_demo(options: DemoOptions, console: Console) -> None:
         distill_student("sakd", f"{STUDENT} by SAKD-AT", "at", "adaptive", POLICY),
     ]
     students = {title: RunFolder(summary.folder).metrics for title, summary in rows[1:]}
-    plot_accuracy({title: metrics["test_top1"] for title, metrics in students.items()}, out / "accuracy.png")
+    plot_accuracy(
+        {title: metrics["test_top1"] for title, metrics in students.items()},
+        out / "accuracy.png",
+        roles=["alone", "kd", "always", "adaptive"],
+    )
     _, sakd = rows[-1]
     metrics = RunFolder(sakd.folder).metrics
     plot_shares({spot: metrics[f"share_{spot}"] for spot in sakd.shares}, out / "shares.png")

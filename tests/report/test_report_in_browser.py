@@ -53,6 +53,7 @@ def page(report: Path, browser: Browser) -> Iterator[Page]:
     page.on("dialog", lambda dialog: trouble.append(f"dialog: {dialog.message}"))
     page.on("request", lambda request: trouble.append(request.url) if request.url.startswith("http") else None)
     page.goto(report.as_uri())
+    page.evaluate("document.querySelectorAll('details.run').forEach(run => { run.open = true; })")
     yield page
     page.close()
     assert trouble == []
@@ -60,7 +61,7 @@ def page(report: Path, browser: Browser) -> Iterator[Page]:
 
 def test_every_chart_is_drawn(page: Page) -> None:
     charts = page.locator("figure.chart > svg")
-    assert charts.count() == 1 + 3 + 4 + 4 + 1  # one of the runs has balanced weights
+    assert charts.count() == 1 + 3 + 3 + 5
     for chart in charts.all():
         lines = chart.locator(".line").all()
         assert lines
@@ -69,7 +70,7 @@ def test_every_chart_is_drawn(page: Page) -> None:
             assert box is not None
             assert box["width"] > 50
         assert chart.locator(".mark").count() >= 3 * len(lines)
-    assert page.locator("td.heat").count() == 4 * 3 + 4 * len(CLASSES)
+    assert page.locator("td.heat").count() == 1 + 4 + 4 * 3 + 4 * len(CLASSES)
     for image in page.locator(".gallery img").all():
         assert image.evaluate("image => image.naturalWidth") == 16
 
@@ -91,7 +92,7 @@ def test_values_are_read_by_mouse_and_keyboard(page: Page) -> None:
     figure = page.locator('figure[data-key="sakd-shares"]')
     row = figure.locator("tbody tr").nth(2).locator("td").all_text_contents()
     svg, reading = figure.locator("> svg"), figure.locator(".reading")
-    svg.hover(position={"x": 400, "y": 90})
+    svg.hover(position={"x": 330, "y": 90})
     assert (reading.text_content() or "").startswith("epoch 3: layer1 ")
     page.mouse.move(0, 0)
     assert reading.text_content() == ""
@@ -132,7 +133,7 @@ def test_names_and_tables_for_those_who_do_not_see(page: Page) -> None:
     assert page.locator("img:not([alt]), img[alt='']").count() == 0
     assert page.locator("figure.chart > svg:not([aria-label])").count() == 0
     assert page.locator("figure.chart > svg").count() == page.locator("figure.chart details table").count()
-    assert all(button.inner_text().strip() for button in page.locator("button").all())
+    assert all((button.text_content() or "").strip() for button in page.locator("button").all())
     levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(heading => Number(heading.tagName[1]))")
     assert levels[0] == 1
     assert levels.count(1) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ class Inspection:
 
     Attributes:
         split: train, val or test.
-        epoch: of the checkpoint.
+        epoch: the last one that the checkpoint has complete.
         strategy: the strategy's name.
         learnt: whether there is a policy; without one ``probability`` is what the strategy does to every sample.
         spots: names of the columns of ``probability``.
@@ -42,6 +42,7 @@ class Inspection:
         probability: ``(N, len(spots))`` P(teacher).
         teacher_loss, student_loss: ``(N,)`` cross entropies in nats.
         teacher_top1, student_top1: ``(N,)`` the likeliest class.
+        step: how many steps of the next epoch the checkpoint has; 0 for one that was written after an epoch.
     """
 
     split: str
@@ -57,6 +58,14 @@ class Inspection:
     student_loss: Array
     teacher_top1: npt.NDArray[np.int64]
     student_top1: npt.NDArray[np.int64]
+    step: int = field(default=0, kw_only=True)
+
+    @property
+    def when(self) -> str:
+        """``after epoch 2``, or ``inside epoch 3, after its step 17``."""
+        if self.step:
+            return f"inside epoch {self.epoch + 1}, after its step {self.step}"
+        return f"after epoch {self.epoch}"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -158,7 +167,7 @@ def inspect(options: InspectOptions) -> tuple[Inspection, Dataset]:
     ]
     inspection = Inspection(
         options.split, epoch, of_run.strategy, method.strategy.learns, method.spot_names, data.classes, split.files(),
-        *columns,
+        *columns, step=int(state["step"]),
     )  # fmt: skip
     return inspection, data
 

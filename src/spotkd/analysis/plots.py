@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,24 +16,7 @@ from torch import Tensor
 
 from ..data import EpochSpec, Split
 from ..errors import SpotkdError
-
-# Okabe and Ito's palette: distinct with every common colour blindness.
-_STYLES: list[dict[str, Any]] = [
-    {"color": color, "marker": marker, "linestyle": line}
-    for color, marker, line in [
-        ("#0072B2", "o", "-"),
-        ("#D55E00", "s", "--"),
-        ("#009E73", "^", "-."),
-        ("#CC79A7", "D", ":"),
-        ("#E69F00", "v", "-"),
-        ("#56B4E9", "P", "--"),
-    ]
-]
-
-
-def line_style(number: int) -> dict[str, Any]:
-    """Colour, marker and dash of the line of that number."""
-    return _STYLES[number % len(_STYLES)]
+from .palette import line_style
 
 
 def _axes(title: str, ylabel: str) -> tuple[Figure, Axes]:
@@ -50,15 +32,16 @@ def _axes(title: str, ylabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _lines(axes: Axes, curves: Mapping[str, Sequence[float]]) -> None:
+def _lines(axes: Axes, curves: Mapping[str, Sequence[float]], roles: Sequence[str | None] = ()) -> None:
     for number, (name, values) in enumerate(curves.items()):
-        axes.plot(range(1, len(values) + 1), values, label=name, linewidth=1.8, markersize=5, **line_style(number))
+        style = line_style(number, roles[number] if roles else None).for_matplotlib
+        axes.plot(range(1, len(values) + 1), values, label=name, linewidth=1.8, markersize=5, **style)
 
 
-def plot_accuracy(curves: Mapping[str, Sequence[float]], path: str | Path) -> None:
-    """Test accuracy in percent by epoch, a line a run."""
+def plot_accuracy(curves: Mapping[str, Sequence[float]], path: str | Path, roles: Sequence[str | None] = ()) -> None:
+    """Test accuracy in percent by epoch, a line a run; with ``roles``, of :data:`ROLES`, in the colours of the page."""
     figure, axes = _axes("Test accuracy of the student by epoch", "top-1 (%)")
-    _lines(axes, curves)
+    _lines(axes, curves, roles)
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(Path(path))
 

@@ -121,9 +121,7 @@ def _format_column(values: Any) -> list[str]:
 def describe(inspection: Inspection) -> Group:
     """What a person wants to know first: the spots, what their probabilities go with, the classes at either end."""
     what = "P(teacher)" if inspection.learnt else "probability that a sample is distilled"
-    lines: list[Table | str] = [
-        f"{len(inspection)} {inspection.split} images, un-augmented, after epoch {inspection.epoch}"
-    ]
+    lines: list[Table | str] = [f"{len(inspection)} {inspection.split} images, un-augmented, {inspection.when}"]
     if not inspection.learnt:
         lines.append(
             f"strategy {inspection.strategy} has no policy: it treats every sample alike, and P is what it does"

@@ -1,26 +1,33 @@
-"""The parts of the page, made from runs: a section for each, and comparisons between them."""
+"""The parts of the page, made from runs: a section for each, their configurations, and comparisons between these."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from ..analysis import get_split, inspect
 from ..data import Dataset, load_data
+from ..data.loader import count_batches
 from ..errors import SpotkdError
-from ..options import DistillOptions, InspectOptions, ReportOptions
+from ..options import InspectOptions, ReportOptions
+from ..options.values import epochs_for
 from ..routing import make_strategy
 from ..runs.folder import RunFolder
 from ..training.build import data_spec
 from ..untrusted.names import UnfollowedNameError, looking
-from .compare import Comparison, compare, predict_labels
+from .compare import Comparison, Labels, compare, predict_labels
 from .costs import NetworkCost, network_cost
+from .effects import Control, Effect, find_controls, measure_effect, name_control, pair_runs
 from .gallery import galleries
+from .groups import Group, role_of
+from .patterns import describe_patterns
 from .run_charts import class_heat_map, epoch_heat_maps, metric_charts, sort_classes
-from .run_record import RunRecord
+from .run_record import RunRecord, read_record
 from .run_summary import summary_items
 from .section import Section
+from .verdict import control_options, find_control
 
 T = TypeVar("T")
 
@@ -35,14 +42,17 @@ class ReportBuilder:
 
     Attributes:
         unfollowed: a line about each name that was not followed, each once.
+        remarks: what could not be compared, and why.
     """
 
     def __init__(self, options: ReportOptions) -> None:
         self.options = options
         self._trusts = options.trust
         self.unfollowed: dict[str, None] = {}
+        self.remarks: list[str] = []
         self._data: dict[str, Dataset] = {}
         self._costs: dict[tuple[str, str], NetworkCost] = {}
+        self._predictions: dict[Path, tuple[Labels, Labels]] = {}
 
     def build_section(self, run: RunRecord) -> Section:
         """Everything about one run."""
@@ -50,6 +60,8 @@ class ReportBuilder:
         self._trusts = self.options.trust or RunFolder(run.folder).is_own
         section.charts = list(metric_charts(run))
         costs = self._try(section.remarks, "sizes", lambda: self._network_costs(run))
+        if costs is not None:
+            self._try(section.remarks, "time of a step", lambda: self._measure_step(section))
         section.items = list(summary_items(run, costs))
         if run.distill_options is not None:
             self._show_strategy(section, run.distill_options.strategy)
@@ -58,6 +70,7 @@ class ReportBuilder:
     def _show_strategy(self, section: Section, name: str) -> None:
         """Where a strategy distils, if it learns that; what files alone tell where it may not be imported."""
         learns = self._try(section.remarks, "strategy", lambda: make_strategy(name).learns)
+        section.learns = learns
         if learns is not False:
             section.heat_maps = list(epoch_heat_maps(section.run))
         if learns:
@@ -74,7 +87,8 @@ class ReportBuilder:
             with looking(trust=self._trusts):
                 return work()
         except SpotkdError as error:
-            remarks.append(f"No {what}: {error}")
+            remark = f"No {what}: {error}"
+            remarks += [] if remark in remarks else [remark]
             if isinstance(error, UnfollowedNameError):
                 self.unfollowed.setdefault(str(error))
             return None
@@ -96,6 +110,14 @@ class ReportBuilder:
                 self._costs[model, str(data.image_shape)] = network_cost(model, data)
         return {role: self._costs[model, str(data.image_shape)] for role, model in networks.items()}
 
+    def _measure_step(self, section: Section) -> None:
+        """Mean time of a training step, from the time of the whole training."""
+        run = section.run
+        if run.summary is not None:
+            images = len(self.load_data(run).train)
+            steps = epochs_for(run.options, images) * count_batches(images, run.options.batch_size)
+            section.step_milliseconds = 1000 * run.summary.seconds / steps
+
     def _inspect_policy(self, section: Section) -> None:
         """Where the run's policy sends the images of a split."""
         options = self.options
@@ -104,40 +126,56 @@ class ReportBuilder:
             InspectOptions(str(run.folder), split, None, options.batch_size, options.accelerator, options.trust)
         )
         section.inspection = inspection
-        section.galleries = galleries(inspection, get_split(data, split))
+        section.patterns = list(describe_patterns(inspection))
+        section.galleries, section.samples = galleries(inspection, get_split(data, split))
         rows = sort_classes(inspection)
         section.classes = [rows[i : i + _BLOCK_ROWS] for i in range(0, len(rows), _BLOCK_ROWS)]
         section.heat_maps.append(class_heat_map(run, inspection))
 
-    def build_comparisons(self, sections: Sequence[Section]) -> tuple[list[Comparison], list[str]]:
-        """Each spot-adaptive student beside the first one by plain KD, and why others are missing."""
-        plain = next((s.run for s in sections if s.run.distill_options and _is_plain_kd(s.run.distill_options)), None)
-        remarks: list[str] = []
-        found: list[Comparison] = []
-        if plain is None:
-            return found, remarks
-        for run in (section.run for section in sections if section.inspection is not None):
-            what = f"comparison of {run.name} with plain KD"
-            self._trusts = self.options.trust or all(RunFolder(one.folder).is_own for one in (plain, run))
-            done = self._try(remarks, what, partial(self._compare, plain, run))
-            found += [] if done is None else [done]
-        return found, remarks
+    def measure_effects(self, groups: Sequence[Group], subject: Group | None) -> dict[str, list[Effect]]:
+        """By the name of a configuration: what it is worth beside each of its controls, the closest one first.
+
+        Only of the subject of the page every control counts, and where the page has none, one that lies beside the run.
+        """
+        found: dict[str, list[Effect]] = {}
+        for group in groups:
+            if group.top1 is None:
+                continue
+            controls = list(find_controls(group, groups))
+            controls = controls or self._controls_beside(group) if group is subject else controls[:1]
+            effects = [measure_effect(group, control, self._compare_runs) for control in controls]
+            found[group.name] = [effect for effect in effects if effect is not None]
+        return found
+
+    def _controls_beside(self, group: Group) -> list[Control]:
+        """Controls in the folder of a run that the page does not show."""
+        run = RunFolder(group.runs[0].folder)
+        found = []
+        for key, wanted in control_options(run.distill_options).items():
+            control = find_control(run, wanted)
+            if control is not None:
+                record = read_record(control.path, control.path.name)
+                beside = Group(record.name, role_of(record, (set(), set())), (Section(record),))
+                found.append(Control(name_control(key), beside, is_here=False))
+        return found
+
+    def compare_first(self, group: Group, control: Control) -> Comparison | None:
+        """What the first pair of runs gets right and wrong, and what it takes for what."""
+        pairs = pair_runs(group, control.group)
+        return self._compare_runs(*pairs[0]) if pairs else None
+
+    def _compare_runs(self, before: RunRecord, after: RunRecord) -> Comparison | None:
+        self._trusts = self.options.trust or all(RunFolder(one.folder).is_own for one in (before, after))
+        what = f"comparison of {after.name} with {before.name}"
+        return self._try(self.remarks, what, partial(self._compare, before, after))
 
     def _compare(self, before: RunRecord, after: RunRecord) -> Comparison:
-        if _test_images(before) != _test_images(after):
-            raise SpotkdError("it was tested on other images")
         data = self.load_data(after)
-        size, device = self.options.batch_size, self.options.accelerator
-        (labels, old), (_, new) = (
-            predict_labels(run.student, run.folder, data, size, device) for run in (before, after)
-        )
+        (labels, old), (_, new) = (self._predict(run, data) for run in (before, after))
         return compare((before.name, old), (after.name, new), labels, data.classes)
 
-
-def _is_plain_kd(options: DistillOptions) -> bool:
-    return (options.distiller, options.strategy) == ("kd", "always")
-
-
-def _test_images(run: RunRecord) -> tuple[object, ...]:
-    data = run.options.data
-    return data.name, data.test_share, data.image_size
+    def _predict(self, run: RunRecord, data: Dataset) -> tuple[Labels, Labels]:
+        if run.folder not in self._predictions:
+            size, device = self.options.batch_size, self.options.accelerator
+            self._predictions[run.folder] = predict_labels(run.student, run.folder, data, size, device)
+        return self._predictions[run.folder]

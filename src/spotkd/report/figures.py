@@ -10,14 +10,14 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
-from ..analysis.plots import line_style
+from ..analysis.palette import COLOURS
 from ..errors import SpotkdError
 from ..escaping import escape_terminal
 from ..files import atomic_write
 from ..untrusted.images import ignore_warnings
-from .charts import HeatMap, LineChart, evenly_spaced
+from .charts import Drawing, HeatMap, LineChart, evenly_spaced
 
 _STYLE = {
     "font.size": 9,
@@ -29,7 +29,8 @@ _STYLE = {
     "text.parse_math": False,  # a name may hold dollar signs
 }
 _MOST_LETTERS = 24  # of a name, beyond which it crowds out the figure
-_MOST_ROWS = 48  # of a heat map, beyond which a page of a paper cannot show them
+_BLOCK_ROWS = 24  # of a heat map, which stand one below the other
+_MOST_ROWS = 96  # beyond which a page of a paper cannot show them
 
 
 def write_figures(figures: Iterable[LineChart | HeatMap], folder: Path) -> int:
@@ -58,8 +59,8 @@ def _draw_lines(chart: LineChart) -> Figure:
     figure = Figure(figsize=(4.6, 2.9), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(title=chart.title, xlabel="epoch", ylabel=chart.unit)
-    for number, (name, values) in enumerate(chart.lines.items()):
-        every = max(1, len(values) // 10)
+    drawing = Drawing(chart)
+    for (name, values), style in zip(chart.lines.items(), chart.styles, strict=True):
         numbers = [np.nan if value is None else value for value in values]
         axes.plot(
             chart.epochs,
@@ -67,40 +68,46 @@ def _draw_lines(chart: LineChart) -> Figure:
             label=_shorten(name),
             linewidth=1.4,
             markersize=4,
-            markevery=every,
-            **line_style(number),
+            markevery=max(1, len(values) // 10),
+            **style.for_matplotlib,
         )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if name in chart.ranges:
+            low, high = zip(*((np.nan, np.nan) if pair is None else pair for pair in chart.ranges[name]), strict=True)
+            axes.fill_between(chart.epochs, low, high, color=COLOURS[style.colour], alpha=0.15, linewidth=0)
+    axes.set_ylim(drawing.low, drawing.high)
+    axes.set_yticks([tick.value for tick in drawing.y_ticks], [tick.text for tick in drawing.y_ticks])
+    axes.set_xticks([tick.value for tick in drawing.x_ticks], [tick.text for tick in drawing.x_ticks])
     axes.grid(axis="y", alpha=0.3)
-    if chart.share:
-        axes.set_ylim(-0.03, 1.03)
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
 def _draw_heat_map(heat: HeatMap) -> Figure:
-    """In print black is 1 and white 0; few enough cells carry their numbers."""
+    """Black is 1 and white 0; many rows stand in blocks side by side, and few enough columns carry their numbers."""
     rows = evenly_spaced(len(heat.rows), _MOST_ROWS)
-    values = np.array([[np.nan if v is None else v for v in heat.values[row]] for row in rows], dtype=float)
-    height, width = values.shape
-    names = [_shorten(heat.rows[row]) for row in rows]
-    inches = 1.8 + 0.08 * max(map(len, names)) + min(6.0, 0.5 * width)
-    figure = Figure(figsize=(inches, 1.5 + 0.16 * height), dpi=200, layout="constrained")
+    blocks = [rows[i : i + _BLOCK_ROWS] for i in range(0, len(rows), _BLOCK_ROWS)]
+    names = [_shorten(name) for name in heat.rows]
+    width = len(heat.columns)
+    inches = 0.3 + 0.075 * max(map(len, names)) + min(6.0, 0.4 * width)
+    figure = Figure(figsize=(len(blocks) * inches + 1.2, 1.5 + 0.16 * len(blocks[0])), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
-    part = f" ({height} of {len(heat.rows)})" if height < len(heat.rows) else ""
+    part = f" ({len(rows)} of {len(heat.rows)})" if len(rows) < len(heat.rows) else ""
     figure.suptitle(heat.title + part, x=0.02, ha="left", fontsize=9)
-    axes = figure.add_subplot(xlabel=heat.corner[1], ylabel=heat.corner[0])
-    image = axes.imshow(values, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     columns = evenly_spaced(width, 12)
-    axes.set_xticks(columns, [_shorten(heat.columns[i]) for i in columns])
-    axes.set_yticks(range(height), names, fontsize=7 if height > 12 else 9)
-    if width <= 12:
-        for (y, x), value in np.ndenumerate(values):
-            if not np.isnan(value):
-                ink = "white" if value > 0.55 else "black"
-                axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color=ink)
-    figure.colorbar(image, format=PercentFormatter(1), shrink=0.8)
+    for number, block in enumerate(blocks):
+        values = np.array([[np.nan if v is None else v for v in heat.values[row]] for row in block], dtype=float)
+        axes = figure.add_subplot(1, len(blocks), number + 1, xlabel=heat.corner[1])
+        image = axes.imshow(values, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        axes.set_xticks(columns, [_shorten(heat.columns[i]) for i in columns], rotation=45 if len(blocks) > 1 else 0)
+        axes.set_yticks(range(len(block)), [names[row] for row in block], fontsize=7 if len(block) > 12 else 9)
+        axes.set_ylim(len(blocks[0]) - 0.5, -0.5)
+        if width <= 12:
+            for (y, x), value in np.ndenumerate(values):
+                if not np.isnan(value):
+                    ink = "white" if value > 0.55 else "black"
+                    axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color=ink)
+    figure.axes[0].set_ylabel(heat.corner[0])
+    figure.colorbar(image, ax=figure.axes, format=PercentFormatter(1), shrink=0.8)
     return figure
 
 

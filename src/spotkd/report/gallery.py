@@ -23,51 +23,79 @@ _EQUAL_RANGE = 0.01  # a spot whose probabilities span no more has no ends
 
 @dataclass(frozen=True)
 class Sample:
-    """An image as a data URL, and what is known of it."""
+    """An image as a data URL, and what is known of it.
 
+    Attributes:
+        index: its place in the split.
+        source: the image as a data URL.
+        name: of its class.
+        title: the split, its place there, and its file if it has one.
+        probabilities: P(teacher) at each spot.
+        teacher, student: names of the classes that the networks take it for.
+    """
+
+    index: int
     source: str
     name: str
     title: str
-    probability: float
-    teacher_correct: bool
-    student_correct: bool
+    probabilities: tuple[float, ...]
+    teacher: str
+    student: str
+
+    @property
+    def teacher_correct(self) -> bool:
+        return self.teacher == self.name
+
+    @property
+    def student_correct(self) -> bool:
+        return self.student == self.name
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The samples most surely sent to one side at one spot; empty where all are treated alike."""
+    """The samples most surely sent to one side at one spot, each with its P(teacher) there."""
 
     spot: str
     side: str
-    samples: list[Sample]
+    samples: list[tuple[float, Sample]]
 
 
-def galleries(inspection: Inspection, split: Split) -> list[Gallery]:
-    """Two galleries a spot: most to the teacher, most to the student."""
+def galleries(inspection: Inspection, split: Split) -> tuple[list[Gallery], list[Sample]]:
+    """Two galleries for each spot that does not treat all samples alike, and the samples in them, in order."""
     labels, chosen = torch.from_numpy(inspection.labels), {}
     for i, spot in enumerate(inspection.spots):
+        if spot in flat_spots(inspection):
+            continue
         column = torch.from_numpy(inspection.probability[:, i])
-        flat = bool(column.max() - column.min() < _EQUAL_RANGE)
         for side, most in (("teacher", True), ("student", False)):
             order = column.argsort(descending=most, stable=True)
-            chosen[spot, i, side] = [] if flat else first_of_each_class(order, labels, _PER_CLASS)[:_COUNT]
+            chosen[spot, i, side] = first_of_each_class(order, labels, _PER_CLASS)[:_COUNT]
     wanted = sorted({index for indices in chosen.values() for index in indices})
-    sources = dict(zip(wanted, map(_data_url, pick_images(split, wanted)), strict=True))
-    return [
-        Gallery(spot, side, [_sample(inspection, i, index, sources[index]) for index in indices])
+    images = pick_images(split, wanted) if wanted else ()
+    samples = {i: _sample(inspection, i, _data_url(image)) for i, image in zip(wanted, images, strict=True)}
+    found = [
+        Gallery(spot, side, [(samples[index].probabilities[i], samples[index]) for index in indices])
         for (spot, i, side), indices in chosen.items()
     ]
+    return found, list(samples.values())
 
 
-def _sample(inspection: Inspection, spot: int, index: int, source: str) -> Sample:
+def flat_spots(inspection: Inspection) -> list[str]:
+    """The spots at which all samples are treated alike."""
+    ranges = inspection.probability.max(0) - inspection.probability.min(0)
+    return [spot for spot, found in zip(inspection.spots, ranges, strict=True) if found < _EQUAL_RANGE]
+
+
+def _sample(inspection: Inspection, index: int, source: str) -> Sample:
     file = "" if inspection.files is None else f", {inspection.files[index]}"
     return Sample(
+        index,
         source,
         inspection.classes[inspection.labels[index]],
         f"{inspection.split} image {index}{file}",
-        float(inspection.probability[index, spot]),
-        bool(inspection.teacher_correct[index]),
-        bool(inspection.student_correct[index]),
+        tuple(inspection.probability[index].tolist()),
+        inspection.classes[inspection.teacher_top1[index]],
+        inspection.classes[inspection.student_top1[index]],
     )
 
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
@@ -16,11 +17,13 @@ from ..errors import SpotkdError
 from ..files import atomic_write, check_target
 from ..options import ReportOptions
 from ..templates import read_asset, render_template
+from .answer import answer_question, pick_subject
 from .builder import ReportBuilder
-from .charts import HEIGHT, WIDTH, Drawing, HeatMap, LineChart
+from .charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Drawing, HeatMap, LineChart
 from .figures import write_figures
-from .run_record import RunRecord, read_record
-from .run_summary import result_table
+from .groups import ROLE_NAMES, Group, group_runs
+from .run_record import read_record
+from .run_summary import number_runs, result_rows, run_line, share_map
 
 
 def report_runs(folders: Sequence[Path], options: ReportOptions) -> Iterator[str]:
@@ -36,11 +39,31 @@ def report_runs(folders: Sequence[Path], options: ReportOptions) -> Iterator[str
     runs = [read_record(folder, name) for folder, name in zip(folders, short_names(folders), strict=True)]
     builder = ReportBuilder(options)
     sections = [builder.build_section(run) for run in runs]
-    together = [accuracy_chart(runs)]
-    comparisons, remarks = builder.build_comparisons(sections)
+    groups = group_runs(sections)
+    subject = pick_subject(groups)
+    effects = builder.measure_effects(groups, subject)
+    answer, comparison = None, None
+    if subject is not None:
+        answer = answer_question(subject, effects.get(subject.name, []), groups)
+        closest = next(iter(effects.get(subject.name, [])), None)
+        if closest is not None:
+            comparison = closest.comparison or builder.compare_first(subject, closest.control)
+    together = [accuracy_chart(groups)]
+    shares = share_map(groups)
     target = Path(options.out or Path(options.what[0]) / "report.html")
+    shown = [section for group in groups for section in group.sections]
     html = render_page(
-        sections=sections, together=together, comparisons=comparisons, remarks=remarks, **result_table(sections)
+        sections=shown,
+        lines=[run_line(section) for section in shown],
+        numbers=number_runs(groups),
+        wheres=[group.sections[0] for group in groups if group.sections[0].patterns or group.sections[0].ordinary],
+        effects=any(effects.values()),
+        rows=result_rows(groups, effects),
+        answer=answer,
+        together=together,
+        shares=shares,
+        comparison=comparison,
+        remarks=builder.remarks,
     )
     content = html.encode("utf-8", "backslashreplace")  # names of files and classes may be no text
     try:
@@ -52,10 +75,10 @@ def report_runs(folders: Sequence[Path], options: ReportOptions) -> Iterator[str
     yield f"{target}: {len(runs)} run{'s' * (len(runs) > 1)}, {len(content) / 1e6:.1f} MB"
     yield from builder.unfollowed
     if options.figures is not None:
-        shown: list[LineChart | HeatMap] = [*together]
+        figures: list[LineChart | HeatMap] = [*together, *([] if shares is None else [shares])]
         for section in sections:
-            shown += [*section.charts, *section.heat_maps]
-        yield f"{options.figures}: {write_figures(shown, Path(options.figures))} figures, each as PNG and SVG"
+            figures += [*section.charts, *section.heat_maps]
+        yield f"{options.figures}: {write_figures(figures, Path(options.figures))} figures, each as PNG and SVG"
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
@@ -67,14 +90,22 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     return [path.relative_to(common).as_posix() for path in paths]
 
 
-def accuracy_chart(runs: Sequence[RunRecord]) -> LineChart:
-    """All runs on one chart, by the split that was evaluated after each epoch."""
-    epochs = sorted({epoch for run in runs for epoch in run.epochs})
-    lines: dict[str, Sequence[float | None]] = {}
-    for run in runs:
-        found = dict(zip(run.epochs, run.metrics[f"{run.evaluated_split}_top1"], strict=True))
-        lines[f"{run.name} ({run.evaluated_split})"] = [found.get(epoch) for epoch in epochs]
-    return LineChart("accuracy", "Accuracy of each run's network by epoch", "top-1 (%)", epochs, lines)
+def accuracy_chart(groups: Sequence[Group]) -> LineChart:
+    """All configurations on one chart, by the split that was evaluated after each epoch; the mean over their seeds."""
+    epochs = sorted({epoch for group in groups for run in group.runs for epoch in run.epochs})
+    lines: dict[str, list[float | None]] = {}
+    ranges: dict[str, list[tuple[float, float] | None]] = {}
+    for group in groups:
+        name = f"{group.name} ({group.runs[0].evaluated_split})"
+        found = [dict(zip(run.epochs, run.metrics[f"{run.evaluated_split}_top1"], strict=True)) for run in group.runs]
+        values = [[one[epoch] for one in found if epoch in one] for epoch in epochs]
+        lines[name] = [fmean(column) if column else None for column in values]
+        if len(found) > 1:
+            ranges[name] = [(min(column), max(column)) if column else None for column in values]
+    return LineChart(
+        "accuracy", "Accuracy by epoch", "top-1 (%)", epochs, lines, roles=[group.role for group in groups],
+        ranges=ranges, note="Mean over the seeds, from the lowest to the highest." if ranges else "",
+    )  # fmt: skip
 
 
 def render_page(**content: Any) -> str:
@@ -85,8 +116,13 @@ def render_page(**content: Any) -> str:
         "page.html",
         **content,
         Drawing=Drawing,
+        ROLE_NAMES=ROLE_NAMES,
         WIDTH=WIDTH,
         HEIGHT=HEIGHT,
+        LEFT=LEFT,
+        RIGHT=RIGHT,
+        TOP=TOP,
+        BOTTOM=BOTTOM,
         version=__version__,
         script=Markup(script),
         style=Markup(read_asset("page.css")),

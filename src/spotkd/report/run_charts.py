@@ -43,7 +43,7 @@ def metric_charts(run: RunRecord) -> Iterator[LineChart]:
         f"{run.name}-rates", "Learning rates", "rate", epochs, rates, note="In the first step of each epoch."
     )
     shares = {name.removeprefix("share_"): values for name, values in metrics.items() if name.startswith("share_")}
-    if shares:
+    if len({value for values in shares.values() for value in values}) > 1:  # else there is nothing to see
         yield LineChart(
             f"{run.name}-shares", "Share of samples distilled at each spot", "share", epochs, shares, share=True,
             note="As drawn in training.",
@@ -95,7 +95,7 @@ def class_heat_map(run: RunRecord, inspection: Inspection) -> HeatMap:
     rows = sort_classes(inspection)
     return HeatMap(
         f"{run.name}-classes",
-        f"P(teacher) by class, {inspection.split} images, epoch {inspection.epoch}",
+        f"P(teacher) by class, {inspection.split} images, {inspection.when}",
         ("class", "spot"),
         [name for name, _ in rows],
         inspection.spots,

@@ -57,6 +57,12 @@ class RunRecord:
         return [int(epoch) for epoch in self.metrics["epoch"]]
 
     @property
+    def shares(self) -> dict[str, float]:
+        """Share of samples distilled at each spot in the last epoch, by the spot's name; empty without a teacher."""
+        found = self.metrics.items()
+        return {key.removeprefix("share_"): values[-1] for key, values in found if key.startswith("share_")}
+
+    @property
     def evaluated_split(self) -> str:
         """The split that was evaluated after every epoch."""
         return "val" if "val_top1" in self.metrics else "test"

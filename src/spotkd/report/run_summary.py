@@ -1,13 +1,17 @@
-"""What the page says of a run in words and numbers, and the table of all runs."""
+"""What the page says of a run in words and numbers, and the table of their results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 
 from ..formatting import format_count
 from ..options import DistillOptions
+from .charts import HeatMap
 from .costs import NetworkCost
+from .effects import Effect
+from .groups import Group
 from .run_record import RunRecord
 from .section import Section
 
@@ -68,23 +72,81 @@ def _join_names(names: Sequence[str] | str) -> str:
     return names if isinstance(names, str) else ", ".join(names)
 
 
-def result_table(sections: Sequence[Section]) -> dict[str, Any]:
-    """Header and rows of the table of all runs, as the template names them."""
+@dataclass(frozen=True)
+class Row:
+    """A configuration in the table of results.
+
+    Attributes:
+        group: its runs.
+        best: whether no student here has a higher accuracy.
+        effect: beside its closest control; None where there is none.
+        what: the distiller and the strategy, or what the network learnt from.
+        networks: their names.
+        epoch: which epoch's weights were tested, and how they were chosen.
+        parameters, flops: of the network that was trained.
+    """
+
+    group: Group
+    best: bool
+    effect: Effect | None
+    what: str
+    networks: str
+    epoch: str
+    parameters: str
+    flops: str
+
+
+def result_rows(groups: Sequence[Group], effects: Mapping[str, list[Effect]]) -> list[Row]:
+    """The table of all configurations, in their order."""
+    students = [group.top1.mean for group in groups if group.top1 is not None and group.role != "teacher"]
     rows = []
-    for section in sections:
-        run, summary, items = section.run, section.run.summary, dict(section.items)
+    for group in groups:
+        items, summary, options = dict(group.sections[0].items), group.runs[0].summary, group.runs[0].distill_options
         rows.append(
-            [
-                run.name,
-                items.get("pair", items.get("network", "")),
-                run.distill_options.distiller if run.distill_options else "-",
-                run.distill_options.strategy if run.distill_options else "-",
-                "-" if summary is None else f"{summary.scores.top1:.2f}",
+            Row(
+                group,
+                _is_best(group, students),
+                next(iter(effects.get(group.name, [])), None),
+                "labels alone" if options is None else f"{options.distiller}, {options.strategy}",
+                items.get("pair", items.get("network", "").partition(",")[0]),
                 "not finished" if summary is None else f"{summary.epoch} ({summary.protocol})",
-                "-" if summary is None else f"{summary.last.top1:.2f}",
                 items.get("parameters", "-").partition(",")[0],
                 items.get("FLOPs per image", "-").partition(" (")[0].partition(",")[0],
-            ]
+            )
         )
-    head = ["run", "networks", "what", "where", "test top-1 (%)", "of epoch", "last epoch's", "parameters", "FLOPs"]
-    return {"table_head": head, "table_rows": rows}
+    return rows
+
+
+def _is_best(group: Group, students: Sequence[float]) -> bool:
+    found = group.top1
+    return group.role != "teacher" and len(students) > 1 and found is not None and found.mean == max(students)
+
+
+def share_map(groups: Sequence[Group]) -> HeatMap | None:
+    """Where each distillation distils: the share of samples at each spot in the last epoch; None without any."""
+    distilled = [group for group in groups if group.shares]
+    spots = list(dict.fromkeys(spot for group in distilled for spot in group.shares))
+    if not distilled:
+        return None
+    return HeatMap(
+        "where",
+        "Where each configuration distils",
+        ("configuration", "spot"),
+        [group.name for group in distilled],
+        spots,
+        [[group.shares.get(spot) for spot in spots] for group in distilled],
+        "Share of the training samples distilled at each spot in the last epoch.",
+    )
+
+
+def number_runs(groups: Sequence[Group]) -> dict[str, list[int]]:
+    """The place of each configuration's runs on the page, from 1 on, by its name."""
+    places = count(1)
+    return {group.name: [next(places) for _ in group.sections] for group in groups}
+
+
+def run_line(section: Section) -> str:
+    """What is said of a run whose details are closed."""
+    run, options = section.run, section.run.distill_options
+    what = "labels alone" if options is None else f"{options.distiller}, {options.strategy}"
+    return what + (", not finished" if run.summary is None else f", top-1 {run.summary.scores.top1:.2f} %")

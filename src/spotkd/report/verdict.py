@@ -64,7 +64,7 @@ def judge(folder: str | Path, named: Sequence[str] = ()) -> Iterator[str]:
     if data is not None:
         labels, after = predict_labels(options.student.name, run.path, data)
     for role, control in chosen:
-        if not is_comparable(run, control):
+        if not is_comparable(options, control.options):
             yield f"{control.path}: not compared, since it is another student or was tested on other images"
             continue
         assert data is not None
@@ -98,9 +98,8 @@ def find_control(run: RunFolder, wanted: RunOptions) -> RunFolder | None:
     return min(found, key=lambda pair: pair[0], default=(True, None))[1]
 
 
-def is_comparable(run: RunFolder, other: RunFolder) -> bool:
-    """Whether two runs are of one student, tested on the same images."""
-    mine, theirs = run.distill_options, other.options
+def is_comparable(mine: DistillOptions, theirs: TrainOptions | DistillOptions) -> bool:
+    """Whether two runs, by their options, are of one student, tested on the same images."""
     student = theirs.student if isinstance(theirs, DistillOptions) else theirs.model
     return student.name == mine.student.name and (theirs.data.name, options_of_test_images(theirs)) == (
         mine.data.name,
