@@ -28,13 +28,14 @@ from scipy import stats
 
 from balance import SETS, Images, accuracy, fit, load, networks
 from spotkd.method import SpotKD
-from spotkd.routing import Settling, scaled_decay
+from spotkd.routing import PolicyPace, scaled_decay
 from spotkd.stages import Batch, StageOutputs
 
 FIELDS = ("set", "seed", "distiller", "strategy", "hazard", "epochs", "val", "test", "dose", "seconds")
 STRATEGIES = (
     "always", "trust+balance", "balance", "trust", "trust:labels=false+balance", "random", "adaptive", "scaled",
 )  # fmt: skip
+AT_LOGITS = ("always", "trust", "trust:labels=false", "random", "wsl", "ea")  # with kd, which is not balanced
 HEAVY = ("always", "balance", "trust+balance")  # of those that are also tried with a weight that is too large
 
 
@@ -97,7 +98,7 @@ def train_cell(cell: Cell, data: Images, folder: Path, device: torch.device, cho
     method = Damaged(
         teacher, student, cell.distiller, "adaptive" if scaled else cell.strategy, image_shape=(3, size, size),
         labels=data.train[1].cpu(), options={"negatives": 1024} if cell.distiller == "crd" else {},
-        settling=Settling() if scaled else None,
+        pace=PolicyPace() if scaled else None,
     )  # fmt: skip
     damage(method, cell.hazard, data, cell.seed)
     decay = scaled_decay(steps, chosen.lr / 2) if scaled else 1e-3
@@ -117,11 +118,11 @@ def cells(chosen: argparse.Namespace) -> list[Cell]:
     found = [Cell(name, 0, "", "teacher", "clean") for name in chosen.sets]
     for seed in range(1, chosen.seeds + 1):
         found += [Cell(name, seed, "", "alone", "clean") for name in chosen.sets]
-        found += [Cell(name, seed, "kd", "always", "clean") for name in chosen.sets]
-        for distiller, strategy, name in product(chosen.distillers, chosen.strategies, chosen.sets):
-            found += [Cell(name, seed, distiller, strategy, hazard) for hazard in ("clean", "wrong:0.4")]
-            if strategy in HEAVY:
-                found.append(Cell(name, seed, distiller, strategy, "scale:30"))
+        for distiller in ("kd", *chosen.distillers):
+            for strategy, name in product(AT_LOGITS if distiller == "kd" else chosen.strategies, chosen.sets):
+                found += [Cell(name, seed, distiller, strategy, hazard) for hazard in ("clean", "wrong:0.4")]
+                if strategy in HEAVY and distiller != "kd":
+                    found.append(Cell(name, seed, distiller, strategy, "scale:30"))
     return found
 
 

@@ -99,6 +99,8 @@ class PolicyOptions:
             at most 3, a start of 50 steps in which everybody is distilled and nothing is routed, so that statistics
             settle, a bounded gradient after it, and embeddings of one length. It keeps the policy deciding in short
             runs and with deep students.
+        every: the policy learns in every so many steps, and decides in all; 1 is the paper. More is an approximation
+            that saves time.
         bias: initial bias towards the teacher: a number (10 in the paper for pairs of one architecture, else 0), or
             "scaled" for the paper's 10 scaled down to the length of this run.
         gamma: the routing loss counts gamma times when above the student's and 1/gamma times when below; 1 is off.
@@ -111,6 +113,7 @@ class PolicyOptions:
     lr: float | None = option(None, affects="result", above=0)
     weight_decay: float = option(1e-3, affects="result", at_least=0)
     schedule: Literal["published", "scaled"] = option("published", affects="result")
+    every: int = option(1, affects="result", at_least=1)
     bias: float | Literal["scaled"] = option(0.0, affects="result")
     gamma: float = option(1.0, affects="result")
     share_cost: float = option(0.0, affects="result", at_least=0)
