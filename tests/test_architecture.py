@@ -21,6 +21,7 @@ LAYERS = [  # from the ground up; modules on one layer do not know each other
     {"routing", "runs"},
     {"spots", "teacher_student"},
     {"preparation"},
+    {"routed_method"},
     {"method", "recipes"},
     {"compiling"},
     {"training"},
@@ -32,7 +33,7 @@ LAYERS = [  # from the ground up; modules on one layer do not know each other
 ]
 MATHEMATICS = {
     *("distillers", "routing", "adapters", "stages", "method", "losses", "spots"),
-    *("teacher_student", "preparation", "teacher_cache"),
+    *("teacher_student", "preparation", "routed_method", "teacher_cache"),
 }
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 MOST_LINES, LONGEST_FUNCTION = 350, 60

@@ -97,16 +97,27 @@ def strategies_page() -> str:
     """All strategies."""
     parts = [f"{NOTE}\n# Strategies: where to distil", inspect.getdoc(strategies) or ""]
     for name in STRATEGIES:
-        parts += [f"## {name}", inspect.getdoc(STRATEGIES[name]) or ""]
+        kind: Any = STRATEGIES[name]
+        text, _, arguments = (inspect.getdoc(kind) or "").partition("\n\nArgs:\n")
+        module = inspect.getdoc(sys.modules[kind.__module__]) or ""
+        more = module.partition("\n\n")[2] if kind.__module__ != strategies.__name__ else ""
+        given = textwrap.dedent(arguments).partition("\n\n")[0].replace("\n    ", " ")
+        takes = [f"- `{line.partition(': ')[0]}`: {line.partition(': ')[2]}" for line in given.splitlines()]
+        parts += [f"## {name}", text, more, *(["Values it takes:\n\n" + "\n".join(takes)] if takes else [])]
     about, _, attributes = (inspect.getdoc(strategies.Strategy) or "").partition("\n\nAttributes:\n")
-    text, _, rest = about.partition(".. code-block:: python\n\n")
-    code, _, after = rest.partition("\n\n``SpotKD")
+    text, *blocks = about.partition("\n\n``SpotKD")[0].split(".. code-block:: python\n\n")
     imports = "import torch\nfrom spotkd import Decisions, Strategy\nfrom spotkd.routing import straight_through\n\n\n"
-    parts += ["## Your own", text.strip(), f"```python\n{imports}{textwrap.dedent(code)}\n```", f"``SpotKD{after}"]
+    parts += ["## Your own", text.strip()]
+    for block in blocks:
+        code, _, after = re.sub(r"\n\n(?=\S)", "\0", block + "\0", count=1).partition("\0")
+        parts += [f"```python\n{imports}{textwrap.dedent(code).strip()}\n```", after.strip("\0\n ")]
+    parts.append("``SpotKD" + about.partition("\n\n``SpotKD")[2])
     said = (line.strip().partition(": ") for line in textwrap.dedent(attributes).replace("\n    ", " ").splitlines())
     parts.append("Its attributes:\n\n" + "\n".join(f"- `{name}`: {what}" for name, _, what in said))
-    markdown = re.sub(r"(?<!`)``(?!`)", "`", "\n\n".join(parts))  # the docstrings' literals, not the fences
-    return re.sub(r":\w+:`(\w+)`", r"`\1`", markdown) + "\n"
+    markdown = re.sub(
+        r"(?<!`)``(?!`)", "`", "\n\n".join(filter(None, parts))
+    )  # the docstrings' literals, not the fences
+    return re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", markdown) + "\n"
 
 
 def options_page() -> str:

@@ -141,6 +141,12 @@ def all_gather(x: Tensor) -> Tensor:
     return rows
 
 
+def own_rows(x: Tensor) -> Tensor:
+    """This process's rows ``(B, ...)`` of what was computed for all samples ``(total, ...)``."""
+    shard = _current.get()
+    return x[shard.start : shard.stop] if shard.is_split else x
+
+
 @contextmanager
 def whole_batch() -> Iterator[None]:
     """Within this context the batch counts as whole: for what is computed from gathered rows."""

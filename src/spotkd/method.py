@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,15 +18,16 @@ from .distillers.base import masked_mean
 from .distillers.kd import kd_loss
 from .errors import SpotkdError
 from .losses import Losses, Method, Supervised, cross_entropy, unless_finite
-from .preparation import PreparedMethod
-from .routing import STRATEGIES, PolicyNetwork, RoutingNetwork, Strategy
+from .routed_method import RoutedMethod
+from .routing import Settling, Strategy, make_strategy
 from .spots import check_pair, resolve_spots
-from .stages import Batch, FrozenTwin, Shape, StagedModel
+from .stages import Batch, Shape, StagedModel
+from .teacher_student import Compared
 
 __all__ = ["Losses", "Method", "SpotKD", "Supervised"]
 
 
-class SpotKD(PreparedMethod):
+class SpotKD(RoutedMethod):
     """Spot-adaptive distillation of one batch.
 
     ``forward`` returns :class:`Losses`; ``losses.total.backward()`` gives the student exactly the gradients of the
@@ -52,6 +52,7 @@ class SpotKD(PreparedMethod):
         gamma: class weight of the routing loss: its cross entropy counts ``gamma`` times when it is above the
             student's and ``1 / gamma`` times when below. 1 turns the rule off; the paper uses 1 or 2.
         policy_bias: initial bias towards the teacher, see :class:`~spotkd.routing.PolicyNetwork`.
+        settling: not in the paper: a start without routing, see :class:`~spotkd.routing.Settling`. None is off.
         share_cost: not in the paper: adds this times the mean share of routed samples, summed over the spots, to the
             routing loss. 0 is off.
         target_share: not in the paper: adds ``target_weight`` times the squared distance of each spot's share in the
@@ -84,6 +85,7 @@ class SpotKD(PreparedMethod):
         labels: Tensor | None = None,
         gamma: float = 1.0,
         policy_bias: float = 0.0,
+        settling: Settling | None = None,
         share_cost: float = 0.0,
         target_share: float | None = None,
         target_weight: float = 1.0,
@@ -95,7 +97,7 @@ class SpotKD(PreparedMethod):
         shapes = check_pair(student, teacher, image_shape)
         self._teacher_shapes = shapes[1]
         self.student = student
-        self.strategy = STRATEGIES[strategy]() if isinstance(strategy, str) else strategy
+        self.strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
         self.joint = self.strategy.trains_teacher
         self.teacher = teacher.requires_grad_(self.joint).train(self.joint)
         self.gather = gather
@@ -118,87 +120,53 @@ class SpotKD(PreparedMethod):
         self.beta = chosen.default_weight if beta is None else beta
         self.share_cost, self.target_share, self.target_weight = share_cost, target_share, target_weight
         count = len(self.spots) if self.distiller is not None else int(type(self.logit_distiller) is not KD)
-        self.balance = Balance(count) if balanced and count else None
-        if self.strategy.learns:
-            self._build_routing(*shapes, policy_bias)
+        self.balance = Balance(count) if (balanced or self.strategy.balances) and count else None
+        self.settling = settling if self.strategy.learns else None
+        self.build_strategy(*shapes, policy_bias)
         # What was built here follows the student; the networks themselves stay where the user put them.
         reference = next(student.parameters())
         for name, module in self.named_children():
             if name not in ("student", "teacher"):
                 module.to(reference.device, reference.dtype)
 
-    def _build_routing(self, s_shapes: Sequence[Shape], t_shapes: Sequence[Shape], policy_bias: float) -> None:
-        self.routing = RoutingNetwork(self.spots, s_shapes, t_shapes)
-        self.policy = PolicyNetwork(t_shapes[-2][0], s_shapes[-2][0], len(self.spots) + 1, policy_bias)
-        self.policy_warmup = self.strategy.policy_warmup
-        self.twin = FrozenTwin(self.student)
-        self.teacher_twin = FrozenTwin(self.teacher) if self.joint else None
-
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
         batch = Batch(*batch)
-        t, s, t_spots, s_spots = self.observe(batch)
-        decisions = self.strategy.decide(self.policy_logits(t, s))
+        seen = self.observe(batch)
+        t, s = seen.teacher, seen.student
 
         weight = self.gamma if self.joint else 1.0
         task = weight * cross_entropy(s[-1], batch.labels)
         teacher = weight * cross_entropy(t[-1], batch.labels) if self.joint else task.new_zeros(())
         alone = self.distiller is None  # where a distiller of the logits is in the place of KD
-        compared = s[-1:] if alone else s_spots
+        compared = s[-1:] if alone else seen.student_at_spots
         attached = compared if self.balance is None else self.balance.attach(compared)
-        at_logits = attached if alone else s[-1:]
-        on_logits = self.distiller_loss(self.logit_distiller, at_logits, t[-1:], decisions.mask[:, -1:], batch)
+        at_logits = Compared(self.logit_distiller, attached if alone else s[-1:], t[-1:])
+        at_spots = None if self.distiller is None else Compared(self.distiller, attached, seen.teacher_at_spots)
+        losses = self.sample_losses(at_spots, at_logits, batch) if self.strategy.needs_losses else None
+        decisions = self.decide(self.evidence(batch, seen, losses, task))
+
+        on_logits = self.distiller_loss(at_logits, decisions.mask[:, -1:], batch, losses)
         kl = self.alpha * self.logit_distiller.warmup_factor * on_logits + unless_finite(t[-1])
         distill = task.new_zeros(())
-        if self.distiller is not None:
-            at_spots = self.distiller_loss(self.distiller, attached, t_spots, decisions.mask[:, :-1], batch)
-            distill = self.beta * self.distiller.warmup_factor * at_spots
+        if at_spots is not None:
+            on_features = self.distiller_loss(at_spots, decisions.mask[:, :-1], batch, losses)
+            distill = self.beta * at_spots.distiller.warmup_factor * on_features
         if self.balance is not None:
             plain = self.alpha * masked_mean(kd_loss(s[-1], t[-1], KD.temperature), decisions.mask[:, -1])
             self.balance.measure(task + plain, kl if alone else distill, compared, attached)
 
-        route = balance = share = task.new_zeros(())
+        route = task.new_zeros(()) if decisions.loss is None else decisions.loss
+        balance = share = task.new_zeros(())
         if decisions.route is not None:
             routed = cross_entropy(self.route(batch.images, t, decisions.route), batch.labels)
             routes = self.all_samples(decisions.route)
             share = self.share_penalty(routes.mean(0))
             if self.joint:
-                route = weight * routed
+                route = route + weight * routed
             else:
-                route = self.gamma_weighted(routed, task.detach())
+                route = route + self.gamma_weighted(routed, task.detach())
                 balance = F.relu(len(routes) / 2 - routes[:, -1].sum())
         return Losses(task, kl, distill, teacher, route, balance, share, s[-1].detach(), decisions.mask)
-
-    def policy_logits(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
-        """The policy's logits ``(B, K + 1, 2)`` from all features of both; zeros where nothing learns."""
-        if self.strategy.learns:
-            logits: Tensor = self.policy(teacher[-2], student[-2])
-            return logits
-        return torch.zeros(len(student[-1]), len(self.spots) + 1, 2, device=student[-1].device)
-
-    def teacher_probability(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
-        """P(teacher) ``(B, K + 1)`` from all features of both networks, which should be in eval mode."""
-        return self.strategy.teacher_probability(self.policy_logits(teacher, student))
-
-    def route(self, images: Tensor, teacher_features: Sequence[Tensor], decisions: Tensor) -> Tensor:
-        """Logits ``(B, classes)`` of the routing network, in which both networks are constants in eval mode."""
-        if self.teacher_twin is None:
-            logits: Tensor = self.routing(images, self.teacher, self.twin.refresh(), teacher_features, decisions)
-        else:  # the teacher's own pass was in train mode: nothing of it can be used again
-            logits = self.routing(images, self.teacher_twin.refresh(), self.twin.refresh(), None, decisions)
-        return logits
-
-    def gamma_weighted(self, routed: Tensor, student: Tensor) -> Tensor:
-        """The gamma rule, decided once from the unscaled values (the author code tests the scaled value again)."""
-        high, low = self.batch_means(routed.detach(), student)
-        factor = torch.where(high > low, self.gamma, torch.where(high < low, 1 / self.gamma, torch.ones_like(routed)))
-        return factor * routed
-
-    def share_penalty(self, shares: Tensor) -> Tensor:
-        """The share cost and the target share, from the shares ``(K + 1,)`` routed to the teacher in this batch."""
-        penalty = self.share_cost * shares.sum()
-        if self.target_share is not None:
-            penalty = penalty + self.target_weight * (shares - self.target_share).square().sum()
-        return penalty
 
     class_weighted = Renamed("gamma_weighted")
     share_terms = Renamed("share_penalty")
@@ -210,6 +178,7 @@ class SpotKD(PreparedMethod):
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Moves whatever follows the epochs: the strategy's schedule and the distillers' warm-ups."""
         self.strategy.start_epoch(epoch, epochs)
+        self.progress = (epoch - 1) / epochs
         if self.teacher_cache is not None:
             self.teacher_cache.start_epoch()
         for distiller in filter(None, (self.logit_distiller, self.distiller)):
@@ -224,7 +193,8 @@ class SpotKD(PreparedMethod):
         return [p for module in modules for p in module.parameters() if p.requires_grad]
 
     def policy_parameters(self) -> list[nn.Parameter]:
-        return [*self.policy.parameters(), *self.routing.parameters()] if self.strategy.learns else []
+        routing = [*self.policy.parameters(), *self.routing.parameters()] if self.strategy.learns else []
+        return [*routing, *(p for p in self.strategy.parameters() if p.requires_grad)]
 
     def train(self, mode: bool = True) -> SpotKD:
         """As usual, but a teacher that is not trained stays in eval mode."""

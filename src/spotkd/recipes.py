@@ -18,7 +18,7 @@ from .errors import SpotkdError, one_line
 from .models import MODELS
 from .options import DistillOptions, TrainOptions, check_filled, from_values, parser_for
 from .registry import unknown_name
-from .routing import STRATEGIES
+from .routing import STRATEGIES, make_strategy
 
 SINGLE = "single"  # in place of a distiller: a network trained on labels, a teacher or a student for comparison
 EPOCHS = 240
@@ -162,7 +162,7 @@ def parse(name: str) -> Recipe:
             raise SpotkdError(shape)
         return Recipe(data, "", "", student, "")
     DISTILLERS[distiller]
-    STRATEGIES[strategy or "adaptive"]
+    make_strategy(strategy or "adaptive")
     return Recipe(data, distiller, teacher, student, strategy or "adaptive")
 
 
@@ -255,11 +255,12 @@ def _rules(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
     preparation = getattr(distiller, "preparation", None)
     if preparation is not None and not given.get("preparation", {}).get("checkpoint"):
         rules["preparation"] = {"epochs": max(round(epochs * preparation.share), 1), "lr": preparation.lr}
-    decides: Any = STRATEGIES[strategy]
+    decides = make_strategy(strategy)
     if decides.learns:
         rules["policy"] = {
             "lr": lr / 2,
             "weight_decay": 1e-3,
+            "schedule": "published",
             "gamma": recipe.gamma,
             "bias": 0.0 if decides.trains_teacher else _bias(recipe, epochs),
         }

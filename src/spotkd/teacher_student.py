@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from .deprecation import Renamed
-from .distillers import Distiller, Spots
-from .distributed import all_gather, all_reduce_mean, per_rank_generator, whole_batch
+from .distillers import Distiller, LogitDistiller
+from .distillers.base import weighted_means
+from .distributed import all_gather, all_reduce_mean, own_rows, per_rank_generator, whole_batch
 from .errors import SpotkdError
 from .losses import Method
 from .stages import Batch, Shape, StagedModel, StageOutputs
@@ -39,6 +40,14 @@ class Observation(NamedTuple):
     student_at_spots: list[Tensor]
 
 
+class Compared(NamedTuple):
+    """A distiller, and both networks' features ``(B, ...)`` at its spots, or their logits at the last one."""
+
+    distiller: Distiller
+    student: Sequence[Tensor]
+    teacher: Sequence[Tensor]
+
+
 class TeacherStudentMethod(Method):
     """A method that runs a teacher beside the student.
 
@@ -56,22 +65,27 @@ class TeacherStudentMethod(Method):
     joint: bool
     gather: bool
     distiller: Distiller | None
-    spots: Spots
+    spots: tuple[tuple[int, int], ...]
     teacher_cache: TeacherCache | None = None
     _teacher_shapes: tuple[Shape, ...]
 
-    def observe(self, batch: Batch) -> Observation:
-        """Run both networks on the images; the teacher without gradients, or from its cache, unless it is trained."""
+    def observe(self, batch: Batch, cached: bool = True) -> Observation:
+        """Run both networks on the images; the teacher without gradients unless it is trained, and from its cache.
+
+        Args:
+            batch: the samples.
+            cached: whether they are training samples, whose teacher outputs may be in the cache.
+        """
         with per_rank_generator(batch.images.device):
             with nullcontext() if self.joint else torch.no_grad():
-                teacher, teacher_compared = self._observe_teacher(batch)
+                teacher, teacher_compared = self._observe_teacher(batch, cached)
             student, student_compared = self._stage_outputs(self.student, batch.images)
         return Observation(
             teacher, student, [teacher_compared[t] for _, t in self.spots], [student_compared[s] for s, _ in self.spots]
         )
 
-    def _observe_teacher(self, batch: Batch) -> StageOutputs:
-        if self.teacher_cache is None:
+    def _observe_teacher(self, batch: Batch, cached: bool) -> StageOutputs:
+        if self.teacher_cache is None or not cached:
             return self._stage_outputs(self.teacher, batch.images)
         return self.teacher_cache(batch.indices, lambda: self._stage_outputs(self.teacher, batch.images))
 
@@ -91,28 +105,48 @@ class TeacherStudentMethod(Method):
         name = "features_and_preactivations" if self.compares_preactivations else "features"
         return [(self.teacher, name), (self.student, name)]
 
-    def distiller_loss(
-        self, distiller: Distiller, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch
-    ) -> Tensor:
+    def distiller_loss(self, at: Compared, weights: Tensor, batch: Batch, losses: Tensor | None = None) -> Tensor:
         """The loss of a distiller, a scalar; with ``gather`` a relational one sees the samples of all processes.
 
         Args:
-            distiller: of features or of logits.
-            student: the student's features at the distiller's spots.
-            teacher: the teacher's features there.
-            mask: ``(B, spots)``, ones where a sample is distilled at a spot.
+            at: the distiller, of features or of logits, and the features that it compares.
+            weights: ``(B, spots)`` how much a sample is distilled at a spot.
             batch: this process's samples.
+            losses: what :meth:`sample_losses` gave for all spots, where that is known; saves computing it twice.
         """
         loss: Tensor
-        if not (self.gather and distiller.relational):
-            loss = distiller(student, teacher, mask, batch)
-            return loss
-        student, teacher, mask = [all_gather(f) for f in student], [all_gather(f) for f in teacher], all_gather(mask)
+        distiller = at.distiller
+        if losses is not None and distiller.separable and not distiller.relational:
+            mine = losses[:, -1:] if isinstance(distiller, LogitDistiller) else losses[:, :-1]
+            loss = weighted_means(mine, weights)
+        elif self.gather and distiller.relational:
+            (at, whole), weights = self._gather(at, batch), all_gather(weights)
+            with whole_batch():
+                loss = distiller(at.student, at.teacher, weights, whole)
+        else:
+            loss = distiller(at.student, at.teacher, weights, batch)
+        return loss
+
+    def sample_losses(self, at_spots: Compared | None, at_logits: Compared, batch: Batch) -> Tensor:
+        """Each sample's own losses ``(B, K + 1)``, see :meth:`~spotkd.distillers.Distiller.sample_losses`."""
+        return torch.cat([self._sample_losses(at, batch) for at in (at_spots, at_logits) if at is not None], dim=1)
+
+    def _sample_losses(self, at: Compared, batch: Batch) -> Tensor:
+        distiller = at.distiller
+        # Where weights enter in another way than as a mean, these are only looked at.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and distiller.separable and not distiller.relational):
+            if not (self.gather and distiller.relational):
+                return distiller.sample_losses(at.student, at.teacher, batch)
+            at, whole = self._gather(at, batch)
+            with whole_batch():
+                losses = distiller.sample_losses(at.student, at.teacher, whole)
+        return own_rows(losses)
+
+    def _gather(self, at: Compared, batch: Batch) -> tuple[Compared, Batch]:
+        """The features and samples of all processes. Relations are between features, so images stay where they are."""
         indices = None if batch.indices is None else all_gather(batch.indices)
-        whole = Batch(batch.images, all_gather(batch.labels), indices)  # relations are between features, not images
-        with whole_batch():
-            loss = distiller(student, teacher, mask, whole)
-            return loss
+        student, teacher = [all_gather(f) for f in at.student], [all_gather(f) for f in at.teacher]
+        return Compared(at.distiller, student, teacher), Batch(batch.images, all_gather(batch.labels), indices)
 
     def all_samples(self, x: Tensor) -> Tensor:
         """The rows ``(B, ...)`` of this process's samples, or with ``gather`` those of all processes."""

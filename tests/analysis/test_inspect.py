@@ -20,6 +20,7 @@ from spotkd.analysis import inspect, write_tables
 from spotkd.cli import main
 from spotkd.data import Loader
 from spotkd.options import DataOptions, DistillOptions, InspectOptions, ModelOptions, PolicyOptions, TrainOptions
+from spotkd.routing import Evidence, make_strategy
 from spotkd.routing.strategies import Decisions
 from spotkd.runs.folder import RunFolder
 from spotkd.training import distill, restore, train
@@ -121,12 +122,27 @@ def test_what_a_strategy_without_policy_does_is_said(
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_probability_is_the_mean_of_many_decisions(name: str, pair: tuple[TinyNet, TinyNet]) -> None:
-    strategy = STRATEGIES[name]()
+    strategy = make_strategy(name)
+    strategy.build(2, (), ())
+    strategy.start_epoch(1, 2)
     logits = torch.tensor([[[1.0, 0.0], [-2.0, 0.5]]]) if strategy.learns else torch.zeros(1, 2, 2)
+    outputs, labels, losses = torch.tensor([[0.5, 1.0, -1.0]]), torch.tensor([1]), torch.tensor([[0.2, 3.0]])
+    evidence = Evidence(logits, [outputs], [outputs / 2], labels, losses, 0.0, list)
+    teacher, student = outputs.expand(20_000, -1), outputs.expand(20_000, -1) / 2
     torch.manual_seed(0)
-    decisions = strategy.decide(logits.expand(20_000, -1, -1))
+    decisions = strategy.weigh(
+        Evidence(
+            logits.expand(20_000, -1, -1),
+            [teacher],
+            [student],
+            labels.expand(20_000),
+            losses.expand(20_000, -1),
+            0.0,
+            list,
+        )
+    )
     drawn = decisions.mask if decisions.route is None else decisions.route
-    torch.testing.assert_close(strategy.teacher_probability(logits)[0], drawn.mean(0), atol=0.015, rtol=0)
+    torch.testing.assert_close(strategy.expected_weights(evidence)[0], drawn.mean(0), atol=0.015, rtol=0)
 
 
 def test_a_strategy_that_does_not_say_is_an_error(pair: tuple[TinyNet, TinyNet], tiny_data: Dataset) -> None:

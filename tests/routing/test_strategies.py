@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from spotkd import STRATEGIES, SpotkdError
 from spotkd.distillers import DISTILLERS
+from spotkd.routing import Evidence, make_strategy
 
 LOGITS = torch.stack([torch.linspace(-4, 4, 6000).view(2000, 3), torch.zeros(2000, 3)], dim=-1)
 
 
+WEIGHING = ("constant", "ea", "trust", "wsl")  # give weights; all others select
+
+
+def make_evidence(samples: int = 2000, spots: int = 3, classes: int = 5, seed: int = 0, **given: Any) -> Evidence:
+    generator = torch.Generator().manual_seed(seed)
+    policy = torch.stack([torch.linspace(-4, 4, samples * spots).view(samples, spots), torch.zeros(samples, spots)], -1)
+    student, teacher = (torch.randn(samples, classes, generator=generator) for _ in range(2))
+    labels = torch.randint(classes, (samples,), generator=generator)
+    losses = torch.randn(samples, spots, generator=generator).exp()
+    evidence = Evidence(policy.requires_grad_(), [teacher], [student], labels, losses, 0.0, list)
+    return evidence._replace(**given)
+
+
 @pytest.mark.parametrize("name", list(STRATEGIES))
-def test_masks_are_zeros_and_ones_without_gradient(name: str) -> None:
-    strategy = STRATEGIES[name]()
-    decisions = strategy.decide(LOGITS.clone().requires_grad_())
+def test_weights_have_no_gradient_and_selections_are_zeros_and_ones(name: str) -> None:
+    strategy = make_strategy(name)
+    strategy.build(3, (), ())
+    decisions = strategy.weigh(make_evidence())
     assert decisions.mask.shape == (2000, 3)
     assert not decisions.mask.requires_grad
-    assert set(decisions.mask.unique().tolist()) <= {0.0, 1.0}
+    assert decisions.mask.min() >= 0
+    if name not in WEIGHING:
+        assert set(decisions.mask.unique().tolist()) <= {0.0, 1.0}
     assert (decisions.route is not None) == strategy.learns
     if decisions.route is not None:
         assert decisions.route.requires_grad

@@ -16,8 +16,10 @@ from spotkd import adapters
 from spotkd.data import Dataset, ImageSet
 from spotkd.distillers import ofd
 from spotkd.options import DistillOptions, read_options
-from spotkd.routing import Decisions
+from spotkd.routing import Decisions, Evidence, trust
 from spotkd.routing.strategies import Adaptive, Random
+from spotkd.routing.top_share import LossTop
+from spotkd.routing.trust import Trust
 from spotkd.training import distill
 
 from ..conftest import TinyNet, few_glyphs
@@ -95,6 +97,21 @@ class NotedRandom(Random, _Noted):
 
     def decide(self, logits: Tensor) -> Decisions:
         return self.noted(super().decide(logits))
+
+
+class NotedTrust(Trust, _Noted):
+    """Leaves all its weights in a file; so few images are enough for it, and any two components."""
+
+    def weigh(self, evidence: Evidence) -> Decisions:
+        trust.FEWEST, trust.SEPARATION = 10, 0.0
+        return self.noted(super().weigh(evidence))
+
+
+class NotedLossTop(LossTop, _Noted):
+    """Leaves all its masks in a file."""
+
+    def weigh(self, evidence: Evidence) -> Decisions:
+        return self.noted(super().weigh(evidence))
 
 
 if __name__ == "__main__":

@@ -76,6 +76,9 @@ WHOLE: dict[str, Case] = {
     "crd-all": {"distiller": "crd", "options": {"negatives": 60}},  # with replacement: every sample draws its own
     "ofd": {"distiller": "ofd", "beta": 0.1},
     "ab": {"distiller": "ab", "beta": 0.1},
+    "at-trust": {"distiller": "at", "strategy": "NotedTrust"},
+    "sp-trust": {"distiller": "sp", "strategy": "NotedTrust"},
+    "rkd-loss-top": {"distiller": "rkd", "strategy": "NotedLossTop"},
 }
 
 
@@ -166,9 +169,11 @@ def masks_of(folder: Path, processes: int) -> list[Tensor]:
 
 def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-5) -> None:
     assert found.keys() == expected.keys()
+    pairs = {  # NaN stands for nothing seen yet, in both
+        key: (found[key].double().nan_to_num(-99), value.double().nan_to_num(-99)) for key, value in expected.items()
+    }
     apart = {
-        key: float(((found[key].double() - value.double()).abs() / value.double().abs().clamp(min=1)).max())
-        for key, value in expected.items()
+        key: float(((mine - value).abs() / value.abs().clamp(min=1)).max()) for key, (mine, value) in pairs.items()
     }
     assert max(apart.values()) <= tolerance, max(apart.items(), key=lambda item: item[1])
 
@@ -300,10 +305,16 @@ def test_two_processes_equal_one_that_computes_their_halves(runs: Path, name: st
 def test_gathered_two_processes_equal_one_on_the_whole_batch(runs: Path, name: str) -> None:
     """Without BatchNorm nothing else is a device's own, so the run is that of one process, short batch included."""
     one, two = (runs / f"whole{processes}" / name for processes in (1, 2))
-    both = zip(masks_of(two, 2), masks_of(one, 1), strict=True)
-    assert all(torch.equal(mine, theirs) for mine, theirs in both)
+    for weights, expected in zip(masks_of(two, 2), masks_of(one, 1), strict=True):
+        if name.endswith("trust"):  # weights of any size, rounded differently
+            torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-3)
+            assert 0 < expected.mean() < 1
+        else:
+            assert torch.equal(weights, expected)
     states = [read_checkpoint(folder / "run" / "last.ckpt") for folder in (two, one)]
-    assert_equal(states[0]["method"], states[1]["method"])
+    # Losses, and a mixture of so few, are ill-conditioned.
+    looks_at_losses = name.endswith(("trust", "top"))
+    assert_equal(states[0]["method"], states[1]["method"], 1e-4 if looks_at_losses else 1e-5)
     assert torch.equal(states[0]["random"]["cpu"], states[1]["random"]["cpu"])
     mine, theirs = (RunFolder(folder / "run").metrics for folder in (two, one))
     for column in set(theirs) - {"seconds"}:

@@ -176,8 +176,9 @@ def inspect(options: InspectOptions) -> tuple[Inspection, Dataset]:
 def _evaluate_batches(method: SpotKD, loader: Loader) -> Iterator[tuple[npt.NDArray[np.generic], ...]]:
     """For every batch the fields of an inspection from ``labels`` on."""
     for batch in loader.epoch(0):
-        teacher, student = method.teacher.features(batch.images), method.student.features(batch.images)
-        losses = [F.cross_entropy(logits[-1], batch.labels, reduction="none") for logits in (teacher, student)]
-        predictions = [logits[-1].argmax(1) for logits in (teacher, student)]
-        found = [batch.labels, method.teacher_probability(teacher, student), *losses, *predictions]
+        weights, seen = method.expected_weights(batch)
+        outputs = seen.teacher[-1], seen.student[-1]
+        losses = [F.cross_entropy(logits, batch.labels, reduction="none") for logits in outputs]
+        predictions = [logits.argmax(1) for logits in outputs]
+        found = [batch.labels, weights, *losses, *predictions]
         yield tuple(tensor.cpu().numpy() for tensor in found)

@@ -29,7 +29,7 @@ def _distillers() -> None:
     for name in DISTILLERS:
         entry: Any = DISTILLERS[name]
         takes = accepted_features(entry)
-        print(f"{name:<9} {_first_line(sys.modules[entry.__module__])} Takes {takes}.")
+        print(f"{name:<13} {_first_line(sys.modules[entry.__module__])} Takes {takes}.")
 
 
 def _models() -> None:

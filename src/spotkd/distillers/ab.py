@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from ..adapters import ConvReg
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, Distiller, Preparation, all_maps, masked_mean, total
+from .base import DISTILLERS, Distiller, Preparation, all_maps
 
 _FACTOR = 3 / 1000
 
@@ -70,21 +70,19 @@ class AB(Distiller):
             for s, t in self.spots
         )
 
-    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
-        return self._summed(student, teacher, mask)
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
+        return self._losses(student, teacher)
 
-    def _summed(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
+    def _losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         last = len(student) - 1
         connected = [connector(s) for connector, s in zip(self.connectors, student, strict=True)]
-        return total(
-            [
-                _FACTOR * 2.0 ** (i - last) * masked_mean(ab_loss(s, t), mask[:, i])
-                for i, (s, t) in enumerate(zip(connected, teacher, strict=True))
-            ]
-        )
+        terms = [
+            _FACTOR * 2.0 ** (i - last) * ab_loss(s, t) for i, (s, t) in enumerate(zip(connected, teacher, strict=True))
+        ]
+        return torch.stack(terms, dim=1)
 
     def prepared_modules(self) -> list[nn.Module]:
         return [self.connectors]
 
     def preparation_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        return self._summed(student, teacher, student[0].new_ones(len(student[0]), len(student)))
+        return self._losses(student, teacher).mean(0).sum()

@@ -4,12 +4,14 @@ A distiller says WHAT is distilled. WHERE is the strategy's decision and arrives
 ones. A distiller never picks ``feature[mask]``: a loss that is a mean over samples is computed for every sample and
 multiplied by the mask; a loss on relations between samples takes the mask into its matrices. Both equal
 ``n / B`` times the loss of the ``n`` selected samples, with shapes that do not depend on the mask.
+
+A mask may also hold weights of any size, 0 or more. A mean over samples becomes the weighted mean; a relation between
+samples counts with the product of their weights, and ``n`` is their sum.
 """
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -113,8 +115,9 @@ class Preparation:
 class Distiller(nn.Module):
     """A method of distillation: one loss at one or more spots.
 
-    A subclass sets ``spot_rule``, ``takes`` and ``default_weight`` and writes :meth:`forward`; register it with
-    ``@DISTILLERS.register("name")``. Options of its own are keyword arguments of its constructor.
+    A subclass sets ``spot_rule``, ``takes`` and ``default_weight`` and writes :meth:`sample_losses`, or, if its loss is
+    more than a mean over samples, :meth:`forward`; register it with ``@DISTILLERS.register("name")``. Options of its
+    own are keyword arguments of its constructor.
 
     Args:
         student_shapes: shapes of all stage outputs of the student, without the batch dimension.
@@ -130,6 +133,7 @@ class Distiller(nn.Module):
         warmup: share of the run's epochs over which its weight rises linearly to the full one; 0 for none.
         before_relu: whether it sees features before the ReLU that ends a stage.
         relational: whether its loss relates samples to each other; with ``gather`` it then sees those of all devices.
+        separable: whether its loss is the sum over the spots of the weighted means of :meth:`sample_losses`.
         preparation: a phase of training before distillation, or None.
         spots: pairs ``(student stage, teacher stage)``, shallow to deep; see :func:`pair_spots`.
         warmup_factor: what its weight is multiplied by in this epoch; 1 after the warm-up.
@@ -144,6 +148,7 @@ class Distiller(nn.Module):
     warmup: ClassVar[float] = 0.0
     before_relu: ClassVar[bool] = False
     relational: ClassVar[bool] = False
+    separable: ClassVar[bool] = True
     preparation: ClassVar[Preparation | None] = None
 
     def __init__(
@@ -177,9 +182,10 @@ class Distiller(nn.Module):
                         f"{tuple(shapes[stage])}; 'spotkd distillers' shows what each distiller takes"
                     )
 
-    @abstractmethod
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
         """The loss, a scalar: at each spot ``n / B`` times the loss of the ``n`` selected samples, summed over spots.
+
+        By default the weighted means of :meth:`sample_losses`.
 
         Args:
             student: features at ``spots``, with gradients.
@@ -187,6 +193,20 @@ class Distiller(nn.Module):
             mask: ``(B, len(spots))``, ones where the sample is distilled at the spot; carries no gradient.
             batch: the batch itself, for distillers that need labels or sample indices.
         """
+        return weighted_means(self.sample_losses(student, teacher, batch), mask)
+
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Each sample's own loss at each spot, ``(B, len(spots))``, where all samples are distilled at all spots.
+
+        The mean over the samples, summed over the spots, is the loss of the whole batch. Where the loss relates samples
+        or spots, this is each one's share of it: a pair's term belongs to the sample whose row it is in, a term
+        between two spots to both by halves. Arguments as for :meth:`forward`.
+
+        Raises:
+            SpotkdError: the distiller does not say.
+        """
+        name = type(self).__name__
+        raise SpotkdError(f"{name} gives no losses of single samples, which this strategy needs: write sample_losses()")
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Epoch ``epoch`` of ``epochs``, counted from 1, begins: moves the warm-up."""
@@ -205,7 +225,9 @@ class Distiller(nn.Module):
 
 
 class LogitDistiller(Distiller):
-    """A distiller of the logits: it stands at the last spot, where KD does by default. A subclass writes :meth:`loss`.
+    """A distiller of the logits: it stands at the last spot, where KD does by default.
+
+    A subclass writes :meth:`sample_loss`, or, if its loss is more than a mean over samples, :meth:`loss`.
 
     Attributes:
         temperature: divides the logits of both networks.
@@ -219,14 +241,21 @@ class LogitDistiller(Distiller):
     standardise: bool = False
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
-        s, t = student[0], teacher[0]
-        if self.standardise:
-            s, t = standardise_logits(s), standardise_logits(t)
-        return self.loss(s, t, mask[:, 0], batch)
+        return self.loss(*self._scaled(student[0], teacher[0]), mask[:, 0], batch)
 
-    @abstractmethod
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
+        return self.sample_loss(*self._scaled(student[0], teacher[0]), batch)[:, None]
+
     def loss(self, student: Tensor, teacher: Tensor, mask: Tensor, batch: Batch) -> Tensor:
         """As :meth:`Distiller.forward`, from logits ``(B, C)`` and the mask ``(B,)`` of the one spot."""
+        return masked_mean(self.sample_loss(student, teacher, batch), mask)
+
+    def sample_loss(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        """As :meth:`Distiller.sample_losses`, ``(B,)``, from logits ``(B, C)``."""
+        return super().sample_losses([student], [teacher], batch)[:, 0]
+
+    def _scaled(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        return (standardise_logits(student), standardise_logits(teacher)) if self.standardise else (student, teacher)
 
 
 DISTILLERS: Registry[Callable[..., Distiller]] = Registry("distiller")
@@ -235,6 +264,12 @@ DISTILLERS: Registry[Callable[..., Distiller]] = Registry("distiller")
 def masked_mean(per_sample: Tensor, mask: Tensor) -> Tensor:
     """``(1 / B) * sum_b mask_b * per_sample_b``, which is ``n / B`` times the mean over the selected samples."""
     return (per_sample * mask).mean()
+
+
+def weighted_means(losses: Tensor, weights: Tensor) -> Tensor:
+    """The masked means of every spot's losses ``(B, K)``, summed; 0 for no spot."""
+    means = [masked_mean(mine, weight) for mine, weight in zip(losses.unbind(1), weights.unbind(1), strict=True)]
+    return total(means) if means else losses.new_zeros(())
 
 
 def total(terms: Sequence[Tensor]) -> Tensor:
@@ -263,13 +298,14 @@ def centre_and_normalise(x: Tensor, dim: int, mask: Tensor | None = None) -> Ten
     Args:
         x: a matrix.
         dim: the dimension that the mean and the length are taken over.
-        mask: zeros and ones that broadcast to ``x``: which elements count; None for all.
+        mask: weights that broadcast to ``x``, such as zeros and ones: how much elements count; None for equally.
     """
     chosen = torch.ones_like(x) if mask is None else mask.expand_as(x)
     present = chosen * x
-    mean = present.sum(dim, keepdim=True) / chosen.sum(dim, keepdim=True).clamp(min=1)
+    weight = chosen.sum(dim, keepdim=True)
+    mean = present.sum(dim, keepdim=True) / torch.where(weight > 0, weight, 1.0)
     rounding = 8 * torch.finfo(x.dtype).eps * present.detach().norm(dim=dim, keepdim=True)
-    return normalise(chosen * (x - mean), dim, floor=rounding)
+    return normalise(chosen.sqrt() * (x - mean), dim, floor=rounding)
 
 
 @full_precision

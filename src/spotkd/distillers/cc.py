@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..precision import full_precision
@@ -41,11 +42,24 @@ from .base import DISTILLERS, VECTOR, Distiller, embedding
 def cc_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """``n / B`` times CC's loss of the ``n`` selected samples, from embedded vectors ``(B, D)`` and a mask ``(B,)``."""
     mask = mask.to(student.dtype)
-    count = mask.sum()
-    delta = (student - teacher).abs()[torch.argsort(1 - mask, stable=True)]
-    follows = torch.arange(1, len(mask), device=mask.device) < count  # whether neighbour p + 1 is selected
-    products = (delta[:-1] * delta[1:]).sum(1)
-    return count / len(mask) * (follows * products).sum() / (count - 1).clamp(min=1)
+    order = torch.argsort((mask == 0).to(mask.dtype), stable=True)  # the selected ones first
+    weights = mask[order][:-1] * mask[order][1:]
+    count = weights.sum()
+    products = _products_of_neighbours(student[order], teacher[order])
+    return mask.sum() / len(mask) * (weights * products).sum() / torch.where(count > 0, count, 1.0)
+
+
+@full_precision
+def cc_shares(student: Tensor, teacher: Tensor) -> Tensor:
+    """Each sample's own share of CC's loss, ``(B,)``: half of its term with either neighbour."""
+    products = _products_of_neighbours(student, teacher)
+    halves = F.pad(products, (0, 1)) + F.pad(products, (1, 0))
+    return halves * (len(student) / (2 * max(len(student) - 1, 1)))
+
+
+def _products_of_neighbours(student: Tensor, teacher: Tensor) -> Tensor:
+    delta = (student - teacher).abs()
+    return (delta[:-1] * delta[1:]).sum(1)
 
 
 @DISTILLERS.register("cc")
@@ -78,3 +92,6 @@ class CC(Distiller):
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
         return cc_loss(self.embed_student(student[0]), self.embed_teacher(teacher[0]), mask[:, 0])
+
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
+        return cc_shares(self.embed_student(student[0]), self.embed_teacher(teacher[0]))[:, None]

@@ -193,10 +193,16 @@ class CRD(Distiller):
         self.norms_ready = bool(self.norms_known)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
+        return masked_mean(self._losses(student, teacher, mask[:, 0], batch), mask[:, 0])
+
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
+        return self._losses(student, teacher, torch.ones_like(student[0][:, 0]), batch)[:, None]
+
+    def _losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
         if batch.indices is None:
             raise SpotkdError("CRD needs to know which samples these are: give Batch(images, labels, indices)")
         return self._contrast(
-            self.embed_student(student[0]), self.embed_teacher(teacher[0]), mask[:, 0], batch.indices, batch.labels
+            self.embed_student(student[0]), self.embed_teacher(teacher[0]), mask, batch.indices, batch.labels
         )
 
     @full_precision
@@ -222,7 +228,7 @@ class CRD(Distiller):
         ]
         if self.training:
             self._update_memory_banks(v_s.detach(), v_t.detach(), mask, indices)
-        return masked_mean(losses[0] + losses[1], mask)
+        return losses[0] + losses[1]
 
     @torch.no_grad()
     def _normalisers(self, logarithms: Sequence[tuple[Tensor, Tensor]], mask: Tensor) -> Tensor:

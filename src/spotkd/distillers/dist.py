@@ -15,7 +15,8 @@ correlation:
 
 **Constants.** `tau = 4`, both weights 2 (beta and gamma in the paper), weight `alpha = 1`.
 
-**Spots.** The logits, in KD's place. The intra term relates samples: the mask goes into its means and its sums.
+**Spots.** The logits, in KD's place. The intra term relates samples: the mask goes into its means and its sums. Weights
+between 0 and 1 make it a weighted correlation, with each sample counted by its weight.
 
 **Cost.** Nothing beside the networks; no parameters.
 
@@ -45,10 +46,27 @@ def dist_loss(
     p_s, p_t = torch.softmax(student / temperature, 1), torch.softmax(teacher / temperature, 1)
     mask = mask.to(p_s.dtype)
     count, chosen = mask.sum(), mask[:, None]
-    inter = masked_mean(1 - (centre_and_normalise(p_s, 1) * centre_and_normalise(p_t, 1)).sum(1), mask)
+    inter = masked_mean(_inter(p_s, p_t), mask)
     over_samples = (centre_and_normalise(p_s, 0, chosen) * centre_and_normalise(p_t, 0, chosen)).sum(0)
     intra = (1 - over_samples).mean() * count / len(mask)
-    return temperature**2 * (inter_weight * inter + intra_weight * torch.where(count > 1, intra, 0.0))
+    return temperature**2 * (inter_weight * inter + intra_weight * torch.where((mask > 0).sum() > 1, intra, 0.0))
+
+
+@full_precision
+def dist_shares(
+    student: Tensor, teacher: Tensor, temperature: float, inter_weight: float, intra_weight: float
+) -> Tensor:
+    """Each sample's own share of DIST's loss, ``(B,)``: as ``1 - u.v = |u - v|^2 / 2`` of vectors of length 1."""
+    p_s, p_t = torch.softmax(student / temperature, 1), torch.softmax(teacher / temperature, 1)
+    u, v = centre_and_normalise(p_s, 0), centre_and_normalise(p_t, 0)
+    flat = 1 - (u.square().sum(0) + v.square().sum(0)) / 2  # 0, but for classes without variation over the batch
+    intra = len(u) * (u - v).square().mean(1) / 2 + flat.mean()
+    return temperature**2 * (inter_weight * _inter(p_s, p_t) + intra_weight * (intra if len(u) > 1 else 0.0))
+
+
+def _inter(p_s: Tensor, p_t: Tensor) -> Tensor:
+    """One less the correlation over the classes, of each sample, ``(B,)``."""
+    return 1 - (centre_and_normalise(p_s, 1) * centre_and_normalise(p_t, 1)).sum(1)
 
 
 @DISTILLERS.register("dist")
@@ -76,3 +94,6 @@ class DIST(LogitDistiller):
 
     def loss(self, student: Tensor, teacher: Tensor, mask: Tensor, batch: Batch) -> Tensor:
         return dist_loss(student, teacher, mask, self.temperature, self.inter_weight, self.intra_weight)
+
+    def sample_loss(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        return dist_shares(student, teacher, self.temperature, self.inter_weight, self.intra_weight)

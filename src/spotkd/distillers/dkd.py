@@ -36,7 +36,7 @@ from torch import Tensor
 
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, LogitDistiller, masked_mean
+from .base import DISTILLERS, LogitDistiller
 
 
 @full_precision
@@ -82,5 +82,5 @@ class DKD(LogitDistiller):
         super().__init__(student_shapes, teacher_shapes, **common)
         self.tckd, self.nckd = tckd, nckd
 
-    def loss(self, student: Tensor, teacher: Tensor, mask: Tensor, batch: Batch) -> Tensor:
-        return masked_mean(dkd_loss(student, teacher, batch.labels, self.temperature, self.tckd, self.nckd), mask)
+    def sample_loss(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        return dkd_loss(student, teacher, batch.labels, self.temperature, self.tckd, self.nckd)

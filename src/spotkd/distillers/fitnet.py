@@ -31,7 +31,7 @@ from torch import Tensor
 from ..adapters import make_adapter
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, MAP, TOKENS, Distiller, masked_mean, third_map
+from .base import DISTILLERS, MAP, TOKENS, Distiller, third_map
 
 
 @full_precision
@@ -52,5 +52,5 @@ class FitNet(Distiller):
         ((at_student, at_teacher),) = self.spots
         self.regressor = make_adapter(student_shapes[at_student], teacher_shapes[at_teacher])
 
-    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
-        return masked_mean(fitnet_loss(self.regressor(student[0]), teacher[0]), mask[:, 0])
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
+        return fitnet_loss(self.regressor(student[0]), teacher[0])[:, None]

@@ -30,12 +30,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SpotkdError
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, Distiller, every_map, masked_mean, match_sizes, total
+from .base import DISTILLERS, Distiller, every_map, match_sizes, weighted_means
 
 
 def flow(bottom: Tensor, top: Tensor) -> Tensor:
@@ -55,6 +57,7 @@ class FSP(Distiller):
     """How one map leads to the next: products of the channels of consecutive maps, gated by both decisions."""
 
     spot_rule = every_map
+    separable = False  # a term is gated by both of its spots
     default_weight = 50.0
 
     def __init__(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape], **common: Any) -> None:
@@ -62,12 +65,18 @@ class FSP(Distiller):
         check_consecutive(type(self).__name__, self.spots, student_shapes, teacher_shapes)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
-        return total(
-            [
-                masked_mean(fsp_loss(*student[k : k + 2], *teacher[k : k + 2]), mask[:, k] * mask[:, k + 1])
-                for k in range(len(student) - 1)
-            ]
-        )
+        return weighted_means(self._flow_losses(student, teacher), mask[:, :-1] * mask[:, 1:])
+
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
+        return share_between_spots(self._flow_losses(student, teacher))
+
+    def _flow_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        return torch.stack([fsp_loss(*student[k : k + 2], *teacher[k : k + 2]) for k in range(len(student) - 1)], dim=1)
+
+
+def share_between_spots(losses: Tensor) -> Tensor:
+    """Losses ``(B, K)`` of spots from those ``(B, K - 1)`` between consecutive ones: half of each on either side."""
+    return F.pad(losses / 2, (0, 1)) + F.pad(losses / 2, (1, 0))
 
 
 def check_consecutive(

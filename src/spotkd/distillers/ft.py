@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from ..adapters import BatchNorm2d
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, Distiller, Preparation, last_map, masked_mean, match_sizes, normalise
+from .base import DISTILLERS, Distiller, Preparation, last_map, match_sizes, normalise
 
 
 @full_precision
@@ -101,9 +101,9 @@ class FT(Distiller):
         self.paraphraser = Paraphraser(channels, factors).requires_grad_(False)  # trained in the preparation only
         self.translator = Translator(student_shapes[at_student][0], factors)
 
-    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
         factors_s, factors_t = self.translator.encoder(student[0]), self.paraphraser.encoder(teacher[0])
-        return masked_mean(ft_loss(factors_s, factors_t), mask[:, 0])
+        return ft_loss(factors_s, factors_t)[:, None]
 
     def prepared_modules(self) -> list[nn.Module]:
         return [self.paraphraser]

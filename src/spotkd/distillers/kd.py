@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..precision import full_precision
 from ..stages import Batch
-from .base import DISTILLERS, LogitDistiller, masked_mean
+from .base import DISTILLERS, LogitDistiller
 
 
 @full_precision
@@ -47,5 +47,5 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 class KD(LogitDistiller):
     """The logits, softened by a temperature."""
 
-    def loss(self, student: Tensor, teacher: Tensor, mask: Tensor, batch: Batch) -> Tensor:
-        return masked_mean(kd_loss(student, teacher, self.temperature), mask)
+    def sample_loss(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        return kd_loss(student, teacher, self.temperature)

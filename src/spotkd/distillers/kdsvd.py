@@ -40,8 +40,8 @@ from torch import Tensor
 
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, Distiller, all_maps, masked_mean, normalise, total
-from .fsp import check_consecutive
+from .base import DISTILLERS, Distiller, all_maps, normalise, weighted_means
+from .fsp import check_consecutive, share_between_spots
 
 _CANDIDATES, _WIDTH = 4, 8.0
 
@@ -123,16 +123,19 @@ class KDSVD(Distiller):
     """How the leading directions of consecutive maps relate: singular vectors, gated by both decisions."""
 
     spot_rule = all_maps
+    separable = False  # a term is gated by both of its spots
 
     def __init__(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape], **common: Any) -> None:
         super().__init__(student_shapes, teacher_shapes, **common)
         check_consecutive(type(self).__name__, self.spots, student_shapes, teacher_shapes)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
+        return weighted_means(self._relation_losses(student, teacher), mask[:, :-1] * mask[:, 1:])
+
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
+        return share_between_spots(self._relation_losses(student, teacher))
+
+    def _relation_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         vectors = [directions(s, t) for s, t in zip(student, teacher, strict=True)]
-        return total(
-            [
-                masked_mean(kdsvd_loss(s, next_s, t, next_t), mask[:, k] * mask[:, k + 1])
-                for k, ((s, t), (next_s, next_t)) in enumerate(itertools.pairwise(vectors))
-            ]
-        )
+        terms = [kdsvd_loss(s, next_s, t, next_t) for (s, t), (next_s, next_t) in itertools.pairwise(vectors)]
+        return torch.stack(terms, dim=1)

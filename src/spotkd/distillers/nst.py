@@ -27,12 +27,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ..adapters import as_map
 from ..precision import full_precision
 from ..stages import Batch
-from .base import DISTILLERS, MAP, TOKENS, Distiller, all_maps, masked_mean, match_sizes, normalise, total
+from .base import DISTILLERS, MAP, TOKENS, Distiller, all_maps, match_sizes, normalise
 
 
 @full_precision
@@ -62,5 +63,5 @@ class NST(Distiller):
     takes = (MAP, TOKENS)
     default_weight = 50.0
 
-    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
-        return total([masked_mean(nst_loss(s, t), m) for s, t, m in zip(student, teacher, mask.unbind(1), strict=True)])
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
+        return torch.stack([nst_loss(s, t) for s, t in zip(student, teacher, strict=True)], dim=1)

@@ -37,7 +37,7 @@ from ..adapters import BatchNorm2d
 from ..distributed import all_reduce_sum
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, Distiller, all_maps, masked_mean, match_sizes, total
+from .base import DISTILLERS, Distiller, all_maps, match_sizes
 
 _FACTOR = 1 / 1000
 
@@ -87,10 +87,10 @@ class OFD(Distiller):
         for connector in self.connectors:
             nn.init.kaiming_normal_(connector[0].weight, mode="fan_out")  # type: ignore[index]
 
-    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
         last, terms = len(student) - 1, []
         for i, (margin, connector) in enumerate(zip(self.margins, self.connectors, strict=True)):
             s, t = match_sizes(connector(student[i]), teacher[i])
             per_sample = ofd_loss(s, t, margin(teacher[i]))
-            terms.append(_FACTOR * 2.0 ** (i - last) * masked_mean(per_sample, mask[:, i]))
-        return total(terms)
+            terms.append(_FACTOR * 2.0 ** (i - last) * per_sample)
+        return torch.stack(terms, dim=1)

@@ -38,19 +38,30 @@ _EPS = 1e-7
 def pkt_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """``n / B`` times PKT's divergence of the ``n`` selected samples, from vectors ``(B, D)`` and a mask ``(B,)``."""
     mask = mask.to(student.dtype)
-    pairs = mask[:, None] * mask[None, :]
+    count = mask.sum()
+    terms = mask[:, None] * _divergences(student, teacher, mask)
+    return terms.sum() / (torch.where(count > 0, count, 1.0) * len(mask))
+
+
+@full_precision
+def pkt_shares(student: Tensor, teacher: Tensor) -> Tensor:
+    """Each sample's own share of PKT's divergence, ``(B,)``: its row."""
+    return _divergences(student, teacher, student.new_ones(len(student))).mean(1)
+
+
+def _divergences(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """The terms ``(B, B)`` of the divergences between the neighbours of each sample, a row."""
 
     def neighbours(x: Tensor) -> Tensor:
         square = x.square().sum(1, keepdim=True)
         alive = square > 0
         unit = torch.where(alive, x / (torch.where(alive, square, 1.0).sqrt() + _EPS), 0.0)
-        kernel = pairs * (unit @ unit.T + 1) / 2
-        # An unselected row is all zeros; whatever it is divided by, its terms are masked.
-        return kernel / torch.where(mask[:, None] > 0, kernel.sum(1, keepdim=True), 1.0)
+        kernel = mask * (unit @ unit.T + 1) / 2
+        all_of_row = kernel.sum(1, keepdim=True)
+        return kernel / torch.where(all_of_row > 0, all_of_row, 1.0)
 
     p_s, p_t = neighbours(student), neighbours(teacher)
-    terms = pairs * p_t * ((p_t + _EPS) / (p_s + _EPS)).log()
-    return terms.sum() / (mask.sum().clamp(min=1) * len(mask))
+    return p_t * ((p_t + _EPS) / (p_s + _EPS)).log()
 
 
 @DISTILLERS.register("pkt")
@@ -64,3 +75,6 @@ class PKT(Distiller):
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
         return pkt_loss(student[0], teacher[0], mask[:, 0])
+
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
+        return pkt_shares(student[0], teacher[0])[:, None]

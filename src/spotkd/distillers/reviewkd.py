@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from ..adapters import BatchNorm2d, as_map, map_shape
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, MAP, VECTOR, Distiller, maps_and_embedding, masked_mean, total
+from .base import DISTILLERS, MAP, VECTOR, Distiller, maps_and_embedding
 
 
 @full_precision
@@ -112,9 +112,9 @@ class ReviewKD(Distiller):
             for i, (s, t) in enumerate(self.spots)
         )
 
-    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
         terms, below = [], None
         for i in reversed(range(len(student))):
             fused, below = self.fusions[i](as_map(student[i]), below)
-            terms.append(masked_mean(context_loss(fused, as_map(teacher[i])), mask[:, i]))
-        return total(terms)
+            terms.append(context_loss(fused, as_map(teacher[i])))
+        return torch.stack(terms[::-1], dim=1)

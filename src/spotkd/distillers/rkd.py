@@ -41,13 +41,31 @@ def rkd_loss(student: Tensor, teacher: Tensor, mask: Tensor, distance: float, an
     Args:
         student: vectors ``(B, D_S)``.
         teacher: vectors ``(B, D_T)``.
-        mask: ``(B,)`` of zeros and ones.
+        mask: ``(B,)`` of zeros and ones, or of weights.
         distance: weight of the distance term.
         angle: weight of the angle term.
     """
     mask = mask.to(student.dtype)
     count = mask.sum()
     pairs = mask[:, None] * mask[None, :]
+    by_distance, by_angle = _differences(student, teacher, mask)
+    size = torch.where(count > 0, count, 1.0)
+    triples = mask[:, None, None] * pairs
+    by_pair, by_triple = (pairs * by_distance).sum() / size**2, (triples * by_angle).sum() / size**3
+    return (count / len(mask)) * (distance * by_pair + angle * by_triple)
+
+
+@full_precision
+def rkd_shares(student: Tensor, teacher: Tensor, distance: float, angle: float) -> Tensor:
+    """Each sample's own share of RKD's loss, ``(B,)``: distances from it, and angles at it."""
+    by_distance, by_angle = _differences(student, teacher, student.new_ones(len(student)))
+    return distance * by_distance.mean(1) + angle * by_angle.mean((1, 2))
+
+
+def _differences(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The smooth-L1 differences of the distances ``(B, B)`` and of the cosines ``(B, B, B)`` at the first sample."""
+    pairs = mask[:, None] * mask[None, :]
+    others = mask.sum().square() - mask.square().sum()  # the weight of all pairs of different samples
     diagonal = torch.eye(len(mask), dtype=torch.bool, device=mask.device)
 
     def relations(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,17 +75,16 @@ def rkd_loss(student: Tensor, teacher: Tensor, mask: Tensor, distance: float, an
         square = edges.square().sum(-1)
         apart = square > 1e-12
         lengths = torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 1e-6).masked_fill(diagonal, 0.0)
-        mean = (pairs * lengths).sum() / (count * (count - 1)).clamp(min=1)
+        mean = (pairs * lengths).sum() / torch.where(others > 0, others, 1.0)
         unit = torch.where(apart[..., None], edges / torch.where(apart, square, 1.0).sqrt()[..., None], 0.0)
-        return lengths / torch.where(count > 1, mean, 1.0), unit @ unit.transpose(1, 2)
+        return lengths / torch.where(others > 0, mean, 1.0), unit @ unit.transpose(1, 2)
 
     lengths_s, angles_s = relations(student)
     lengths_t, angles_t = relations(teacher)
-    size = count.clamp(min=1)
-    by_distance = (pairs * F.smooth_l1_loss(lengths_s, lengths_t, reduction="none")).sum() / size**2
-    triples = mask[:, None, None] * pairs
-    by_angle = (triples * F.smooth_l1_loss(angles_s, angles_t, reduction="none")).sum() / size**3
-    return (count / len(mask)) * (distance * by_distance + angle * by_angle)
+    return (
+        F.smooth_l1_loss(lengths_s, lengths_t, reduction="none"),
+        F.smooth_l1_loss(angles_s, angles_t, reduction="none"),
+    )
 
 
 @DISTILLERS.register("rkd")
@@ -97,3 +114,6 @@ class RKD(Distiller):
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
         return rkd_loss(student[0], teacher[0], mask[:, 0], self.distance, self.angle)
+
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
+        return rkd_shares(student[0], teacher[0], self.distance, self.angle)[:, None]

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ..precision import full_precision
@@ -39,16 +40,27 @@ def sp_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     Args:
         student: features ``(B, ...)``.
         teacher: features ``(B, ...)``; only the batch dimensions must agree.
-        mask: ``(B,)`` of zeros and ones.
+        mask: ``(B,)`` of zeros and ones, or of weights.
     """
-    pairs = mask[:, None] * mask[None, :]
+    count = mask.sum()
+    terms = mask[:, None] * _squared_differences(student, teacher, mask)
+    return terms.sum() / (torch.where(count > 0, count, 1.0) * len(mask))
+
+
+@full_precision
+def sp_shares(student: Tensor, teacher: Tensor) -> Tensor:
+    """Each sample's own share of SP's loss, ``(B,)``: its row."""
+    return _squared_differences(student, teacher, student.new_ones(len(student))).mean(1)
+
+
+def _squared_differences(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Of the Gram matrices ``(B, B)``, whose rows count the other samples by their weights and have length 1."""
 
     def similarity(feature: Tensor) -> Tensor:
         rows = feature.flatten(1)
-        return normalise(pairs * (rows @ rows.T), dim=1)
+        return normalise(mask.sqrt() * (rows @ rows.T), dim=1)
 
-    difference = similarity(teacher) - similarity(student)
-    return difference.square().sum() / (mask.sum().clamp(min=1) * len(mask))
+    return (similarity(teacher) - similarity(student)).square()
 
 
 @DISTILLERS.register("sp")
@@ -62,3 +74,6 @@ class SP(Distiller):
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
         return sp_loss(student[0], teacher[0], mask[:, 0])
+
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
+        return sp_shares(student[0], teacher[0])[:, None]

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from ..adapters import as_map, map_shape
 from ..precision import full_precision
 from ..stages import Batch, Shape
-from .base import DISTILLERS, MAP, TOKENS, Distiller, all_maps, masked_mean, match_sizes, total
+from .base import DISTILLERS, MAP, TOKENS, Distiller, all_maps, match_sizes
 
 _SMALLEST, _INITIAL = 1e-5, 5.0  # variance
 
@@ -75,9 +75,9 @@ class VID(Distiller):
         initial = math.log(math.expm1(_INITIAL - _SMALLEST))
         self.log_scales = nn.ParameterList(nn.Parameter(torch.full((wide,), initial)) for _, wide in widths)
 
-    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
+    def sample_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch) -> Tensor:
         terms = []
         for i, (regressor, log_scale) in enumerate(zip(self.regressors, self.log_scales, strict=True)):
             s, t = match_sizes(as_map(student[i]), as_map(teacher[i]))
-            terms.append(masked_mean(vid_loss(regressor(s), t, log_scale), mask[:, i]))
-        return total(terms)
+            terms.append(vid_loss(regressor(s), t, log_scale))
+        return torch.stack(terms, dim=1)

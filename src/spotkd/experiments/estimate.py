@@ -20,7 +20,7 @@ from ..distillers.base import LogitDistiller, pair_spots
 from ..models import create_model
 from ..options import DataOptions, DistillOptions, TrainOptions
 from ..options.values import epochs_for
-from ..routing import STRATEGIES
+from ..routing import make_strategy
 from ..runtime.device import make_fabric
 from ..stages import feature_shapes
 from ..training.build import data_spec
@@ -92,7 +92,7 @@ def estimate_seconds(options: TrainOptions | DistillOptions) -> float:
     )
     t, s = sum(teacher), sum(student)
     cost = t + 3 * s
-    strategy: Any = STRATEGIES[options.strategy]
+    strategy = make_strategy(options.strategy)
     if strategy.learns:
         s_prefix, t_prefix = _prefix_seconds(options, classes, size, student, teacher)
         cost = 3 * t - 2 * t_prefix + 5 * s - s_prefix

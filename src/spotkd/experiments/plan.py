@@ -12,7 +12,7 @@ from ..errors import SpotkdError
 from ..options import DistillOptions, TrainOptions, read_options
 from ..recipes import merged, networks, resolved
 from ..registry import unknown_name
-from ..routing import STRATEGIES
+from ..routing import make_strategy
 
 ALONE = "alone"  # in place of a pair: a student trained on labels
 
@@ -134,7 +134,7 @@ def read_plan(path: Path) -> Plan:
             raise SpotkdError(f"{path}: {key} is {values}: give at least one, each once")
     try:
         for strategy in (name for names in _methods(plan).values() for name in names):
-            STRATEGIES[strategy]
+            make_strategy(strategy)
         for cell in cells(plan):
             run_options(plan, cell)
     except SpotkdError as error:
@@ -186,7 +186,7 @@ def run_options(plan: Plan, cell: Cell) -> TrainOptions | DistillOptions:
     options: dict[str, Any] = plan.options
     if cell.kind == "distill":
         recipe = f"{cell.data}/{cell.distiller}/{cell.teacher}-{cell.student}/{cell.strategy}"
-        strategy: Any = STRATEGIES[cell.strategy]
+        strategy = make_strategy(cell.strategy)
         if strategy.learns and plan.policy:
             options = merged(options, {"policy": plan.policy})
     else:

@@ -95,6 +95,10 @@ class PolicyOptions:
     Args:
         lr: learning rate of the policy and the adapters; unset takes half of the student's.
         weight_decay: their weight decay.
+        schedule: published, or scaled to the length of this run: decay as strong over the run as the paper's, a bias of
+            at most 3, a start of 50 steps in which everybody is distilled and nothing is routed, so that statistics
+            settle, a bounded gradient after it, and embeddings of one length. It keeps the policy deciding in short
+            runs and with deep students.
         bias: initial bias towards the teacher: a number (10 in the paper for pairs of one architecture, else 0), or
             "scaled" for the paper's 10 scaled down to the length of this run.
         gamma: the routing loss counts gamma times when above the student's and 1/gamma times when below; 1 is off.
@@ -106,6 +110,7 @@ class PolicyOptions:
 
     lr: float | None = option(None, affects="result", above=0)
     weight_decay: float = option(1e-3, affects="result", at_least=0)
+    schedule: Literal["published", "scaled"] = option("published", affects="result")
     bias: float | Literal["scaled"] = option(0.0, affects="result")
     gamma: float = option(1.0, affects="result")
     share_cost: float = option(0.0, affects="result", at_least=0)
@@ -210,7 +215,8 @@ class DistillOptions(RunOptions):
         student: the network to train.
         distiller: what to distil; 'spotkd distillers' lists them; kd is the logits alone. python:MODULE.CLASS for one
             of yours.
-        strategy: where to distil: always (at every spot), adaptive (SAKD), anti, random, never or joint, or
+        strategy: where to distil: always (at every spot), adaptive (SAKD), trust (where the teacher can be believed)
+            and others, which 'spotkd strategies' lists; combined as trust+balance, with a value as random:0.3, or
             python:MODULE.CLASS.
         options: the distiller's own options, as --options.negatives 4096; its page in the docs lists them.
         spots: pairs of stages student:teacher, as layer1:layer2,layer3:layer4, in place of the distiller's own.

@@ -13,7 +13,7 @@ from ..errors import SpotkdError
 from ..folding import fold_batchnorm
 from ..method import SpotKD
 from ..models import create_model
-from ..routing import STRATEGIES
+from ..routing import make_strategy
 from ..stages import Batch, Shape
 from ..statistics import MedianRange, median_range
 from .timing import Call, interleaved
@@ -66,7 +66,7 @@ class StepFactory:
             teacher, student = (
                 create_model(name, self.classes, image_shape=self.shape) for name in (self.teacher, self.student)
             )
-        routing = STRATEGIES[strategy]()
+        routing = make_strategy(strategy)
         if not routing.trains_teacher:
             teacher = fold_batchnorm(teacher, self.shape).model
         labels = torch.arange(self.samples) % self.classes

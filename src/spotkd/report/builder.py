@@ -13,7 +13,7 @@ from ..data.loader import count_batches
 from ..errors import SpotkdError
 from ..options import InspectOptions, ReportOptions
 from ..options.values import epochs_for
-from ..routing import STRATEGIES
+from ..routing import make_strategy
 from ..runs.folder import RunFolder
 from ..training.build import data_spec
 from ..untrusted.names import UnfollowedNameError, looking
@@ -69,7 +69,7 @@ class ReportBuilder:
 
     def _show_strategy(self, section: Section, name: str) -> None:
         """Where a strategy distils, if it learns that; what files alone tell where it may not be imported."""
-        learns = self._try(section.remarks, "strategy", lambda: bool(STRATEGIES[name]().learns))
+        learns = self._try(section.remarks, "strategy", lambda: make_strategy(name).learns)
         section.learns = learns
         if learns is not False:
             section.heat_maps = list(epoch_heat_maps(section.run))

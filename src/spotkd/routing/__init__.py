@@ -1,7 +1,22 @@
 """WHERE to distil: the policy network, the strategies that use it or do without, and the routing network."""
 
+from . import balanced, constant, dual, ea, expert_choice, first_half, top_share, trust, wsl  # noqa: F401  # they register themselves
+from .factory import Combined, make_strategy
 from .network import RoutingNetwork
-from .policy import PolicyNetwork, scaled_bias, straight_through
-from .strategies import STRATEGIES, Decisions, Strategy
+from .policy import PolicyNetwork, Settling, scaled_bias, scaled_decay, straight_through
+from .strategies import STRATEGIES, Decisions, Evidence, Strategy
 
-__all__ = ["STRATEGIES", "Decisions", "PolicyNetwork", "RoutingNetwork", "Strategy", "scaled_bias", "straight_through"]
+__all__ = [
+    "STRATEGIES",
+    "Combined",
+    "Decisions",
+    "Evidence",
+    "PolicyNetwork",
+    "RoutingNetwork",
+    "Settling",
+    "Strategy",
+    "make_strategy",
+    "scaled_bias",
+    "scaled_decay",
+    "straight_through",
+]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..distributed import uniform
+from ..distributed import all_reduce_sum, shard_share, uniform
 
 PAPER_BIAS = 10.0
 # The paper's policy: lr 0.025, momentum 0.9, weight decay 1e-3, 240 epochs of 782 steps. Weight decay shrinks a bias by
@@ -34,6 +36,20 @@ def scaled_bias(steps: int, lr: float, weight_decay: float, momentum: float = 0.
     return min(PAPER_BIAS, math.exp(_FRACTION_OF_RUN * rate * steps))
 
 
+def scaled_decay(steps: int, lr: float, momentum: float = 0.9) -> float:
+    """The weight decay under which a policy forgets as much in a run of ``steps`` steps as the paper's in its own.
+
+    Decay is what re-opens decisions: over the paper's run a weight without gradient shrinks by ``exp(-46.9)``. In a run
+    of a thousand steps the published 1e-3 leaves it at half of itself or more.
+
+    Args:
+        steps: optimizer steps of the whole run.
+        lr: learning rate of the policy.
+        momentum: momentum of its SGD.
+    """
+    return _PAPER_RATE * _PAPER_STEPS * (1 - momentum) / (lr * max(steps, 1))
+
+
 class PolicyNetwork(nn.Module):
     """One linear layer from the two networks' embeddings to a teacher and a student logit for every decision.
 
@@ -43,10 +59,15 @@ class PolicyNetwork(nn.Module):
         decisions: ``K + 1``: intermediate spots, shallow to deep, then the logits.
         bias: added to every "teacher" logit's bias at initialisation and only then (it stays trainable and under
             weight decay). The paper uses 10 for pairs of one architecture, 0 for others.
+        normalise: bring each embedding to length 1 first. Not in the paper: there its length, which differs by hundreds
+            between networks and between the first steps and the last, decides how fast the policy learns.
     """
 
-    def __init__(self, teacher_dim: int, student_dim: int, decisions: int, bias: float = 0.0) -> None:
+    def __init__(
+        self, teacher_dim: int, student_dim: int, decisions: int, bias: float = 0.0, normalise: bool = False
+    ) -> None:
         super().__init__()
+        self.normalise = normalise
         self.linear = nn.Linear(teacher_dim + student_dim, 2 * decisions)
         with torch.no_grad():
             self.linear.bias.view(decisions, 2)[:, 0] += bias
@@ -56,10 +77,19 @@ class PolicyNetwork(nn.Module):
 
         Both inputs are detached: the policy trains neither network.
         """
-        inputs = torch.cat([teacher.detach(), student.detach()], dim=1)
+        embeddings = [teacher.detach(), student.detach()]
+        if self.normalise:
+            embeddings = [F.normalize(x.float(), dim=1) for x in embeddings]
+        inputs = torch.cat(embeddings, dim=1)
         with torch.autocast(inputs.device.type, enabled=False):
             logits: Tensor = self.linear(inputs.to(self.linear.weight.dtype))
         return logits.view(len(logits), -1, 2)
+
+
+def gumbel_logits(logits: Tensor) -> Tensor:
+    """Logits ``(B, K + 1, 2)`` with Gumbel noise: the larger of a pair is a draw with the pair's probabilities."""
+    drawn = uniform(*logits.shape, device=logits.device, dtype=logits.dtype)
+    return logits - torch.log(-torch.log(drawn + 1e-20) + 1e-20)
 
 
 def straight_through(logits: Tensor, tau: float = 5.0) -> Tensor:
@@ -76,8 +106,54 @@ def straight_through(logits: Tensor, tau: float = 5.0) -> Tensor:
     Returns:
         ``(B, K + 1)``.
     """
-    drawn = uniform(*logits.shape, device=logits.device, dtype=logits.dtype)
-    gumbel = -torch.log(-torch.log(drawn + 1e-20) + 1e-20)
-    soft = torch.softmax((logits + gumbel) / tau, dim=-1)[..., 0]
+    soft = torch.softmax(gumbel_logits(logits) / tau, dim=-1)[..., 0]
     hard = (soft > 0.5).to(soft.dtype)
     return hard + (soft - soft.detach())
+
+
+class Settling(nn.Module):
+    """A start in which nothing is routed yet, and a bound on the policy's gradient after it.
+
+    The routing network runs the student in eval mode, whose statistics are still those of initialisation in the first
+    steps: a deep student's routing loss is then in the hundreds, and its gradient pins every decision at "teacher" in
+    one step. Not in the paper.
+
+    Args:
+        steps: how many steps everybody is distilled and nothing routed.
+        bound: norm of the routing loss's gradient at the policy's logits of a batch, at most.
+    """
+
+    def __init__(self, steps: int = 50, bound: float = 0.03) -> None:
+        super().__init__()
+        self.steps, self.bound = steps, bound
+        self._taken = 0
+
+    def advance(self) -> bool:
+        """Whether this step is still one of the start; counts it."""
+        self._taken += 1
+        return self._taken <= self.steps
+
+    def attach(self, logits: Tensor) -> Tensor:
+        """The same logits, through which gradients flow back bounded."""
+        bounded: Tensor = _BoundGradient.apply(logits, self.bound)  # type: ignore[no-untyped-call]
+        return bounded
+
+    def get_extra_state(self) -> Tensor:
+        """The number of steps."""
+        return torch.tensor(self._taken)
+
+    def set_extra_state(self, state: Any) -> None:
+        self._taken = int(state)
+
+
+class _BoundGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
+        ctx.bound = bound
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        # Each process has the mean loss of its own samples, whose share is their part in the batch's gradient.
+        norm = all_reduce_sum(grad.square().sum() * shard_share() ** 2).sqrt()
+        return grad * (ctx.bound / norm.clamp(min=1e-12)).clamp(max=1.0), None

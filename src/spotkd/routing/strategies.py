@@ -1,23 +1,26 @@
-"""Strategies: who decides, for each sample of a batch, at which spots it is distilled.
+"""Strategies: who decides, for each sample of a batch, at which spots it is distilled, and how strongly.
 
-A strategy answers once for every batch: a *mask* `(B, K + 1)` of zeros and ones says who is distilled where; its
-columns are the distiller's spots, shallow to deep, and then the logits. Strategies with a policy also give the *route*,
-which samples take the teacher's path through the routing network; the policy and its adapters learn from that path's
-loss, never from the student's.
+A strategy answers once for every batch: *weights* `(B, K + 1)`, 0 or more, say how much each sample is distilled where;
+its columns are the distiller's spots, shallow to deep, and then the logits. Zeros and ones make them a mask. Their mean
+is the *dose*. Strategies with a policy also give the *route*, which samples take the teacher's path through the routing
+network; the policy and its adapters learn from that path's loss, never from the student's.
+
+Strategies combine: `trust+balance` multiplies the weights of both. One that takes values gets them after a colon:
+`random:0.3`, `trust:labels=false`.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..distributed import uniform
 from ..errors import SpotkdError
 from ..registry import Registry
+from ..stages import Shape
 from .policy import straight_through
 
 
@@ -25,19 +28,55 @@ class Decisions(NamedTuple):
     """The decisions for one batch; columns are the intermediate spots, shallow to deep, then the logits.
 
     Attributes:
-        mask: ``(B, K + 1)`` zeros and ones without gradient: which samples are distilled where.
+        mask: ``(B, K + 1)`` weights of 0 or more without gradient: how much each sample is distilled where; zeros and
+            ones for strategies that select.
         route: ``(B, K + 1)``, 1 where the routing network takes the teacher's path, with gradients to the policy;
             None for strategies without a policy.
+        loss: a scalar that trains the strategy's own parameters; None for most.
     """
 
     mask: Tensor
     route: Tensor | None = None
+    loss: Tensor | None = None
 
 
-class Strategy:
-    """WHERE to distil. A subclass writes :meth:`decide`; ``@STRATEGIES.register("name")`` gives it a name.
+class Evidence(NamedTuple):
+    """What a strategy decides from: all that is known of a batch before it is distilled. Nothing carries a gradient.
 
-    One that changes with the epoch writes :meth:`start_epoch` too:
+    Attributes:
+        policy_logits: the policy's ``(B, K + 1, 2)`` (0: teacher, 1: student), with gradients to the policy; zeros for
+            strategies that do not learn.
+        teacher: the output of every stage of the teacher; the last is the logits ``(B, classes)``. Stages that nothing
+            uses may be empty where the teacher's outputs are cached.
+        student: the same of the student.
+        labels: ``(B,)`` class indices.
+        losses: ``(B, K + 1)`` each sample's own loss at every spot, without the weights alpha and beta, see
+            :meth:`~spotkd.distillers.Distiller.sample_losses`; None unless the strategy sets ``needs_losses``.
+        progress: the share of the epochs that are over, from 0 up to (not including) 1.
+        task_gradients: gives the gradients of the labels' loss at the student's features of each spot, ``K + 1``
+            tensors ``(B, ...)``. Each call costs a part of a backward pass, so call it every few steps.
+    """
+
+    policy_logits: Tensor
+    teacher: Sequence[Tensor]
+    student: Sequence[Tensor]
+    labels: Tensor
+    losses: Tensor | None
+    progress: float
+    task_gradients: Callable[[], list[Tensor]]
+
+    def require_losses(self) -> Tensor:
+        """The losses, for a strategy that asked for them."""
+        if self.losses is None:
+            raise SpotkdError("this strategy needs the losses of single samples: it must set needs_losses = True")
+        return self.losses
+
+
+class Strategy(nn.Module):
+    """WHERE to distil. A subclass writes :meth:`decide` or :meth:`weigh`; ``@STRATEGIES.register("name")`` names it.
+
+    One that sees nothing but the policy's logits writes :meth:`decide`; one that changes with the epoch,
+    :meth:`start_epoch` too:
 
     .. code-block:: python
 
@@ -52,27 +91,60 @@ class Strategy:
                 route = straight_through(logits)
                 return Decisions(torch.ones_like(route) if self.everyone else route.detach(), route)
 
+    One that weighs samples by what both networks say writes :meth:`weigh`, here by the teacher's probability of the
+    label:
+
+    .. code-block:: python
+
+        class BelieveTheSure(Strategy):
+            def weigh(self, evidence):
+                sure = evidence.teacher[-1].softmax(1).gather(1, evidence.labels[:, None])
+                return Decisions(sure.expand(evidence.policy_logits.shape[:-1]))
+
     ``SpotKD(..., strategy=LateStart())`` takes it as it is, and ``--strategy python:my_module.LateStart`` from a file
-    ``my_module.py``. A strategy that does not learn writes :meth:`teacher_probability` too, if ``spotkd inspect`` is to
-    show it.
+    ``my_module.py``. A strategy is a module: its buffers are part of the checkpoint, and what its parameters learn
+    comes from ``Decisions.loss``.
 
     Attributes:
         learns: whether a policy network, adapters and the routing network are built and trained.
         trains_teacher: whether the teacher is trained along, see :class:`Joint`.
         policy_warmup: share of the run's epochs in which the policy's rate is a hundredth of itself.
+        needs_losses: whether it looks at each sample's own losses, ``Evidence.losses``.
+        balances: whether the distiller's pull is bounded by that of labels and logits, see :mod:`spotkd.balance`.
     """
 
-    learns: ClassVar[bool] = False
-    trains_teacher: ClassVar[bool] = False
-    policy_warmup: ClassVar[float] = 0.0
+    learns: bool = False
+    trains_teacher: bool = False
+    policy_warmup: float = 0.0
+    needs_losses: bool = False
+    balances: bool = False
 
-    @abstractmethod
+    def __new__(cls, *args: Any, **kwargs: Any) -> Strategy:
+        """A module already, so that a subclass's ``__init__`` need not call that of its parent."""
+        strategy: Strategy = super().__new__(cls)
+        nn.Module.__init__(strategy)
+        return strategy
+
+    def build(self, spots: int, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
+        """Make what depends on the pair of networks: buffers, trainable parts. Called once, before training.
+
+        Args:
+            spots: ``K + 1``.
+            student_shapes: shapes of all stage outputs of the student, without the batch dimension.
+            teacher_shapes: the same of the teacher.
+        """
+
     def decide(self, logits: Tensor) -> Decisions:
-        """Decide for one batch.
+        """Decide for one batch from the policy alone.
 
         Args:
             logits: the policy's ``(B, K + 1, 2)`` (0: teacher, 1: student); zeros for strategies that do not learn.
         """
+        raise NotImplementedError(f"{type(self).__name__} writes neither decide() nor weigh()")
+
+    def weigh(self, evidence: Evidence) -> Decisions:
+        """Decide for one batch from everything that is known of it; by default what :meth:`decide` says."""
+        return self.decide(evidence.policy_logits)
 
     def teacher_probability(self, logits: Tensor) -> Tensor:
         """P(teacher) ``(B, K + 1)`` without the noise of a draw: ``sigmoid(l_0 - l_1)`` of the policy's logits.
@@ -86,6 +158,14 @@ class Strategy:
             return torch.sigmoid(logits[..., 0] - logits[..., 1])
         raise SpotkdError(f"strategy {type(self).__name__} has no policy to ask: give it a teacher_probability()")
 
+    def expected_weights(self, evidence: Evidence) -> Tensor:
+        """The weights ``(B, K + 1)`` without the noise of a draw and without learning from the batch, for inspection.
+
+        Raises:
+            SpotkdError: the strategy does not say.
+        """
+        return self.teacher_probability(evidence.policy_logits)
+
     def start_epoch(self, epoch: int, epochs: int) -> None:  # a hook: most strategies do not need it
         """Epoch ``epoch`` of ``epochs``, counted from 1, begins: for strategies that change with time.
 
@@ -93,7 +173,18 @@ class Strategy:
         """
 
 
-STRATEGIES: Registry[Callable[[], Strategy]] = Registry("strategy")
+STRATEGIES: Registry[Callable[..., Strategy]] = Registry("strategy")
+
+
+def check_share(name: str, share: float) -> float:
+    """A share of the samples.
+
+    Raises:
+        SpotkdError: it is not between 0 and 1.
+    """
+    if not 0 <= share <= 1:
+        raise SpotkdError(f"strategy {name}: {share:g} is no share of the samples, between 0 and 1")
+    return share
 
 
 @STRATEGIES.register("adaptive")
@@ -128,18 +219,22 @@ class Anti(Strategy):
 
 @STRATEGIES.register("random")
 class Random(Strategy):
-    """A fair coin for every sample and spot, independent of each other.
+    """A coin for every sample and spot, independent of each other; fair, or `random:0.3` for a share of 0.3.
 
     The author code ties the coin of the logits to that of the last map for multi-spot distillers, and multiplies the
     student's cross entropy by gamma; here the coins are independent and the factor is 1, as everywhere.
     """
 
+    def __init__(self, share: float = 0.5) -> None:
+        super().__init__()
+        self.share = check_share("random", share)
+
     def decide(self, logits: Tensor) -> Decisions:
         coins = uniform(*logits.shape[:-1], device=logits.device, dtype=logits.dtype)
-        return Decisions((coins < 0.5).to(logits.dtype))
+        return Decisions((coins < self.share).to(logits.dtype))
 
     def teacher_probability(self, logits: Tensor) -> Tensor:
-        return torch.full_like(logits[..., 0], 0.5)
+        return torch.full_like(logits[..., 0], self.share)
 
 
 @STRATEGIES.register("always")

@@ -27,6 +27,7 @@ from ..runs.folder import RunFolder
 from ..runs.follower import RunFollower, share_state
 from ..runs.writer import RunWriter
 from ..runtime.device import Device
+from .build import policy_decay
 from .decision_log import WATCHED_IMAGES, DecisionLog
 from .guard import Guard
 from .hooks import Hook, Start
@@ -182,7 +183,7 @@ def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dat
     optim, epochs = options.optim, epochs_for(options, len(data.train))
     policy = {}
     if isinstance(options, DistillOptions):
-        policy = {"policy_lr": options.policy.lr, "policy_weight_decay": options.policy.weight_decay}
+        policy = {"policy_lr": options.policy.lr, "policy_weight_decay": policy_decay(options, data)}
     optimizer, rates = make_optimizer(
         method,
         epochs=epochs,

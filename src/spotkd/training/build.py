@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..cores import available_cores
 from ..data import Dataset, Loader, count_batches, load_data
 from ..data.spec import DataSpec
-from ..errors import SpotkdError, one_line
+from ..errors import SpotkdError
 from ..folding import fold_batchnorm
 from ..losses import Supervised
 from ..method import SpotKD
@@ -19,7 +19,7 @@ from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_loggers, parse_names, parse_spots
 from ..options.values import MOST_EPOCHS, check_values, epochs_for, milestones
-from ..routing import STRATEGIES, Strategy, scaled_bias
+from ..routing import Settling, make_strategy, scaled_bias, scaled_decay
 from ..runs.summary import Scores
 from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
@@ -30,6 +30,7 @@ from .prepare import PreparationPlan
 from .select import resolve_select
 from .teacher import check_teacher, sample_of
 
+LARGEST_BIAS = 3.0  # of a scaled policy: P(teacher) is 0.95; more would decide the start
 _DEVICES_ANYWHERE = 16  # processes that are tried even where there are few cores
 AnyRun = TypeVar("AnyRun", TrainOptions, DistillOptions)
 
@@ -148,7 +149,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
             )
             for model in (options.teacher, options.student)
         )
-    strategy, policy = _make_strategy(options.strategy), options.policy
+    strategy, policy = make_strategy(options.strategy), options.policy
     if options.fold and not strategy.trains_teacher:
         teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
         if reason is not None and not quiet:
@@ -168,6 +169,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         labels=data.train.labels,
         gamma=policy.gamma,
         policy_bias=_policy_bias(options, data),
+        settling=Settling() if policy.schedule == "scaled" else None,
         share_cost=policy.share_cost,
         target_share=policy.target_share,
         target_weight=policy.target_weight,
@@ -181,28 +183,29 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
     return method
 
 
-def _make_strategy(name: str) -> Strategy:
-    """The strategy of that name.
-
-    Raises:
-        SpotkdError: there is none, or a name of code stands for something else.
-    """
-    kind: Any = STRATEGIES[name]
-    try:
-        strategy = kind()
-    except TypeError as error:
-        raise SpotkdError(f"strategy is {name}: it cannot be made ({one_line(error)[:200]})") from error
-    if not isinstance(strategy, Strategy):
-        raise SpotkdError(f"strategy is {name}: it gives a {type(strategy).__name__}, not a spotkd.Strategy")
-    return strategy
-
-
 def _policy_bias(options: DistillOptions, data: Dataset) -> float:
-    policy, optim = options.policy, options.optim
+    policy = options.policy
+    if policy.schedule == "scaled":
+        return LARGEST_BIAS if policy.bias == "scaled" else min(float(policy.bias), LARGEST_BIAS)
     if policy.bias != "scaled":
         return float(policy.bias)
-    steps = epochs_for(options, len(data.train)) * count_batches(len(data.train), options.batch_size)
-    return scaled_bias(steps, optim.lr / 2 if policy.lr is None else policy.lr, policy.weight_decay, optim.momentum)
+    return scaled_bias(steps_of(options, data), _policy_lr(options), policy.weight_decay, options.optim.momentum)
+
+
+def policy_decay(options: DistillOptions, data: Dataset) -> float:
+    """The policy's weight decay: as given, or scaled to the length of the run."""
+    if options.policy.schedule == "published":
+        return options.policy.weight_decay
+    return scaled_decay(steps_of(options, data), _policy_lr(options), options.optim.momentum)
+
+
+def _policy_lr(options: DistillOptions) -> float:
+    return options.optim.lr / 2 if options.policy.lr is None else options.policy.lr
+
+
+def steps_of(options: DistillOptions, data: Dataset) -> int:
+    """Steps of the whole run."""
+    return epochs_for(options, len(data.train)) * count_batches(len(data.train), options.batch_size)
 
 
 def check_class_count(checkpoint: str, data: Dataset) -> None:

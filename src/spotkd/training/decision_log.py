@@ -74,10 +74,9 @@ def predict_teacher_probability(method: SpotKD, loader: Loader) -> tuple[Tensor,
     """
     was_training = method.training
     method.eval()
-    chunks = []
-    for batch in loader.epoch(0):
-        teacher, student = method.teacher.features(batch.images), method.student.features(batch.images)
-        chunks.append((method.teacher_probability(teacher, student).cpu(), batch.labels.cpu()))
+    device = loader.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # a distiller may draw
+        chunks = [(method.expected_weights(batch)[0].cpu(), batch.labels.cpu()) for batch in loader.epoch(0)]
     method.train(was_training)
     probabilities, labels = zip(*chunks, strict=True)
     return torch.cat(probabilities), torch.cat(labels)

@@ -1,0 +1,43 @@
+"""EA: entropy-based adaptive distillation.
+
+"EA-KD: Entropy-based Adaptive Knowledge Distillation", 2025.
+
+**Idea.** A teacher that is unsure says more than a sure one, and more so where the student is unsure too.
+
+**Formula.** With the entropies of both networks at temperature 3 and `C` classes:
+
+    w_b = ( H_t,b + H_t,b * H_s,b / log C ) / 2
+
+**Constants.** Temperature 3.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .strategies import STRATEGIES, Decisions, Evidence, Strategy
+
+TEMPERATURE = 3.0
+
+
+@STRATEGIES.register("ea")
+class EA(Strategy):
+    """Weigh samples by the entropies of teacher and student, the same at every spot; weights may be above 1."""
+
+    def weigh(self, evidence: Evidence) -> Decisions:
+        return Decisions(self.expected_weights(evidence))
+
+    @torch.no_grad()
+    def expected_weights(self, evidence: Evidence) -> Tensor:
+        student, teacher = (entropy(x[-1].float() / TEMPERATURE) for x in (evidence.student, evidence.teacher))
+        weights = (teacher + teacher * student / math.log(max(evidence.teacher[-1].shape[1], 2))) / 2
+        return weights[:, None].expand(evidence.policy_logits.shape[:-1]).to(evidence.policy_logits.dtype)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """In nats, ``(B,)``, of the distributions of logits ``(B, C)``."""
+    logarithms = logits.log_softmax(1)
+    return -(logarithms.exp() * logarithms).sum(1)
