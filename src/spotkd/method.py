@@ -18,6 +18,7 @@ from .distillers.base import masked_mean
 from .distillers.kd import kd_loss
 from .errors import SpotkdError
 from .losses import Losses, Method, Supervised, cross_entropy, unless_finite
+from .notebook import format_shape, html_table, pair_rows
 from .routed_method import RoutedMethod
 from .routing import PolicyPace, Strategy, make_strategy
 from .spots import check_pair, resolve_spots
@@ -95,7 +96,7 @@ class SpotKD(RoutedMethod):
         super().__init__()
         _check_numbers(gamma, temperature, target_share)
         shapes = check_pair(student, teacher, image_shape)
-        self._teacher_shapes = shapes[1]
+        self._student_shapes, self._teacher_shapes = shapes
         self.student = student
         self.strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
         self.joint = self.strategy.trains_teacher
@@ -128,6 +129,18 @@ class SpotKD(RoutedMethod):
         for name, module in self.named_children():
             if name not in ("student", "teacher"):
                 module.to(reference.device, reference.dtype)
+
+    def __repr__(self) -> str:
+        """``SpotKD(at, adaptive; spots layer1, layer2, layer3, logits; CifarResNet teaches CifarResNet)``."""
+        what, where = type(self.distiller or self.logit_distiller).__name__, type(self.strategy).__name__
+        teacher, student = type(self.teacher).__name__, type(self.student).__name__
+        return f"SpotKD({what}, {where}; spots {', '.join(self.spot_names)}; {teacher} teaches {student})"
+
+    def _repr_html_(self) -> str:
+        student = list(zip(self.student.stage_names, map(format_shape, self._student_shapes), strict=True))
+        teacher = list(zip(self.teacher.stage_names, map(format_shape, self._teacher_shapes), strict=True))
+        rows = pair_rows(student, teacher, [*self.spots, (len(student) - 1, len(teacher) - 1)])
+        return html_table(repr(self), rows, ["student's stage", "gives", "spot", "teacher's stage", "gives"])
 
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
         batch = Batch(*batch)

@@ -155,7 +155,9 @@ class ReportBuilder:
             control = find_control(run, wanted)
             if control is not None:
                 record = read_record(control.path, control.path.name)
-                beside = Group(record.name, role_of(record, (set(), set())), (Section(record),))
+                section = Section(record)
+                self._try([], "time of a step", partial(self._measure_step, section))
+                beside = Group(record.name, role_of(record, (set(), set())), (section,))
                 found.append(Control(name_control(key), beside, is_here=False))
         return found
 
