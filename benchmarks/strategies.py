@@ -36,6 +36,7 @@ STRATEGIES = (
     "always", "trust+balance", "balance", "trust", "trust:labels=false+balance", "random", "adaptive", "scaled",
 )  # fmt: skip
 AT_LOGITS = ("always", "trust", "trust:labels=false", "random", "wsl", "ea")  # with kd, which is not balanced
+MAIN = ("always", "trust+balance", "trust")
 HEAVY = ("always", "balance", "trust+balance")  # of those that are also tried with a weight that is too large
 
 
@@ -116,13 +117,16 @@ def train_cell(cell: Cell, data: Images, folder: Path, device: torch.device, cho
 
 def cells(chosen: argparse.Namespace) -> list[Cell]:
     found = [Cell(name, 0, "", "teacher", "clean") for name in chosen.sets]
-    for seed in range(1, chosen.seeds + 1):
-        found += [Cell(name, seed, "", "alone", "clean") for name in chosen.sets]
+    questions = product(("main", "other"), range(1, chosen.seeds + 1))
+    for question, seed in questions:  # the main one first, for all seeds
+        if question == "main":
+            found += [Cell(name, seed, "", "alone", "clean") for name in chosen.sets]
         for distiller in ("kd", *chosen.distillers):
             for strategy, name in product(AT_LOGITS if distiller == "kd" else chosen.strategies, chosen.sets):
-                found += [Cell(name, seed, distiller, strategy, hazard) for hazard in ("clean", "wrong:0.4")]
-                if strategy in HEAVY and distiller != "kd":
-                    found.append(Cell(name, seed, distiller, strategy, "scale:30"))
+                if (strategy in MAIN) == (question == "main"):
+                    found += [Cell(name, seed, distiller, strategy, hazard) for hazard in ("clean", "wrong:0.4")]
+                    if strategy in HEAVY and distiller != "kd":
+                        found.append(Cell(name, seed, distiller, strategy, "scale:30"))
     return found
 
 
