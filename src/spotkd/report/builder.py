@@ -71,7 +71,7 @@ class ReportBuilder:
 
     def _show_strategy(self, section: Section, name: str) -> None:
         """Where a strategy distils, if it learns that; what files alone tell where it may not be imported."""
-        learns = self._try(section.remarks, "strategy", lambda: make_strategy(name).learns)
+        learns = self._try(section.remarks, "strategy", lambda: make_strategy(name).tells_samples_apart)
         section.learns = learns
         if learns is not False:
             section.heat_maps = list(epoch_heat_maps(section.run))
