@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from ..distributed import Shard
 from ..errors import SpotkdError
 from ..registry import Registry
 from .spec import READ_BY_ALL, DataSpec
+
+if TYPE_CHECKING:
+    from .hazards import TeacherView
 
 HELD_OUT_SEED = 0  # the same images are held out in every run, whatever its own seed
 
@@ -199,6 +203,7 @@ class Dataset:
         flip: whether training images are mirrored at random.
         augment: whether anything at all is done to training images at random.
         val: images to choose the best epoch on; None for none.
+        teacher_view: what a teacher sees in place of the training images, see :mod:`.hazards`; None for the same.
 
     Raises:
         SpotkdError: a label that is no class.
@@ -214,6 +219,7 @@ class Dataset:
     flip: bool = False
     augment: bool = True
     val: Split | None = None
+    teacher_view: TeacherView | None = None
 
     def __post_init__(self) -> None:
         for title, split in (("training", self.train), ("test", self.test), ("validation", self.val)):
