@@ -35,7 +35,7 @@ from spotkd.data.hazards import damage
 from spotkd.losses import Losses
 from spotkd.method import SpotKD
 from spotkd.options.grammar import parse_hazards
-from spotkd.routing import Settling, scaled_decay
+from spotkd.routing import PolicyPace, scaled_decay
 from spotkd.stages import Batch, StagedModel
 from study_page import COLUMNS, read_rows, write_page
 
@@ -132,7 +132,7 @@ def make_method(cell: Cell, data: Images, teacher: StagedModel, student: StagedM
         teacher, student, cell.distiller, strategy, image_shape=tuple(data.train[0].shape[1:]),
         labels=data.train[1].cpu(), options={"negatives": 1024} if cell.distiller == "crd" else {},
         policy_bias={"published": BIAS, "scaled": 3.0}.get(kind, 0.0),
-        settling=Settling() if kind == "scaled" else None,
+        pace=PolicyPace() if kind == "scaled" else None,
     )  # fmt: skip
 
 

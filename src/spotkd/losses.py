@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .deprecation import Renamed
 from .distributed import per_rank_generator
+from .notebook import html_table
 from .precision import full_precision
 from .stages import Batch
 
@@ -46,6 +47,19 @@ class Losses(NamedTuple):
     share: Tensor
     logits: Tensor
     mask: Tensor
+
+    def __repr__(self) -> str:
+        """``Losses(total 5.31 = task 4.6 + kl 0.7; distilled 100 %, 41 %)``: terms of 0 left out, shares by spot."""
+        named = ((name, float(getattr(self, name).detach())) for name in self.terms())
+        terms = " + ".join(f"{name} {value:.4g}" for name, value in named if value) or "0"
+        shares = ", ".join(f"{100 * share:.0f} %" for share in self.mask.detach().float().mean(0).tolist())
+        return f"Losses(total {float(self.total.detach()):.4g} = {terms}; distilled {shares})"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, f"{float(getattr(self, name).detach()):.4g}") for name in (*self.terms(), "total")]
+        shares = enumerate(self.mask.detach().float().mean(0).tolist())
+        rows += [(f"distilled at spot {spot}", f"{100 * share:.0f} %") for spot, share in shares]
+        return html_table("Losses of one batch", rows)
 
     @staticmethod
     def terms() -> tuple[str, ...]:

@@ -18,8 +18,9 @@ from .distillers.base import masked_mean
 from .distillers.kd import kd_loss
 from .errors import SpotkdError
 from .losses import Losses, Method, Supervised, cross_entropy, unless_finite
+from .notebook import format_shape, html_table, pair_rows
 from .routed_method import RoutedMethod
-from .routing import Settling, Strategy, make_strategy
+from .routing import PolicyPace, Strategy, make_strategy
 from .spots import check_pair, resolve_spots
 from .stages import Batch, Shape, StagedModel
 from .teacher_student import Compared
@@ -52,7 +53,7 @@ class SpotKD(RoutedMethod):
         gamma: class weight of the routing loss: its cross entropy counts ``gamma`` times when it is above the
             student's and ``1 / gamma`` times when below. 1 turns the rule off; the paper uses 1 or 2.
         policy_bias: initial bias towards the teacher, see :class:`~spotkd.routing.PolicyNetwork`.
-        settling: not in the paper: a start without routing, see :class:`~spotkd.routing.Settling`. None is off.
+        pace: when the policy learns, see :class:`~spotkd.routing.PolicyPace`; None is the paper: in every step.
         share_cost: not in the paper: adds this times the mean share of routed samples, summed over the spots, to the
             routing loss. 0 is off.
         target_share: not in the paper: adds ``target_weight`` times the squared distance of each spot's share in the
@@ -85,7 +86,7 @@ class SpotKD(RoutedMethod):
         labels: Tensor | None = None,
         gamma: float = 1.0,
         policy_bias: float = 0.0,
-        settling: Settling | None = None,
+        pace: PolicyPace | None = None,
         share_cost: float = 0.0,
         target_share: float | None = None,
         target_weight: float = 1.0,
@@ -95,7 +96,7 @@ class SpotKD(RoutedMethod):
         super().__init__()
         _check_numbers(gamma, temperature, target_share)
         shapes = check_pair(student, teacher, image_shape)
-        self._teacher_shapes = shapes[1]
+        self._student_shapes, self._teacher_shapes = shapes
         self.student = student
         self.strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
         self.joint = self.strategy.trains_teacher
@@ -121,13 +122,25 @@ class SpotKD(RoutedMethod):
         self.share_cost, self.target_share, self.target_weight = share_cost, target_share, target_weight
         count = len(self.spots) if self.distiller is not None else int(type(self.logit_distiller) is not KD)
         self.balance = Balance(count) if (balanced or self.strategy.balances) and count else None
-        self.settling = settling if self.strategy.learns else None
+        self.pace = pace if self.strategy.learns else None
         self.build_strategy(*shapes, policy_bias)
         # What was built here follows the student; the networks themselves stay where the user put them.
         reference = next(student.parameters())
         for name, module in self.named_children():
             if name not in ("student", "teacher"):
                 module.to(reference.device, reference.dtype)
+
+    def __repr__(self) -> str:
+        """``SpotKD(at, adaptive; spots layer1, layer2, layer3, logits; CifarResNet teaches CifarResNet)``."""
+        what, where = type(self.distiller or self.logit_distiller).__name__, type(self.strategy).__name__
+        teacher, student = type(self.teacher).__name__, type(self.student).__name__
+        return f"SpotKD({what}, {where}; spots {', '.join(self.spot_names)}; {teacher} teaches {student})"
+
+    def _repr_html_(self) -> str:
+        student = list(zip(self.student.stage_names, map(format_shape, self._student_shapes), strict=True))
+        teacher = list(zip(self.teacher.stage_names, map(format_shape, self._teacher_shapes), strict=True))
+        rows = pair_rows(student, teacher, [*self.spots, (len(student) - 1, len(teacher) - 1)])
+        return html_table(repr(self), rows, ["student's stage", "gives", "spot", "teacher's stage", "gives"])
 
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
         batch = Batch(*batch)

@@ -261,6 +261,7 @@ def _rules(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
             "lr": lr / 2,
             "weight_decay": 1e-3,
             "schedule": "published",
+            "every": 1,
             "gamma": recipe.gamma,
             "bias": 0.0 if decides.trains_teacher else _bias(recipe, epochs),
         }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .errors import SpotkdError
 from .preparation import PreparedMethod
-from .routing import Decisions, Evidence, PolicyNetwork, RoutingNetwork, Settling, Strategy
+from .routing import Decisions, Evidence, PolicyNetwork, PolicyPace, RoutingNetwork, Strategy
 from .stages import Batch, FrozenTwin, Shape
 from .teacher_student import Compared, Observation
 
@@ -19,14 +19,14 @@ class RoutedMethod(PreparedMethod):
 
     Attributes:
         strategy: WHERE to distil.
-        settling: the start without routing, if there is one.
+        pace: when the policy learns, where that is not in every step.
         gamma: class weight of the routing loss.
         share_cost, target_share, target_weight: optional terms on the shares, see :class:`~spotkd.SpotKD`.
         progress: the share of the epochs that are over.
     """
 
     strategy: Strategy
-    settling: Settling | None
+    pace: PolicyPace | None
     gamma: float
     share_cost: float
     target_share: float | None
@@ -38,10 +38,9 @@ class RoutedMethod(PreparedMethod):
         self.strategy.build(len(self.spots) + 1, s_shapes, t_shapes)
         if not self.strategy.learns:
             return
+        normalise = self.pace is not None and self.pace.settling > 0
         self.routing = RoutingNetwork(self.spots, s_shapes, t_shapes)
-        self.policy = PolicyNetwork(
-            t_shapes[-2][0], s_shapes[-2][0], len(self.spots) + 1, policy_bias, normalise=self.settling is not None
-        )
+        self.policy = PolicyNetwork(t_shapes[-2][0], s_shapes[-2][0], len(self.spots) + 1, policy_bias, normalise)
         self.policy_warmup = self.strategy.policy_warmup
         self.twin = FrozenTwin(self.student)
         self.teacher_twin = FrozenTwin(self.teacher) if self.joint else None
@@ -73,12 +72,14 @@ class RoutedMethod(PreparedMethod):
         return Evidence(logits, teacher, student, batch.labels, detached, self.progress, task_gradients)
 
     def decide(self, evidence: Evidence) -> Decisions:
-        """The strategy's decisions; in the start, if there is one, everybody is distilled and nothing routed."""
-        if self.settling is None:
+        """The strategy's decisions; while statistics settle everybody is distilled, and nothing is routed."""
+        if self.pace is None or not self.training:
             return self.strategy.weigh(evidence)
-        if self.training and self.settling.advance():
+        settles, learns = self.pace.advance()
+        if settles:
             return Decisions(torch.ones_like(evidence.policy_logits[..., 0]).detach())
-        return self.strategy.weigh(evidence._replace(policy_logits=self.settling.attach(evidence.policy_logits)))
+        decisions = self.strategy.weigh(evidence._replace(policy_logits=self.pace.attach(evidence.policy_logits)))
+        return decisions if learns else decisions._replace(route=None)
 
     @torch.no_grad()
     def expected_weights(self, batch: Batch) -> tuple[Tensor, Observation]:

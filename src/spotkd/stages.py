@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .deprecation import Renamed
+from .formatting import format_count
+from .notebook import format_shape, html_table
 
 Shape = tuple[int, ...]
 StageOutputs = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # of every stage, and the same before the ReLUs
@@ -51,6 +53,24 @@ class StagedModel(nn.Module):
     """
 
     stage_names: tuple[str, ...]
+    _image_shape: Shape = (3, 32, 32)  # of the images that it is shown with
+
+    def __repr__(self) -> str:
+        """``ResNet(stem > layer1 > layer2 > layer3 > pool > fc, 78.04 k parameters)``."""
+        return f"{type(self).__name__}({' > '.join(self.stage_names)}, {self._size()})"
+
+    def _size(self) -> str:
+        return f"{format_count(sum(parameter.numel() for parameter in self.parameters()))} parameters"
+
+    def _repr_html_(self) -> str:
+        """Its stages, with their shapes where it runs on images of the usual size."""
+        title = f"{type(self).__name__}, {self._size()}"
+        try:
+            shapes = [format_shape(shape) for shape in feature_shapes(self, self._image_shape)]
+        except Exception:  # of a network from anywhere: a notebook shows what there is
+            return html_table(title, [(name,) for name in self.stage_names], ["stage"])
+        rows = zip(self.stage_names, shapes, strict=True)
+        return html_table(title, rows, ["stage", f"shape for images of {format_shape(self._image_shape)}"])
 
     @abstractmethod
     def stages(self) -> tuple[Callable[[Tensor], Tensor], ...]:

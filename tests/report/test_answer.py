@@ -162,3 +162,16 @@ def test_patterns_are_told_in_words() -> None:
         "All samples are treated alike at logits (P = 0.90).",
     ]
     assert inspection.when == "inside epoch 4, after its step 4"
+
+
+def test_classes_that_differ_are_named() -> None:
+    labels = np.arange(100) % 4
+    probability = np.stack([0.9 - 0.2 * labels, np.full(100, 1.0)], 1).astype(np.float32)
+    ones = np.ones(100, np.float32)
+    inspection = Inspection(
+        "test", 3, "adaptive", True, ("layer1", "logits"), ("a", "b", "c", "d"), None, labels, probability, ones, ones,
+        labels, labels,
+    )  # fmt: skip
+    assert list(describe_patterns(inspection))[1] == (
+        "Classes differ: the teacher is used most for a (90 %) and b (70 %), least for d (30 %) and c (50 %)."
+    )

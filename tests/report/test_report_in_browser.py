@@ -138,3 +138,55 @@ def test_names_and_tables_for_those_who_do_not_see(page: Page) -> None:
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(below - above <= 1 for above, below in pairwise(levels))
+
+
+def test_the_answer_comes_first_and_the_table_is_sorted_by_a_click(page: Page) -> None:
+    assert page.locator("main h2").first.inner_text() == "Did it help?"
+    rows, head = page.locator("table.results tbody tr"), page.locator("table.results thead th")
+    assert [row.split()[0] for row in rows.all_inner_texts()] == ["sakd", "kd", "teacher"], "by role"
+    head.nth(1).get_by_role("button").click()
+    found = [float(cell.get_attribute("data-sort") or "nan") for cell in rows.locator("td:nth-child(2)").all()]
+    assert found == sorted(found, reverse=True)
+    assert head.nth(1).get_attribute("aria-sort") == "descending"
+    head.nth(1).get_by_role("button").click()
+    again = [float(cell.get_attribute("data-sort") or "nan") for cell in rows.locator("td:nth-child(2)").all()]
+    assert again == sorted(found)
+
+
+def test_on_a_telephone_what_matters_comes_first(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 900})
+    for column in (0, 1, 2):
+        box = page.locator("table.results thead th").nth(column).bounding_box()
+        assert box is not None
+        assert box["x"] + 40 < 390
+
+
+def test_runs_are_closed_and_links_open_them(report: Path, browser: Browser) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(report.as_uri())
+    first = page.locator("details.run").first
+    assert not first.locator(".card").is_visible()
+    page.locator("table.results a", has_text="sakd").click()
+    assert first.locator(".card").is_visible()
+    link = first.locator(".gallery a").first
+    row = page.locator(link.get_attribute("href") or "")
+    assert not row.is_visible()
+    link.click()
+    row.wait_for(state="visible")
+    first.locator(".copy").first.click()
+    assert first.locator(".copy").first.inner_text() in ("Copy", "Copied", "Selected")
+    page.close()
+
+
+def test_five_runs_are_printed_on_six_pages(hostile_runs: Path, browser: Browser, tmp_path: Path) -> None:
+    with copied(hostile_runs, tmp_path / "runs"):
+        for name in ("kd", "sakd"):
+            shutil.copytree(tmp_path / "runs" / name, tmp_path / "runs" / f"{name}-again")
+        assert main(["report", str(tmp_path / "runs"), "--trust"]) == 0
+    page = browser.new_page()
+    page.goto((tmp_path / "runs" / "report.html").as_uri())
+    pdf = page.pdf(prefer_css_page_size=True)
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b(?!s)", pdf)) <= 6
+    page.emulate_media(media="print")
+    assert not any(one.is_visible() for one in page.locator(".numbers-of").all()), "files and tables of numbers"
+    page.close()

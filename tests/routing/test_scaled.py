@@ -13,7 +13,7 @@ import torch
 from spotkd import SpotKD, create_model
 from spotkd.models import save_weights
 from spotkd.options import DistillOptions, ModelOptions, PolicyOptions
-from spotkd.routing import Settling, make_strategy, scaled_decay
+from spotkd.routing import PolicyPace, make_strategy, scaled_decay
 from spotkd.training.build import LARGEST_BIAS, build_distillation, policy_decay
 from tests.conftest import TinyNet, few_glyphs
 
@@ -23,7 +23,7 @@ Pair = tuple[TinyNet, TinyNet]
 
 
 def test_nothing_is_routed_in_the_start_and_everybody_is_distilled(pair: Pair) -> None:
-    method = build(pair, "at", "adaptive", settling=Settling(steps=2))
+    method = build(pair, "at", "adaptive", pace=PolicyPace(settling=2))
     before = copy.deepcopy(method.policy.state_dict())
     for seed in (1, 2):
         losses = take_step(method, seed)
@@ -35,9 +35,9 @@ def test_nothing_is_routed_in_the_start_and_everybody_is_distilled(pair: Pair) -
 
 
 def test_the_start_ends_where_it_would_have_after_resuming(pair: Pair) -> None:
-    method = build(pair, "at", "adaptive", settling=Settling(steps=3))
+    method = build(pair, "at", "adaptive", pace=PolicyPace(settling=3))
     take_step(method, 1)
-    resumed = build(pair, "at", "adaptive", seed=5, settling=Settling(steps=3))
+    resumed = build(pair, "at", "adaptive", seed=5, pace=PolicyPace(settling=3))
     resumed.load_state_dict(method.state_dict())
     routed = [[take_step(each, seed)["route"].item() for seed in (2, 3, 4, 5)] for each in (method, resumed)]
     assert routed[0] == routed[1]
@@ -47,7 +47,7 @@ def test_the_start_ends_where_it_would_have_after_resuming(pair: Pair) -> None:
 def test_the_gradient_is_bounded_and_small_ones_stay() -> None:
     for scale, expected in ((100.0, 0.1), (0.001, 0.001 * math.sqrt(12))):
         logits = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
-        (scale * Settling(bound=0.1).attach(logits).sum()).backward()
+        (scale * PolicyPace(bound=0.1).attach(logits).sum()).backward()
         assert logits.grad is not None
         assert logits.grad.norm().item() == pytest.approx(expected, rel=1e-9)
         assert logits.grad.std().item() == pytest.approx(0, abs=1e-12)  # its direction is the loss's
@@ -79,13 +79,36 @@ def test_options_make_it(tmp_path: Path) -> None:
     )
     data = few_glyphs(188, 94)
     method = build_distillation(options, data, quiet=True)
-    assert method.settling is not None
+    assert method.pace is not None
     assert method.policy.normalise
     assert method.policy.linear.bias.view(-1, 2)[:, 0].mean().item() == pytest.approx(LARGEST_BIAS, abs=0.2)
     assert policy_decay(options, data) == scaled_decay(20, options.optim.lr / 2)
     published = build_distillation(replace(options, policy=PolicyOptions(bias=10.0)), data, quiet=True)
-    assert published.settling is None
+    assert published.pace is None
     assert published.policy.linear.bias.view(-1, 2)[:, 0].mean().item() == pytest.approx(10, abs=0.2)
+
+
+@pytest.mark.parametrize("settling", [0, 2])
+def test_a_policy_that_learns_in_every_third_step(pair: Pair, settling: int) -> None:
+    method = build(pair, "at", "adaptive", pace=PolicyPace(settling, math.inf, every=3))
+    learnt = []
+    for seed in range(8):
+        before = copy.deepcopy(method.policy.state_dict())
+        losses = take_step(method, seed)
+        moved = any(not torch.equal(value, before[key]) for key, value in method.policy.state_dict().items())
+        assert moved == (losses["route"].item() > 0)
+        learnt.append(moved)
+        assert seed < settling or 0 < losses["mask"].mean() < 1  # it decides in every step
+    assert learnt == [step >= settling and (step - settling) % 3 == 0 for step in range(8)]
+
+
+def test_in_the_steps_in_which_it_learns_nothing_is_approximate(pair: Pair) -> None:
+    """The first step, in which it learns, is the paper's to the bit."""
+    paper, pace = build(pair, "at", "adaptive"), build(pair, "at", "adaptive", pace=PolicyPace(0, math.inf, every=4))
+    for losses, expected in zip(take_step(pace, 1).values(), take_step(paper, 1).values(), strict=True):
+        assert torch.equal(losses, expected)
+    for (name, value), other in zip(pace.named_parameters(), paper.parameters(), strict=True):
+        assert torch.equal(value, other), name
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
@@ -124,10 +147,10 @@ def test_dual_holds_its_share_against_a_policy(wanted: float) -> None:
 @pytest.mark.parametrize("name", ["resnet56", "resnet110"])
 def test_a_deep_student_does_not_pin_the_scaled_policy(name: str) -> None:
     """As published, the very first step of a deep student makes P(teacher) 1 (or 0) for every sample."""
-    for settling, steps in ((None, 1), (Settling(), 1), (Settling(steps=25), 30)):
+    for pace, steps in ((None, 1), (PolicyPace(), 1), (PolicyPace(settling=25), 30)):
         torch.manual_seed(0)
         teacher, student = create_model("resnet20", 10), create_model(name, 10)
-        method = SpotKD(teacher, student, "at", "adaptive", image_shape=(3, 8, 8), beta=10.0, settling=settling).train()
+        method = SpotKD(teacher, student, "at", "adaptive", image_shape=(3, 8, 8), beta=10.0, pace=pace).train()
         optimizer = torch.optim.SGD(method.parameter_groups(0.05), momentum=0.9)
         for _ in range(steps):
             images, labels = torch.randn(16, 3, 8, 8), torch.randint(10, (16,))
@@ -139,7 +162,7 @@ def test_a_deep_student_does_not_pin_the_scaled_policy(name: str) -> None:
             with torch.no_grad():
                 found = method.teacher_probability(method.teacher.features(images), method.student.features(images))
             decided = (found < 0.01) | (found > 0.99)
-            if settling is not None:
+            if pace is not None:
                 assert not decided.any()
             elif not mode:
                 assert decided.float().mean() > 0.7

@@ -98,6 +98,11 @@ class Inspection:
             means: npt.NDArray[np.float64] = sums / counts[:, None]
         return means
 
+    @property
+    def varies(self) -> bool:
+        """Whether samples are treated differently at any spot."""
+        return bool((np.ptp(self.probability, axis=0) > 1e-6).any())
+
     def correlations(self) -> dict[str, npt.NDArray[np.float64]]:
         """Pearson's r ``(len(spots),)`` of P(teacher) with losses and correctness; nan where one is constant."""
         return {

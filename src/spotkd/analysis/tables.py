@@ -120,19 +120,19 @@ def _format_column(values: Any) -> list[str]:
 
 def describe(inspection: Inspection) -> Group:
     """What a person wants to know first: the spots, what their probabilities go with, the classes at either end."""
-    what = "P(teacher)" if inspection.learnt else "probability that a sample is distilled"
+    what = "P(teacher)" if inspection.learnt else "weight of a sample"
     lines: list[Table | str] = [f"{len(inspection)} {inspection.split} images, un-augmented, {inspection.when}"]
     if not inspection.learnt:
-        lines.append(
-            f"strategy {inspection.strategy} has no policy: it treats every sample alike, and P is what it does"
-        )
+        alike = "treats every sample alike, and P is what it does"
+        does = "weighs samples, and P is the weight" if inspection.varies else alike
+        lines.append(f"strategy {inspection.strategy} has no policy: it {does}")
     if inspection.strategy == "anti":
         lines.append("strategy anti distils the complement: where P is high, the student is not distilled")
     spots = Table(Column("spot"), *(Column(name, justify="right") for name in (f"mean {what}", "share above 0.5")))
     for spot, mean, share in zip(inspection.spots, inspection.means(), inspection.decisions.mean(0), strict=True):
         spots.add_row(escape(escape_terminal(spot)), f"{mean:.3f}", f"{share:.1%}")
     lines.append(spots)
-    if inspection.learnt:
+    if inspection.varies:
         lines += [_correlations(inspection), _extreme_classes(inspection)]
     return Group(*lines)
 

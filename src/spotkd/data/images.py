@@ -17,6 +17,8 @@ from torch import Tensor
 from ..deprecation import Renamed
 from ..distributed import Shard
 from ..errors import SpotkdError
+from ..formatting import join_words
+from ..notebook import format_shape, html_table
 from ..registry import Registry
 from .spec import READ_BY_ALL, DataSpec
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from .hazards import TeacherView
 
 HELD_OUT_SEED = 0  # the same images are held out in every run, whatever its own seed
+_MOST_CLASSES_SHOWN = 10  # in a notebook
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ def augment(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Ten
     return padded.gather(2, pixels.view(count, 1, -1).expand(-1, channels, -1)).view_as(images)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """A data set with all that training and reading its results need.
 
@@ -233,6 +236,21 @@ class Dataset:
                         f"0 to {len(self.classes) - 1}"
                     )
 
+    def __repr__(self) -> str:
+        """``Dataset('glyph94', 50008 training and 9964 test images of 3 x 32 x 32, 94 classes)``."""
+        images = [f"{len(split)} {name}" for name, split in self._splits()]
+        shape = format_shape(self.image_shape)
+        return f"Dataset({self.name!r}, {join_words(images)} images of {shape}, {len(self.classes)} classes)"
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[object, ...]] = [(f"{name} images", len(split)) for name, split in self._splits()]
+        classes = f"{len(self.classes)}: {', '.join(self.classes[:_MOST_CLASSES_SHOWN])}"
+        return html_table(self.name, [*rows, ("shape", format_shape(self.image_shape)), ("classes", classes)])
+
+    def _splits(self) -> list[tuple[str, Split]]:
+        found = (("training", self.train), ("validation", self.val), ("test", self.test))
+        return [(name, split) for name, split in found if split is not None]
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """``(3, H, W)`` of what the networks see."""
@@ -275,18 +293,6 @@ class Dataset:
         return replace(self, train=train, val=val)
 
     holding_out = Renamed("hold_out")
-
-
-def pick_images(split: Split, indices: Sequence[int]) -> Iterator[Tensor]:
-    """The images ``(C, H, W)`` uint8 of those numbers, which rise; a stream is gone through for them."""
-    if split.labels is not None:
-        for images, _, _ in split.subset(torch.tensor(indices, dtype=torch.int64)).batches(EpochSpec(64)):
-            yield from images
-        return
-    number, wanted = 0, set(indices)
-    for images, _, _ in split.batches(EpochSpec(64)):
-        yield from (image for n, image in enumerate(images, number) if n in wanted)
-        number += len(images)
 
 
 def split_per_class(split: Split, share: float, key: str) -> tuple[Split, Split]:

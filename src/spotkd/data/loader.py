@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -39,6 +39,18 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def pick_images(split: Split, indices: Sequence[int]) -> Iterator[Tensor]:
+    """The images ``(C, H, W)`` uint8 of those numbers, which rise; a stream is gone through for them."""
+    if split.labels is not None:
+        for images, _, _ in split.subset(torch.tensor(indices, dtype=torch.int64)).batches(EpochSpec(64)):
+            yield from images
+        return
+    number, wanted = 0, set(indices)
+    for images, _, _ in split.batches(EpochSpec(64)):
+        yield from (image for n, image in enumerate(images, number) if n in wanted)
+        number += len(images)
 
 
 class Loader:

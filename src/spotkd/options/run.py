@@ -19,7 +19,8 @@ class ModelOptions:
     """A network.
 
     Args:
-        name: a network of the zoo, such as resnet20, or torchvision:NAME, timm:NAME, python:MODULE.FUNCTION.
+        name: a network of the zoo, such as resnet20, or torchvision:NAME, timm:NAME, python:MODULE.FUNCTION; or a run
+            folder or weights file of spotkd's, which names its network and becomes the checkpoint.
         checkpoint: weights to start from: a run folder, .safetensors, .pt or .pth.
         checkpoint_key: which weights of the checkpoint to take, where it holds several: ema for averaged ones, raw, a
             key of the file, or a prefix of its names; unset takes the raw ones and tells of others.
@@ -99,6 +100,8 @@ class PolicyOptions:
             at most 3, a start of 50 steps in which everybody is distilled and nothing is routed, so that statistics
             settle, a bounded gradient after it, and embeddings of one length. It keeps the policy deciding in short
             runs and with deep students.
+        every: the policy learns in every so many steps, and decides in all; 1 is the paper. More is an approximation
+            that saves time.
         bias: initial bias towards the teacher: a number (10 in the paper for pairs of one architecture, else 0), or
             "scaled" for the paper's 10 scaled down to the length of this run.
         gamma: the routing loss counts gamma times when above the student's and 1/gamma times when below; 1 is off.
@@ -111,6 +114,7 @@ class PolicyOptions:
     lr: float | None = option(None, affects="result", above=0)
     weight_decay: float = option(1e-3, affects="result", at_least=0)
     schedule: Literal["published", "scaled"] = option("published", affects="result")
+    every: int = option(1, affects="result", at_least=1)
     bias: float | Literal["scaled"] = option(0.0, affects="result")
     gamma: float = option(1.0, affects="result")
     share_cost: float = option(0.0, affects="result", at_least=0)

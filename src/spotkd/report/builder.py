@@ -69,7 +69,7 @@ class ReportBuilder:
 
     def _show_strategy(self, section: Section, name: str) -> None:
         """Where a strategy distils, if it learns that; what files alone tell where it may not be imported."""
-        learns = self._try(section.remarks, "strategy", lambda: make_strategy(name).learns)
+        learns = self._try(section.remarks, "strategy", lambda: make_strategy(name).tells_samples_apart)
         section.learns = learns
         if learns is not False:
             section.heat_maps = list(epoch_heat_maps(section.run))
@@ -155,7 +155,9 @@ class ReportBuilder:
             control = find_control(run, wanted)
             if control is not None:
                 record = read_record(control.path, control.path.name)
-                beside = Group(record.name, role_of(record, (set(), set())), (Section(record),))
+                section = Section(record)
+                self._try([], "time of a step", partial(self._measure_step, section))
+                beside = Group(record.name, role_of(record, (set(), set())), (section,))
                 found.append(Control(name_control(key), beside, is_here=False))
         return found
 

@@ -36,7 +36,7 @@ class Control:
     @property
     def label(self) -> str:
         """``plain KD (kd-0)``, and what else is different."""
-        place = self.group.name if self.is_here else f"{self.group.name}, beside it"
+        place = self.group.name if self.is_here else f"{self.group.name}, in the same folder"
         also = f", which also differs in {' and '.join(self.differs)}" if self.differs else ""
         return f"{self.what} ({place}{also})"
 

@@ -3,7 +3,7 @@
 from . import balanced, constant, dual, ea, expert_choice, first_half, top_share, trust, wsl  # noqa: F401  # they register themselves
 from .factory import Combined, make_strategy
 from .network import RoutingNetwork
-from .policy import PolicyNetwork, Settling, scaled_bias, scaled_decay, straight_through
+from .policy import PolicyNetwork, PolicyPace, scaled_bias, scaled_decay, straight_through
 from .strategies import STRATEGIES, Decisions, Evidence, Strategy
 
 __all__ = [
@@ -12,8 +12,8 @@ __all__ = [
     "Decisions",
     "Evidence",
     "PolicyNetwork",
+    "PolicyPace",
     "RoutingNetwork",
-    "Settling",
     "Strategy",
     "make_strategy",
     "scaled_bias",

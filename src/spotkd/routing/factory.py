@@ -71,6 +71,10 @@ class Combined(Strategy):
     def __iter__(self) -> Iterator[Strategy]:
         return iter(cast(Sequence[Strategy], self.parts))
 
+    @property
+    def tells_samples_apart(self) -> bool:
+        return any(part.tells_samples_apart for part in self)
+
     def build(self, spots: int, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
         for part in self:
             part.build(spots, student_shapes, teacher_shapes)

@@ -111,27 +111,30 @@ def straight_through(logits: Tensor, tau: float = 5.0) -> Tensor:
     return hard + (soft - soft.detach())
 
 
-class Settling(nn.Module):
-    """A start in which nothing is routed yet, and a bound on the policy's gradient after it.
+class PolicyPace(nn.Module):
+    """When and how fast a policy learns, where that is not as in the paper: there in every step from the first on.
 
     The routing network runs the student in eval mode, whose statistics are still those of initialisation in the first
     steps: a deep student's routing loss is then in the hundreds, and its gradient pins every decision at "teacher" in
-    one step. Not in the paper.
+    one step.
 
     Args:
-        steps: how many steps everybody is distilled and nothing routed.
+        settling: steps at the start in which everybody is distilled and nothing routed.
         bound: norm of the routing loss's gradient at the policy's logits of a batch, at most.
+        every: the policy and the adapters learn in every so many steps; it decides in all of them. An approximation,
+            which saves the routing network's pass in the others.
     """
 
-    def __init__(self, steps: int = 50, bound: float = 0.03) -> None:
+    def __init__(self, settling: int = 50, bound: float = 0.03, every: int = 1) -> None:
         super().__init__()
-        self.steps, self.bound = steps, bound
+        self.settling, self.bound, self.every = settling, bound, every
         self._taken = 0
 
-    def advance(self) -> bool:
-        """Whether this step is still one of the start; counts it."""
+    def advance(self) -> tuple[bool, bool]:
+        """Counts a step; whether it is still one of the start, and whether the policy learns in it."""
+        after = self._taken - self.settling
         self._taken += 1
-        return self._taken <= self.steps
+        return after < 0, after >= 0 and after % self.every == 0
 
     def attach(self, logits: Tensor) -> Tensor:
         """The same logits, through which gradients flow back bounded."""

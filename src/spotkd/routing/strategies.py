@@ -125,6 +125,11 @@ class Strategy(nn.Module):
         nn.Module.__init__(strategy)
         return strategy
 
+    @property
+    def tells_samples_apart(self) -> bool:
+        """Whether samples may get different weights for what they are, and not only by chance."""
+        return self.learns or type(self).weigh is not Strategy.weigh
+
     def build(self, spots: int, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
         """Make what depends on the pair of networks: buffers, trainable parts. Called once, before training.
 

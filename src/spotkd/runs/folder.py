@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ..errors import RunError, SpotkdError, one_line
 from ..files import atomic_write
+from ..notebook import html_table
 from ..options import DistillOptions, TrainOptions, read_options
 from ..untrusted.files import open_file, read_text
 from ..untrusted.yaml_files import check_yaml_file, read_yaml
@@ -46,6 +47,26 @@ class RunFolder:
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        """What it trained and how that went; one line for a folder without a run, or with a damaged one."""
+        try:
+            return html_table(str(self.path), self._describe())
+        except SpotkdError as error:
+            return html_table(str(self.path), [(str(error),)])
+
+    def _describe(self) -> list[tuple[str, object]]:
+        options, summary = self.options, self.summary
+        rows: list[tuple[str, object]] = [("data", options.data.name), ("seed", options.seed)]
+        if isinstance(options, DistillOptions):
+            rows += [("student", options.student.name), ("teacher", options.teacher.name)]
+            rows += [("what, where", f"{options.distiller}, {options.strategy}")]
+        else:
+            rows += [("network", options.model.name)]
+        if summary is None:
+            return [*rows, ("result", "not finished")]
+        rows += [("result", summary), ("training time", f"{summary.seconds:.0f} s on {summary.machine}")]
+        return [*rows, *((f"distilled at {spot}", f"{share:.0%}") for spot, share in summary.shares.items())]
 
     @property
     def exists(self) -> bool:

@@ -56,6 +56,7 @@ def stage(model: nn.Module, at: Sequence[str] | None = None, *, image_shape: Sha
         ) from error
     names = propose_cuts(probe, images) if at is None else [at] if isinstance(at, str) else list(at)
     staged = cut_network(model, probe, names, images)
+    staged._image_shape = image_shape
     if at is None:
         print(f"{type(model).__name__} is cut after these modules:")  # noqa: T201  # asked for by leaving out `at`
         roles = dict(zip(staged.stage_names[-2:], ("embedding", "logits"), strict=True))

@@ -242,7 +242,7 @@ def _hooks(
         Guard(run, len(train), options.skip_nonfinite, parameters, changing_buffers(method)),
         loggers,
     ]
-    if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and method.strategy.learns:
+    if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and method.strategy.tells_samples_apart:
         hooks += _decision_log(options, method, images.dataset, device, loggers)
     hooks += [progress, _notes(options, method, progress)]
     if options.compile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
@@ -18,10 +19,10 @@ from ..losses import Supervised
 from ..method import SpotKD
 from ..models import build_model, create_model
 from ..models.weights import read_metadata
-from ..options import DataOptions, DistillOptions, RunOptions, TrainOptions
+from ..options import DataOptions, DistillOptions, PolicyOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_hazards, parse_loggers, parse_names, parse_spots
 from ..options.values import MOST_EPOCHS, check_values, epochs_for, milestones
-from ..routing import Settling, Strategy, make_strategy, scaled_bias, scaled_decay
+from ..routing import PolicyPace, Strategy, make_strategy, scaled_bias, scaled_decay
 from ..runs.summary import Scores
 from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
@@ -173,7 +174,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         labels=data.train.labels,
         gamma=policy.gamma,
         policy_bias=_policy_bias(options, data),
-        settling=Settling() if policy.schedule == "scaled" else None,
+        pace=_policy_pace(policy),
         share_cost=policy.share_cost,
         target_share=policy.target_share,
         target_weight=policy.target_weight,
@@ -208,6 +209,12 @@ def _policy_bias(options: DistillOptions, data: Dataset) -> float:
     if policy.bias != "scaled":
         return float(policy.bias)
     return scaled_bias(steps_of(options, data), _policy_lr(options), policy.weight_decay, options.optim.momentum)
+
+
+def _policy_pace(policy: PolicyOptions) -> PolicyPace | None:
+    if policy.schedule == "scaled":
+        return PolicyPace(every=policy.every)
+    return PolicyPace(settling=0, bound=math.inf, every=policy.every) if policy.every > 1 else None
 
 
 def policy_decay(options: DistillOptions, data: Dataset) -> float:
