@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .fields import option, section
-from .grammar import parse_interval, parse_loggers, parse_spots
+from .grammar import parse_hazards, parse_interval, parse_loggers, parse_spots
 
 Precision = Literal["auto", "32", "bf16-mixed"]
 Select = Literal["auto", "last", "best_val", "best_test"]
@@ -237,6 +237,11 @@ class DistillOptions(RunOptions):
             gamma rule, the balance and share terms) sees those of all devices; without it, those of its own.
         cache_teacher: GiB that the frozen teacher's outputs may take: they are computed in the first epoch and looked
             up afterwards. 0 keeps none. Only with data.augment false.
+        hazard: damage done on purpose, to see what a strategy makes of it: wrong:0.4 (for 40 % of the training images
+            the teacher sees another one, of another class), subgroup:0.2 (the same for all images of 20 % of the
+            classes), shift:1 (noise of that deviation over all that the teacher sees), scale:30 (the distiller's weight
+            times 30), mismatch (each spot faces the teacher's feature of the next), noise:0.2 (20 % of the training
+            labels are others), or several as wrong:0.4,scale:30. What is evaluated stays as it is.
         policy: the policy network.
         preparation: the phase before distillation that some distillers need.
         inspect_every: where the policy sends 512 training images is noted after every so many epochs, in
@@ -262,6 +267,7 @@ class DistillOptions(RunOptions):
     fold: bool = option(True, affects="result")
     gather: bool = option(False, affects="result")
     cache_teacher: float = option(0.0, affects="speed", at_least=0)
+    hazard: list[str] | str | None = option(None, affects="result", parse=parse_hazards)
     policy: PolicyOptions = section(PolicyOptions)
     preparation: PreparationOptions = section(PreparationOptions)
     inspect_every: int = option(1, affects="display", at_least=0)

@@ -174,6 +174,8 @@ def assemble(
         networks["teacher"] = method.trained_teacher
     selection = Selection(options.select, data, networks)
     images = _loaders(options, data, selection, device)
+    if isinstance(method, SpotKD) and images.train.view is not None:
+        method.teacher_view = images.train.teacher_images
     model = trained_model(options).name
     hooks = _hooks(options, method, images, optimizer.param_groups, device, run)
     return Session(model, method, images, optimizer, schedule, selection, device, run, hooks)

@@ -57,8 +57,12 @@ class Training:
     def __init__(self, session: Session, optimizer: Optimizer) -> None:
         self.method, self.optimizer, self.rates = session.method, optimizer, session.schedule.rates
         self.selection = session.selection
+        view = session.data.dataset.teacher_view
         self.meter = EpochMeans(
-            session.method.spot_names, session.device.fabric.device, lambda: _balanced_weights(session.method)
+            session.method.spot_names,
+            session.device.fabric.device,
+            lambda: _balanced_weights(session.method),
+            None if view is None else view.is_damaged,
         )
         self.position = Position()
         images = session.data.dataset.train
