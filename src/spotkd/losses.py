@@ -90,16 +90,22 @@ class Method(nn.Module):
         trained_teacher: the teacher, where it is trained along.
         spot_names: names of the columns of ``Losses.mask``.
         policy_warmup: share of the epochs in which the policy's rate is a hundredth of itself.
+        label_smoothing: share of every label that is spread over all classes, in each cross entropy with the labels.
     """
 
     student: nn.Module
     trained_teacher: nn.Module | None = None
     spot_names: tuple[str, ...] = ()
     policy_warmup: float = 0.0
+    label_smoothing: float = 0.0
 
     @abstractmethod
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
         """The losses of one batch, a :class:`~spotkd.stages.Batch` or a plain ``(images, labels)``."""
+
+    def on_labels(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross entropy of logits ``(B, C)`` with the labels, a scalar."""
+        return cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
 
     def start_epoch(self, epoch: int, epochs: int) -> None:  # plain training has nothing to do
         """Epoch ``epoch`` of ``epochs``, counted from 1, begins."""
@@ -145,6 +151,6 @@ class Supervised(Method):
         batch = Batch(*batch)
         with per_rank_generator(batch.images.device):
             logits = self.student(batch.images)
-        task = cross_entropy(logits, batch.labels)
+        task = self.on_labels(logits, batch)
         zero = task.new_zeros(())
         return Losses(task, zero, zero, zero, zero, zero, zero, logits.detach(), task.new_zeros(len(logits), 0))
