@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from spotkd import DATASETS, DISTILLERS, MODELS, STRATEGIES, create_model
 from spotkd.cli import main
+from spotkd.cli.arguments import read
 from spotkd.data import ImageSet
 from spotkd.distillers import CRD
 from spotkd.models import save_weights
@@ -343,3 +344,23 @@ def test_every_option_has_a_line_of_help(command: str, capsys: pytest.CaptureFix
     assert len(options) > (3 if command == "report" else 5)
     bare = [option for option in options if re.match(r"\S+( [A-Z_{][^ ]*)?\s+\(type: ", option)]
     assert not bare, f"options without help: {bare}"
+
+
+def test_a_network_is_named_by_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("given", "code"):
+        (tmp_path / name).mkdir()
+    save_weights(create_model("resnet8", 94), tmp_path / "given" / "model.safetensors", {"model": "resnet8"})
+    for words in (["--teacher", str(tmp_path / "given")], [f"--teacher={tmp_path}/given/model.safetensors"]):
+        teacher = read("distill", words).teacher
+        assert (teacher.name, teacher.checkpoint) == ("resnet8", words[-1].removeprefix("--teacher="))
+    save_weights(create_model("resnet8", 94), tmp_path / "code" / "model.safetensors", {"model": "python:os.getcwd"})
+    for words, told in (
+        (
+            ["--teacher", str(tmp_path / "code")],
+            "is a network of python:os.getcwd; write --teacher NAME --teacher.checkp",
+        ),
+        (["--teacher", str(tmp_path / "given"), "--teacher.checkpoint", "x"], "is given too: write --teacher NAME"),
+        (["--teacher", str(tmp_path)], "holds no student.safetensors or model.safetensors"),
+    ):
+        assert run("distill", *words, "--student", "resnet8") == 2
+        assert told in capsys.readouterr().err

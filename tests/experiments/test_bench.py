@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from spotkd.cli import main
 from spotkd.errors import STOPPED
 from spotkd.experiments import cells, read_plan
+from spotkd.runtime.device import describe_machine
 
 from .conftest import DATA
 
@@ -169,6 +172,41 @@ def test_an_estimate_follows_the_options(bright: Path) -> None:
     assert estimate_seconds(config) == pytest.approx(2 * once * 0.2 * 0.9)
     config = with_values(config, {"model.name": "resnet56"})
     assert estimate_seconds(config) > 2 * once * 0.2 * 0.9
+
+
+def test_an_estimate_follows_finished_runs(bright: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its own kind where there are some; else the timings are corrected by those of other kinds."""
+    from spotkd.experiments import grid as module
+    from spotkd.experiments.grid import Grid
+
+    Path("plan.yaml").write_text(PLAN.replace("seeds: [1]", "seeds: [1, 2]"))
+    grid = Grid(read_plan(Path("plan.yaml")), bright / "grid")
+    kd = [cell for cell in grid.cells if cell.distiller == "kd"]
+    (other, *_) = [cell for cell in grid.cells if cell.distiller == "at"]
+    monkeypatch.setattr(module, "estimate_seconds", lambda options: 100.0)
+    monkeypatch.setattr(Grid, "finished", lambda self, cell: cell == kd[0])
+    machine = describe_machine(torch.device("cpu"))
+    found = SimpleNamespace(result=SimpleNamespace(machine=machine, seconds=20.0))
+    monkeypatch.setattr(Grid, "run", lambda self, cell: found)
+    started = module._STARTUP_SECONDS
+    assert grid.estimate(kd[1]) == started + 20
+    assert grid.estimate(other) == started + 100 * 0.2
+    found.result.machine = "another"
+    assert Grid(grid.plan, grid.folder).estimate(kd[1]) == started + 100
+
+
+def test_a_busy_machine_is_named(
+    bright: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from spotkd.experiments import estimate
+
+    Path("plan.yaml").write_text(PLAN)
+    for load, named in ((100.0, True), (0.0, False)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        estimate.machine_load.cache_clear()
+        assert bench("plan.yaml", "--dry-run") == 0
+        assert ("This machine is busy (100.0 programs want" in capsys.readouterr().out) == named
+    estimate.machine_load.cache_clear()
 
 
 def test_mistakes(bright: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spotkd import DISTILLERS, SpotkdError
+from spotkd import DISTILLERS, SpotkdError, create_model
 from spotkd.experiments.plan import Cell, Plan, cells
 from spotkd.experiments.report import write_report
 from spotkd.experiments.results import paired_difference, read_results
 from spotkd.experiments.tables import method_name
+from spotkd.models.weights import save_weights
 from spotkd.options import TrainOptions
+from spotkd.runs.layout import MODEL
 from spotkd.runs.summary import Scores, Summary
 from spotkd.training.assemble import open_writer
 
@@ -71,6 +73,20 @@ def method_row(folder: Path, distiller: str, strategy: str, data: str = "glyph94
     wanted = {"data": data, "distiller": distiller, "strategy": strategy}
     (row,) = [row for row in table(folder / "report.csv") if wanted.items() <= row.items()]
     return row
+
+
+def test_teachers_at_chance_are_remarked(tmp_path: Path) -> None:
+    plan = planned(distillers=["kd"], strategies=["always"], seeds=[1])
+    finish_all(plan, tmp_path)
+    (teacher,) = [cell for cell in cells(plan) if cell.kind == "teacher"]
+    for top1, remarked in ((1.1, True), (50.0, False)):
+        shutil.rmtree(tmp_path / teacher.folder)
+        finish(tmp_path, teacher, top1)
+        noted = {"classes": [str(label) for label in range(94)]}
+        save_weights(create_model("resnet8", 94), tmp_path / teacher.folder / MODEL, noted)
+        report = write_report(plan, "mine", tmp_path, COMMAND)
+        assert ("No better on the test images than guessing: wrn_40_2." in report.replace("\\", "")) == remarked
+        assert "guesses" not in table(tmp_path / "runs.csv")[0]
 
 
 def test_names_of_the_field() -> None:

@@ -130,6 +130,12 @@ def test_a_policy_that_decides_nothing_is_named() -> None:
     assert subject.name == "sakd", "the one that decides something"
 
 
+def test_a_teacher_that_guesses_is_named() -> None:
+    groups = group_runs([replace(made("sakd", ADAPTIVE, 70), teacher_guesses=True), made("at", ALWAYS, 69)])
+    answer = answer_question(groups[0], effects_of(groups, groups[0], counted(10, 60)), groups)
+    assert "Its teacher does no better than guessing: there is nothing to learn from it." in answer.more
+
+
 def test_prices_of_different_machines_are_not_compared() -> None:
     ours, theirs = group_runs([made("sakd", ADAPTIVE, 70), made("at", ALWAYS, 69)])
     assert ours.runs[0].summary is not None

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from spotkd.analysis.palette import COLOURS, MARKERS, ROLES, line_style
 from spotkd.report.charts import BOTTOM, HEIGHT, TOP, Drawing, LineChart
-from spotkd.report.figures import _draw_lines
+from spotkd.report.figures import _draw_intervals, _draw_lines
+from spotkd.report.intervals import IntervalChart, IntervalDrawing, IntervalRow
 
 STYLE = Path(__file__).parents[2] / "src" / "spotkd" / "templates" / "page.css"
 sizes = st.floats(-12, 12).map(lambda power: 10.0**power)
@@ -55,6 +56,22 @@ def test_ranges_of_seeds_lie_inside() -> None:
     assert drawing.low <= 1
     assert drawing.high >= 11
     assert drawing.curves[0].area.count("L") == 3
+
+
+def test_intervals_lie_inside_and_labels_are_their_values() -> None:
+    rows = [IntervalRow("a vs b", 1.2, (0.4, 2.0), "adaptive"), IntervalRow("c" * 99, -7.5, (-11.0, -4.0), "kd")]
+    drawing = IntervalDrawing(IntervalChart("k", "t", rows))
+    assert drawing.low <= -11
+    assert drawing.high >= 2
+    for tick in drawing.ticks:
+        assert float(tick.text) == pytest.approx(tick.value)
+        assert tick.at == drawing.x(tick.value)
+    first, second = drawing.bars
+    assert drawing.zero < first.low < first.middle < first.high <= drawing.ticks[-1].at
+    assert drawing.ticks[0].at <= second.low < second.high < drawing.zero
+    assert second.text.endswith("…")
+    axes = _draw_intervals(IntervalChart("k", "t", rows)).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [tick.text for tick in drawing.ticks]
 
 
 def test_figures_for_papers_have_the_axes_of_the_page() -> None:

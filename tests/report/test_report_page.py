@@ -123,7 +123,7 @@ def test_every_figure_is_drawn_for_papers(runs: dict[str, Path], page: str) -> N
     folder = runs["sakd"].parent / "figures"
     keys = {a["data-key"] for tag, a in Reader(page).tags if tag == "figure" and a.get("data-key")}
     assert {path.stem for path in folder.glob("*.png")} == {path.stem for path in folder.glob("*.svg")} == keys
-    assert len(keys) == 2 + 3 + 3 + 7  # together; teacher; KD (constant shares); SAKD with weights and two heat maps
+    assert len(keys) == 3 + 3 + 3 + 7  # together; teacher; KD (constant shares); SAKD with weights and two heat maps
     for path in folder.glob("*.png"):
         assert imread(path)[..., :3].std() > 0.05, f"{path.name} is blank"
 

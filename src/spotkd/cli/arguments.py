@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from ..errors import SpotkdError
 from ..escaping import escape_shell
 from ..options import check_filled, check_options_file, make_parser
+from ..registry import PYTHON
 from .commands import COMMANDS
 
 # Options that name a thing: `--teacher resnet20` is short for `--teacher.name resnet20`.
@@ -107,11 +108,12 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
             if len(plain) < len(spelled):
                 print(as_yaml(config), end="")
                 sys.exit(0)
-            return _expand_home(config)
+            return _name_networks(_expand_home(config))
     options = _parse(parser, spelled, named)
     check_filled(COMMANDS[command][0], options.as_dict())
     values = parser.instantiate(options)
-    return _expand_home(COMMANDS[command][0](**{key: value for key, value in vars(values).items() if key != "config"}))
+    found = COMMANDS[command][0](**{key: value for key, value in vars(values).items() if key != "config"})
+    return _name_networks(_expand_home(found))
 
 
 def _expand_home(options: Any) -> Any:
@@ -123,6 +125,33 @@ def _expand_home(options: Any) -> Any:
     if isinstance(options, list):
         return [_expand_home(value) for value in options]
     return str(Path(options).expanduser()) if isinstance(options, str) and options.startswith("~/") else options
+
+
+def _name_networks(options: Any) -> Any:
+    """A network given by its run or weights file, ``--teacher runs/teacher``: its name stands there.
+
+    Raises:
+        SpotkdError: the file does not name its network, or it names code, which only the command line may do.
+    """
+    from ..models.weights import read_metadata
+
+    for key in ("model", "teacher", "student"):
+        network = getattr(options, key, None)
+        if not is_dataclass(network) or isinstance(network, type):
+            continue
+        path = getattr(network, "name", "")
+        if ":" in path or not (Path(path).is_dir() or Path(path).suffix in (".safetensors", ".pt", ".pth")):
+            continue
+        told = f"--{key} NAME --{key}.checkpoint {escape_shell([path])}"
+        if getattr(network, "checkpoint", path) is not None:
+            raise SpotkdError(f"{key}.name is {path}, a path, and {key}.checkpoint is given too: write {told}")
+        name = str(read_metadata(path).get("model", ""))
+        if not name or name.startswith(PYTHON):
+            raise SpotkdError(
+                f"{path}: {f'is a network of {name}' if name else 'does not name its network'}; write {told}"
+            )
+        options = replace(options, **{key: replace(network, name=name, checkpoint=path)})
+    return options
 
 
 def _parse(parser: ArgumentParser, arguments: Sequence[str], named: Sequence[str], **settings: Any) -> Any:

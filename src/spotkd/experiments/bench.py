@@ -23,6 +23,7 @@ from ..options import BenchOptions, DistillOptions
 from ..runtime.signals import StopRequest
 from ..runtime.workers import Supervisor
 from ..untrusted.names import looking
+from .estimate import machine_load
 from .grid import Grid, plan_folder
 from .plan import Cell, find_plan, read_plan, shipped_plans
 from .report import write_report
@@ -40,22 +41,33 @@ def list_plan(options: BenchOptions, console: Console) -> None:
         console.print(title, markup=False, highlight=False, soft_wrap=True)
         todo = 0.0
         for cell in grid.cells:
-            estimate = grid.estimate(cell)
-            finished = grid.finished(cell)
-            todo += 0.0 if finished else estimate
-            console.print(
-                f"  {cell}: {'finished' if finished else format_duration(estimate)}", highlight=False, soft_wrap=True
-            )
+            estimate = None if grid.finished(cell) else grid.estimate(cell)
+            todo += estimate or 0.0
+            what = "finished" if estimate is None else format_duration(estimate)
+            console.print(f"  {cell}: {what}", highlight=False, soft_wrap=True)
         console.print(
-            f"{name}: {len(grid.cells)} runs, about {format_duration(todo)} still to go one after the other\n",
+            f"{name}: {len(grid.cells)} runs, about {format_duration(todo)} still to go one after the other"
+            f"{_describe_recorded(grid)}\n",
             highlight=False,
             soft_wrap=True,
         )
     console.print(
-        "Rough estimates for this machine, from timings of the networks made just now; the distillers' own arithmetic "
-        "and evaluation come on top.",
+        "Rough estimates for this machine, from finished runs where there are some, else from timings of the networks "
+        "made just now; evaluation comes on top, and where nothing is finished the distillers' own arithmetic.",
         highlight=False,
     )
+    load = machine_load()
+    if load is not None:
+        console.print(
+            f"This machine is busy ({load:.1f} programs want {available_cores()} cores): the estimates are for an idle "
+            "one, and a run beside the others takes longer.",
+            highlight=False,
+        )
+
+
+def _describe_recorded(grid: Grid) -> str:
+    count = len(grid.recorded)
+    return f", estimated from {count} kind{'s' * (count > 1)} of finished runs" if count else ""
 
 
 def run_plan(options: BenchOptions, console: Console) -> int:

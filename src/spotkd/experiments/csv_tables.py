@@ -58,4 +58,5 @@ def _method_row(method: Cell, plan: Plan, groups: ResultsByMethod) -> dict[str, 
 
 def _result_row(result: Result) -> dict[str, object]:
     row = asdict(result)
+    del row["guesses"]  # a remark, no measurement
     return {**row.pop("cell"), **row}

@@ -1,6 +1,7 @@
 """How long a plan will take, roughly, before anything has been trained.
 
-The stages of every network are timed on this machine with a few images; a run's images are counted from its options.
+The stages of every network are timed on this machine with a few images, by the processor's own clock where other
+programs keep it busy; a run's images are counted from its options.
 What each costs in forward passes ``T`` and ``S`` of teacher and student follows from where the strategy needs them (see
 docs/performance.md). Distillers' own arithmetic, adapters and evaluation are left out; a running plan corrects the
 estimate by the cells that are finished.
@@ -8,12 +9,14 @@ estimate by the cells that are finished.
 
 from __future__ import annotations
 
+import os
 import time
 from functools import cache
 from typing import Any
 
 import torch
 
+from ..cores import available_cores
 from ..data import DataSpec, load_data
 from ..distillers import DISTILLERS
 from ..distillers.base import LogitDistiller, pair_spots
@@ -32,8 +35,9 @@ SIZES = {
     "cifar100": (50_000, 100, 32),
     "tiny-imagenet": (100_000, 200, 64),
 }
-TIMED_IMAGES = 16  # timed at once
+TIMED_IMAGES = 8  # timed at once
 TIMED_ROUNDS = 2  # of which the faster counts
+BUSY = 0.5  # programs in want of a core, for each core, from which a machine is busy
 
 
 @cache
@@ -45,12 +49,26 @@ def _stage_seconds(name: str, classes: int, size: int, device: torch.device) -> 
         for _ in range(TIMED_ROUNDS + 1):  # the first warms up
             x = torch.randn(TIMED_IMAGES, 3, size, size, device=device)
             for stage in range(len(best)):
-                started = time.perf_counter()
+                started = _clock(device)
                 x = model.run(x, stage, stage + 1)
                 if device.type != "cpu":
                     torch.cuda.synchronize(device)
-                best[stage] = min(best[stage], time.perf_counter() - started)
+                best[stage] = min(best[stage], _clock(device) - started)
     return tuple(seconds / TIMED_IMAGES for seconds in best)
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds; on a processor that others keep busy, those in which it worked for this program."""
+    if device.type == "cpu" and machine_load() is not None:
+        return time.process_time() / torch.get_num_threads()
+    return time.perf_counter()
+
+
+@cache
+def machine_load() -> float | None:
+    """How many programs wanted a core in the last minute where that is many for this machine; else None."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return load if load > BUSY * available_cores() else None
 
 
 @cache

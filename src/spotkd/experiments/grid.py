@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from ..errors import SpotkdError
 from ..options import DistillOptions, TrainOptions, result_differences, with_values
 from ..runs.folder import RunFolder
+from ..runtime.device import describe_machine, make_fabric
 from .estimate import estimate_seconds
 from .plan import Cell, Plan, cells, run_options
 
@@ -66,8 +69,32 @@ class Grid:
         return True
 
     def estimate(self, cell: Cell) -> float:
-        """Rough seconds; the same for every seed."""
+        """Rough seconds, the same for every seed.
+
+        As finished runs of the plan took on this machine; for a kind that has none, from timings made now, corrected by
+        what they say of the kinds that have some.
+        """
         kind = replace(cell, seed=None)
         if kind not in self._estimates:
-            self._estimates[kind] = _STARTUP_SECONDS + estimate_seconds(run_options(self.plan, cell))
+            seconds = self.recorded.get(kind)
+            if seconds is None:
+                seconds = self._correction * estimate_seconds(run_options(self.plan, cell))
+            self._estimates[kind] = _STARTUP_SECONDS + seconds
         return self._estimates[kind]
+
+    @cached_property
+    def recorded(self) -> dict[Cell, float]:
+        """Mean seconds of the runs that were finished on this machine, by kind; the same one for every seed."""
+        found: dict[Cell, list[float]] = {}
+        for cell in self.cells:
+            if self.finished(cell):
+                summary, accelerator = self.run(cell).result, run_options(self.plan, cell).accelerator
+                if summary.machine == describe_machine(make_fabric(accelerator, "32").device):
+                    found.setdefault(replace(cell, seed=None), []).append(summary.seconds)
+        return {kind: fmean(seconds) for kind, seconds in found.items()}
+
+    @cached_property
+    def _correction(self) -> float:
+        """How much longer finished runs took than timings made now say."""
+        pairs = [(seconds, estimate_seconds(run_options(self.plan, kind))) for kind, seconds in self.recorded.items()]
+        return median(took / expected for took, expected in pairs) if pairs else 1.0

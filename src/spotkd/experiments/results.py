@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import RunError
+from ..errors import RunError, SpotkdError
+from ..models.weights import read_metadata
 from ..runs.folder import RunFolder
 from ..statistics import MeanInterval, mean_interval
+from ..training.teacher import is_guessing
 from .plan import Cell, Plan, cells
 
 BASELINE = "always"  # ordinary distillation, which every other strategy is compared with
@@ -30,6 +32,7 @@ class Result:
         spotkd: version of this package.
         torch: version of PyTorch.
         python: version of Python.
+        guesses: whether it is a teacher that does no better on the test images than guessing.
     """
 
     cell: Cell
@@ -43,6 +46,7 @@ class Result:
     spotkd: str
     torch: str
     python: str
+    guesses: bool = False
 
 
 ResultsByMethod = dict[Cell, list[Result]]  # a method is a cell without its seed
@@ -79,7 +83,17 @@ def _read_result(cell: Cell, run: RunFolder) -> Result:
         device=summary.device,
         machine=summary.machine,
         **summary.versions,
+        guesses=cell.kind == "teacher" and _is_guessing(run),
     )
+
+
+def _is_guessing(run: RunFolder) -> bool:
+    """By the number of classes that its weights note; False where they are not there."""
+    try:
+        classes = read_metadata(run.path).get("classes") or ()
+    except SpotkdError:
+        return False
+    return bool(classes) and is_guessing(run.result.scores.top1, run.result.scores.images, len(classes))
 
 
 def group_by_method(plan: Plan, results: Iterable[Result]) -> ResultsByMethod:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from ..distillers import DISTILLERS
-from ..formatting import format_signed
+from ..formatting import format_signed, join_words
 from ..registry import PYTHON
 from ..statistics import interval_factor, mean_interval
 from .plan import Cell, Plan
@@ -99,6 +99,7 @@ class DataSetTables:
     def tables(self) -> Iterator[Table]:
         """Accuracies, the same after the last epoch where another was chosen, and differences."""
         remarks = [*self._protocol_remarks(), *([_OPTIMISTIC] if "best on test" in self.protocols else [])]
+        remarks += self._teacher_remarks()
         yield self._accuracy_table("Accuracy", self.epoch, lambda result: result.top1, remarks)
         if set(self.protocols) - {LAST}:
             yield self._accuracy_table(
@@ -170,6 +171,14 @@ class DataSetTables:
         if any(cell.endswith(f"/{len(self.seeds)})") for row in chain(*filled) for cell in row[1:]):
             remarks = [f"(n/{len(self.seeds)}) marks where only n of the {len(self.seeds)} seeds {counted}.", *remarks]
         return Table(title, caption, self.head, filled, remarks)
+
+    def _teacher_remarks(self) -> list[str]:
+        """Which teachers have nothing to teach."""
+        found = [result.cell.teacher for result in chain(*self.results.values()) if result.guesses]
+        if not found:
+            return []
+        names = join_words(list(dict.fromkeys(found)))
+        return [f"No better on the test images than guessing: {names}. Their students learn nothing from them."]
 
     def _protocol_remarks(self) -> list[str]:
         """Which rows follow which protocol, if they differ."""

@@ -19,7 +19,8 @@ class ModelOptions:
     """A network.
 
     Args:
-        name: a network of the zoo, such as resnet20, or torchvision:NAME, timm:NAME, python:MODULE.FUNCTION.
+        name: a network of the zoo, such as resnet20, or torchvision:NAME, timm:NAME, python:MODULE.FUNCTION; or a run
+            folder or weights file of spotkd's, which names its network and becomes the checkpoint.
         checkpoint: weights to start from: a run folder, .safetensors, .pt or .pth.
         checkpoint_key: which weights of the checkpoint to take, where it holds several: ema for averaged ones, raw, a
             key of the file, or a prefix of its names; unset takes the raw ones and tells of others.

@@ -47,7 +47,10 @@ def pick_subject(groups: Sequence[Group]) -> Group | None:
 
 def answer_question(subject: Group, own: Sequence[Effect], groups: Sequence[Group]) -> Answer:
     """The answer for one configuration, from its effects, the closest control first."""
-    more = [section.ordinary for section in subject.sections[:1] if section.ordinary is not None]
+    first_section = subject.sections[0]
+    more = [first_section.ordinary] if first_section.ordinary is not None else []
+    if first_section.teacher_guesses:
+        more.append("Its teacher does no better than guessing: there is nothing to learn from it.")
     command = _missing_control(subject, own)
     if not own:
         sentence = f"{describe_group(subject)} cannot be judged: no run to compare it with is here."

@@ -16,6 +16,7 @@ from ..options.values import epochs_for
 from ..routing import make_strategy
 from ..runs.folder import RunFolder
 from ..training.build import data_spec
+from ..training.teacher import is_guessing
 from ..untrusted.names import UnfollowedNameError, looking
 from .compare import Comparison, Labels, compare, predict_labels
 from .costs import NetworkCost, network_cost
@@ -60,8 +61,9 @@ class ReportBuilder:
         self._trusts = self.options.trust or RunFolder(run.folder).is_own
         section.charts = list(metric_charts(run))
         costs = self._try(section.remarks, "sizes", lambda: self._network_costs(run))
-        if costs is not None:
-            self._try(section.remarks, "time of a step", lambda: self._measure_step(section))
+        if costs is not None:  # the data set is there
+            self._measure_step(section)
+            self._note_guessing(section)
         section.items = list(summary_items(run, costs))
         if run.distill_options is not None:
             self._show_strategy(section, run.distill_options.strategy)
@@ -118,6 +120,13 @@ class ReportBuilder:
             steps = epochs_for(run.options, images) * count_batches(images, run.options.batch_size)
             section.step_milliseconds = 1000 * run.summary.seconds / steps
 
+    def _note_guessing(self, section: Section) -> None:
+        """A network that has learnt nothing: one that others are compared with, or taught by, must not be that."""
+        run = section.run
+        if run.summary is not None:
+            scores = run.summary.scores
+            section.guesses = is_guessing(scores.top1, scores.images, len(self.load_data(run).classes))
+
     def _inspect_policy(self, section: Section) -> None:
         """Where the run's policy sends the images of a split."""
         options = self.options
@@ -127,6 +136,8 @@ class ReportBuilder:
         )
         section.inspection = inspection
         section.patterns = list(describe_patterns(inspection))
+        top1 = 100 * float(inspection.teacher_correct.mean())
+        section.teacher_guesses = is_guessing(top1, len(inspection), len(inspection.classes))
         section.galleries, section.samples = galleries(inspection, get_split(data, split))
         rows = sort_classes(inspection)
         section.classes = [rows[i : i + _BLOCK_ROWS] for i in range(0, len(rows), _BLOCK_ROWS)]

@@ -12,12 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ..analysis.palette import COLOURS
+from ..analysis.palette import COLOURS, MARKERS, ROLES, line_style
 from ..errors import SpotkdError
 from ..escaping import escape_terminal
 from ..files import atomic_write
 from ..untrusted.images import ignore_warnings
 from .charts import Drawing, HeatMap, LineChart, evenly_spaced
+from .intervals import IntervalChart, IntervalDrawing
 
 _STYLE = {
     "font.size": 9,
@@ -33,7 +34,10 @@ _BLOCK_ROWS = 24  # of a heat map, which stand one below the other
 _MOST_ROWS = 96  # beyond which a page of a paper cannot show them
 
 
-def write_figures(figures: Iterable[LineChart | HeatMap], folder: Path) -> int:
+Figures = Iterable[LineChart | HeatMap | IntervalChart]
+
+
+def write_figures(figures: Figures, folder: Path) -> int:
     """Write every figure as ``KEY.png`` and ``KEY.svg``, and say how many there are.
 
     Raises:
@@ -44,7 +48,7 @@ def write_figures(figures: Iterable[LineChart | HeatMap], folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         for content in figures:
             with ignore_warnings(), rc_context(_STYLE):  # type: ignore[arg-type]  # the stubs list the keys one by one
-                figure = _draw_lines(content) if isinstance(content, LineChart) else _draw_heat_map(content)
+                figure = _draw(content)
                 name = re.sub(r"[^A-Za-z0-9_.]+", "-", content.key)
                 for ending, extra in (("png", {"Software": None}), ("svg", {"Date": None})):
                     with atomic_write(folder / f"{name}.{ending}") as path:
@@ -53,6 +57,30 @@ def write_figures(figures: Iterable[LineChart | HeatMap], folder: Path) -> int:
     except OSError as error:
         raise SpotkdError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return count
+
+
+def _draw(content: LineChart | HeatMap | IntervalChart) -> Figure:
+    if isinstance(content, LineChart):
+        return _draw_lines(content)
+    return _draw_heat_map(content) if isinstance(content, HeatMap) else _draw_intervals(content)
+
+
+def _draw_intervals(chart: IntervalChart) -> Figure:
+    drawing = IntervalDrawing(chart)
+    figure = Figure(figsize=(4.6, 1.2 + 0.32 * len(chart.rows)), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(title=chart.title, xlabel="points of test accuracy")
+    for place, (row, style) in enumerate(zip(chart.rows, map(line_style, range(len(chart.rows))), strict=True)):
+        color, marker = COLOURS[ROLES.index(row.role)], MARKERS[style.marker][0]
+        axes.plot(row.interval, (place, place), color=color, linewidth=1.4)
+        axes.plot([row.difference], [place], color=color, marker=marker, markersize=5)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlim(drawing.low, drawing.high)
+    axes.set_xticks([tick.value for tick in drawing.ticks], [tick.text for tick in drawing.ticks])
+    axes.set_yticks(range(len(chart.rows)), [_shorten(row.label) for row in chart.rows])
+    axes.set_ylim(len(chart.rows) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
 
 
 def _draw_lines(chart: LineChart) -> Figure:

@@ -22,6 +22,7 @@ from .builder import ReportBuilder
 from .charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Drawing, HeatMap, LineChart
 from .figures import write_figures
 from .groups import ROLE_NAMES, Group, group_runs
+from .intervals import IntervalChart, IntervalDrawing, interval_chart
 from .run_record import read_record
 from .run_summary import number_runs, result_rows, run_line, share_map
 
@@ -49,7 +50,7 @@ def report_runs(folders: Sequence[Path], options: ReportOptions) -> Iterator[str
         if closest is not None:
             comparison = closest.comparison or builder.compare_first(subject, closest.control)
     together = [accuracy_chart(groups)]
-    shares = share_map(groups)
+    shares, differences = share_map(groups), interval_chart(groups, effects)
     target = Path(options.out or Path(options.what[0]) / "report.html")
     shown = [section for group in groups for section in group.sections]
     html = render_page(
@@ -62,6 +63,7 @@ def report_runs(folders: Sequence[Path], options: ReportOptions) -> Iterator[str
         answer=answer,
         together=together,
         shares=shares,
+        differences=differences,
         comparison=comparison,
         remarks=builder.remarks,
     )
@@ -75,7 +77,8 @@ def report_runs(folders: Sequence[Path], options: ReportOptions) -> Iterator[str
     yield f"{target}: {len(runs)} run{'s' * (len(runs) > 1)}, {len(content) / 1e6:.1f} MB"
     yield from builder.unfollowed
     if options.figures is not None:
-        figures: list[LineChart | HeatMap] = [*together, *([] if shares is None else [shares])]
+        figures: list[LineChart | HeatMap | IntervalChart] = [*together]
+        figures += [chart for chart in (shares, differences) if chart is not None]
         for section in sections:
             figures += [*section.charts, *section.heat_maps]
         yield f"{options.figures}: {write_figures(figures, Path(options.figures))} figures, each as PNG and SVG"
@@ -116,6 +119,7 @@ def render_page(**content: Any) -> str:
         "page.html",
         **content,
         Drawing=Drawing,
+        IntervalDrawing=IntervalDrawing,
         ROLE_NAMES=ROLE_NAMES,
         WIDTH=WIDTH,
         HEIGHT=HEIGHT,

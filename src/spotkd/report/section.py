@@ -29,6 +29,8 @@ class Section:
         samples: what is known of the galleries' samples, by their place in the split.
         learns: whether a policy decides where it distils; None where that is not known.
         step_milliseconds: mean time of a training step; None where it is not known.
+        guesses: whether its network does no better on the test images than guessing.
+        teacher_guesses: whether its teacher does no better on the images of the inspection.
         remarks: what could not be shown, and why.
     """
 
@@ -43,6 +45,8 @@ class Section:
     samples: list[Sample] = field(default_factory=list)
     learns: bool | None = None
     step_milliseconds: float | None = None
+    guesses: bool = False
+    teacher_guesses: bool = False
     remarks: list[str] = field(default_factory=list)
 
     @property

@@ -110,8 +110,8 @@ def fit_mixture(x: Tensor, rounds: int = ROUNDS) -> Tensor:
     x = torch.where(known, x, 0.0)
     centre = x.sum(0) / count
     spread = ((known * (x - centre).square()).sum(0) / count).sqrt().clamp(min=_NARROWEST)
-    shares = torch.tensor([0.2, 0.8], dtype=x.dtype, device=x.device)
-    low, high = torch.where(known, x, torch.nan).nanquantile(shares, dim=0).nan_to_num()
+    seen = torch.where(known, x, torch.nan)
+    low, high = (seen.nanquantile(share, dim=0).nan_to_num() for share in (0.2, 0.8))
     half = torch.full_like(low, 0.5)
     components = torch.stack([low, spread, half, high, spread, half])
     for _ in range(rounds):

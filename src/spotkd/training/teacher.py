@@ -81,6 +81,11 @@ def check_teacher(
     return scores
 
 
+def is_guessing(top1: float, images: int, classes: int) -> bool:
+    """Whether a network that gets ``top1`` percent of some test images right does no better than guessing would."""
+    return _probability_of_guessing(round(top1 * images / 100), images, 1 / classes) >= _SIGNIFICANT
+
+
 def _probability_of_guessing(hits: int, images: int, chance: float) -> float:
     """How often who always names the commonest class is right at least so often: an exact binomial test."""
     from scipy.stats import binomtest  # slow to import, and needed by nothing else
