@@ -19,7 +19,7 @@ from ..losses import Supervised
 from ..method import SpotKD
 from ..models import build_model, create_model
 from ..models.weights import read_metadata
-from ..options import DataOptions, DistillOptions, PolicyOptions, RunOptions, TrainOptions
+from ..options import DataOptions, DistillOptions, ModelOptions, PolicyOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_hazards, parse_loggers, parse_names, parse_spots
 from ..options.values import MOST_EPOCHS, check_values, epochs_for, learning_rate, milestones, warmup, with_values
 from ..routing import PolicyPace, Strategy, make_strategy, scaled_bias, scaled_decay
@@ -28,6 +28,7 @@ from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
 from ..runtime.random_state import seed_everything
 from ..spots import check_logits
+from ..stages import StagedModel
 from .announcement import describe_hazard, describe_start, format_number
 from .loggers import check_installed
 from .prepare import PreparationPlan
@@ -125,9 +126,23 @@ def build_supervised(options: TrainOptions, data: Dataset) -> Supervised:
         data.image_shape,
         checkpoint_key=model.checkpoint_key,
         replace_head=model.replace_head,
+        output=model.output,
     )
     check_logits(network, f"network {model.name}", data.image_shape)
     return Supervised(network)
+
+
+def _make_network(model: ModelOptions, data: Dataset) -> StagedModel:
+    return create_model(
+        model.name,
+        len(data.classes),
+        model.checkpoint,
+        at=parse_names(model.at),
+        image_shape=data.image_shape,
+        checkpoint_key=model.checkpoint_key,
+        replace_head=model.replace_head,
+        output=model.output,
+    )
 
 
 def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> SpotKD:
@@ -143,18 +158,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
     if not options.teacher.replace_head:
         check_class_count(options.teacher.checkpoint, data)
     with redirect_stdout(None) if quiet else nullcontext():
-        teacher, student = (
-            create_model(
-                model.name,
-                len(data.classes),
-                model.checkpoint,
-                at=parse_names(model.at),
-                image_shape=data.image_shape,
-                checkpoint_key=model.checkpoint_key,
-                replace_head=model.replace_head,
-            )
-            for model in (options.teacher, options.student)
-        )
+        teacher, student = (_make_network(model, data) for model in (options.teacher, options.student))
     strategy, policy = make_strategy(options.strategy), options.policy
     if options.fold and not strategy.trains_teacher:
         teacher, _, reason = fold_batchnorm(teacher, data.image_shape)

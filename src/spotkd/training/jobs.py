@@ -138,6 +138,8 @@ def _save_networks(
         "test_top1": summary.scores.top1,
         "protocol": summary.protocol,
     }
+    if (output := trained_model(options).output) is not None:
+        metadata["output"] = output
     name = layout.STUDENT if isinstance(options, DistillOptions) else layout.MODEL
     run.save_network(name, method.student, metadata)
     if method.trained_teacher is not None and isinstance(options, DistillOptions):
