@@ -73,6 +73,10 @@ class Results:
                 found.append(float(row["test"]) - float(beside["test"]))
         return found
 
+    def seconds(self, name: str) -> list[float]:
+        """Wall time of the set's students."""
+        return [float(row["seconds"]) for key, row in self.rows.items() if key[2] and key[0] == name]
+
     def step_cost(self, strategy: str) -> float | None:
         """Median of the step's time over that of ``always`` in the same cell."""
         ratios = []
@@ -124,18 +128,18 @@ def choose_default(results: Results) -> str | None:
     return max(gains, key=gains.__getitem__) if gains else None
 
 
-def write_page(rows: list[Row], path: Path) -> None:
-    """Write the page, and its figures into ``assets/`` beside it."""
+def write_page(rows: list[Row], path: Path, missing: Sequence[str] = ()) -> None:
+    """Write the page, and its figures into ``assets/`` beside it; ``missing`` are the sets of cells without a row."""
     results = Results(rows)
     figures = path.parent / "assets"
     figures.mkdir(parents=True, exist_ok=True)
     for name in results.sets:
         draw_forest(results, name, figures / f"study-forest-{name}.svg")
         draw_doses(results, name, figures / f"study-dose-{name}.svg")
-    path.write_text("\n".join(page_lines(results)) + "\n", encoding="utf-8")
+    path.write_text("\n".join(page_lines(results, missing)) + "\n", encoding="utf-8")
 
 
-def page_lines(results: Results) -> Iterator[str]:
+def page_lines(results: Results, missing: Sequence[str] = ()) -> Iterator[str]:
     """The page in Markdown."""
     students = sum(1 for key in results.rows if key[2])
     yield "<!-- made by benchmarks/study.py --page from benchmarks/results/study: change that -->\n"
@@ -172,6 +176,12 @@ def page_lines(results: Results) -> Iterator[str]:
         the rule pools was written then too. Constants of `trust` and `balance` come from pilots on the same sets. So
         confirm on data of your own.
     """)
+    seconds = [statistics.median(results.seconds(name) or [0.0]) for name in missing]
+    if seconds:
+        yield _paragraph(f"""
+            The whole plan has {len(seconds)} more students on these sets: some {sum(seconds) / 3600:.0f} hours on one
+            thread beside other work, as these were.
+        """)
 
 
 def _paragraph(text: str) -> str:
@@ -197,7 +207,8 @@ def replication(results: Results) -> str:
 def default_sentence(results: Results) -> str:
     """The rule for the default, and what it chooses."""
     chosen = choose_default(results)
-    answer = f"`{chosen}`" if chosen else "none yet"
+    clean = [x for name in results.sets for x in results.differences(name, "none", chosen or "")]
+    answer = f"`{chosen}`, on clean data {pool(clean)}" if chosen else "none yet"
     return _paragraph(f"""
         **The rule for the default**, written down before this study: among strategies whose pooled difference to
         `{BASE}` on clean data has a lower bound above {NOT_WORSE} points and whose step costs at most {DEAREST} times

@@ -100,6 +100,6 @@ def test_the_default_may_neither_harm_nor_be_dear(page: ModuleType) -> None:
 def test_the_page_says_what_the_rows_do(page: ModuleType) -> None:
     text = "\n".join(page.page_lines(page.Results(rows_of_a_study(page))))
     assert "32 students so far, on digits, with at, sp" in text
-    assert "By these students: `better`" in " ".join(text.split())
+    assert "By these students: `better`, on clean data +0.0 [" in " ".join(text.split())
     assert "| `better` | 1.05 |" in text
     assert re.search(r"\| `better` \| \+0\.0 \[.*\] \(n = 4\) \| \+20\.0 \[.*\] \(n = 4\) \* \|", text)

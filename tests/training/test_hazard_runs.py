@@ -10,12 +10,13 @@ from spotkd.data import DATASETS
 from spotkd.errors import SpotkdError, Stopped
 from spotkd.models import MODELS
 from spotkd.options import DistillOptions, ModelOptions, TrainOptions
-from spotkd.options.values import with_values
+from spotkd.options.values import check_values, with_values
 from spotkd.report.run_charts import metric_charts
 from spotkd.report.run_record import read_record
 from spotkd.runs.checkpoint import read_checkpoint
 from spotkd.runs.folder import RunFolder
 from spotkd.training import distill, resume, train
+from spotkd.training.assemble import default_folder
 from tests.conftest import TinyNet
 
 from . import killed_runs
@@ -38,6 +39,21 @@ def chosen(place: Path, out: str, **changes: object) -> DistillOptions:
     common = {"epochs": 3, "batch_size": 8, "quiet": True, "out": str(place / out), "data.name": "tiny"}
     options = DistillOptions(teacher=teacher, student=student, distiller="at", min_teacher_top1=0.0)
     return with_values(options, common | {"hazard": "wrong:0.4,scale:2"} | changes)
+
+
+@pytest.mark.parametrize("hazard", ["wrong:0.4,scale:2", ["wrong:0.4", "scale:2"]])
+def test_a_run_without_a_folder_is_named_after_its_hazard(place: Path, hazard: object) -> None:
+    options = with_values(chosen(place, "", hazard=hazard), {"out": None})
+    expected = "runs/tiny-at-tinynet6-tinynet4-always-wrong-0.4-scale-2-seed1029"
+    assert default_folder(options, killed_runs.tiny_data()) == expected
+    check_values(options)
+
+
+def test_cached_outputs_are_the_damaged_ones(place: Path) -> None:
+    for name, gib in (("computed", 0.0), ("cached", 1.0)):
+        distill(chosen(place, name, cache_teacher=gib, **{"data.augment": False}))
+    computed, cached = (read_checkpoint(place / name / "last.ckpt")["method"] for name in ("computed", "cached"))
+    assert differences(computed, cached) == []
 
 
 @pytest.mark.slow
