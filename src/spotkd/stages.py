@@ -25,11 +25,19 @@ StageOutputs = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # of every stage, 
 
 
 class Batch(NamedTuple):
-    """One mini-batch: images ``(B, C, H, W)``, labels ``(B,)`` and, where known, the samples' indices ``(B,)``."""
+    """One mini-batch: images ``(B, C, H, W)``, labels and, where known, the samples' indices ``(B,)``.
+
+    Labels are class indices ``(B,)``, or each sample's share of every class ``(B, classes)``, as mixup makes them.
+    """
 
     images: Tensor
     labels: Tensor
     indices: Tensor | None = None
+
+    @property
+    def classes(self) -> Tensor:
+        """The class index ``(B,)`` of each sample; of mixed labels the one with the largest share."""
+        return self.labels if self.labels.dim() == 1 else self.labels.argmax(1)
 
 
 @dataclass(frozen=True)
