@@ -223,7 +223,10 @@ def _set_lines(results: Results, name: str) -> Iterator[str]:
     )
     yield f"## {name}\n"
     words = [f"{what} {statistics.fmean(v):.1f} %" for what, v in (("teacher", teacher), ("student alone", alone)) if v]
-    yield f"Test top-1: {', '.join(words)}.\n"
+    yield _paragraph(f"""
+        Test top-1: {", ".join(words)}. In brackets the number of students; where it is smaller, distillers or seeds are
+        missing, so compare the differences, which are paired.
+    """)
     hazards = [h for h in results.hazards if results.values(name, h, BASE)]
     yield from _table(
         ["strategy", *hazards],
