@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spotkd import DISTILLERS, Batch, SpotKD
-from spotkd.options import OptimOptions, milestones
+from spotkd.options import OptimOptions, learning_rate, milestones
 from spotkd.training.optim import make_optimizer
 
 from .conftest import TinyNet
@@ -101,7 +101,7 @@ def test_gamma_multiplies_every_cross_entropy(pair: Pair, batch: Batch) -> None:
 
 def rates(method: SpotKD, config: OptimOptions, epochs: int, wanted: list[int]) -> dict[int, tuple[float, ...]]:
     optimizer, schedule = make_optimizer(
-        method, epochs=epochs, steps_per_epoch=2, lr=config.lr, milestones=milestones(config, epochs)
+        method, epochs=epochs, steps_per_epoch=2, lr=learning_rate(config), milestones=milestones(config, epochs)
     )
     found = {}
     for epoch in range(1, epochs + 1):

@@ -155,6 +155,9 @@ def test_another_length_moves_what_depends_on_it() -> None:
 
 
 def test_what_follows_other_options() -> None:
+    assert distillation("cifar100/at/resnet56-resnet20", optim={"lr": None}).optim.lr == 0.05  # unset: the recipe's
+    config = distillation("cifar100/at/resnet56-resnet20", optim={"kind": "adamw"})  # has a rate of its own
+    assert (config.optim.lr, config.policy.lr) == (0.001, 0.0005)
     config = distillation("cifar100/at/resnet56-resnet20", optim={"lr": 0.2, "schedule": "onecycle"})
     assert (config.policy.lr, config.optim.milestones) == (0.1, None)
     config = distillation("cifar100/at/resnet56-resnet20", epochs="60", optim={"lr": "1e-1"})  # YAML's 1e-1 is text
@@ -235,7 +238,7 @@ def test_spellings_and_names_with_paths() -> None:
         ("cifar100/at/resnet56-resnet20", {"optim": 3}, "optim is 3: it is a section, write optim: {lr: ...}"),
         ("cifar100/at/resnet56-resnet20", {"teacher": "resnet56"}, "teacher is resnet56: it is a section"),
         ("cifar100/at/resnet56-resnet20", {"epochs": None}, "epochs is empty"),
-        ("cifar100/at/resnet56-resnet20", {"optim": {"lr": None}}, "optim.lr is empty"),
+        ("cifar100/at/resnet56-resnet20", {"optim": {"momentum": None}}, "optim.momentum is empty"),
         ("cifar100/at/resnet56-resnet20", {"strategy": 3}, "strategy"),
         ("cifar100/at/resnet56-resnet20", {"recipe": "cifar100/at/vgg13-vgg8"}, "give one of them"),
     ],
@@ -322,7 +325,9 @@ def test_mistakes_on_the_command_line(arguments: list[str], message: str, capsys
 
 
 @pytest.mark.parametrize("recipe", ["", "recipe: cifar100/single/vgg8\n"])
-@pytest.mark.parametrize("content", ["optim: 3", "optim: null", "epochs: null", "optim: {lr: null}", "model: null"])
+@pytest.mark.parametrize(
+    "content", ["optim: 3", "optim: null", "epochs: null", "optim: {momentum: null}", "model: null"]
+)
 def test_a_file_with_nothing_where_something_must_be(
     content: str, recipe: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

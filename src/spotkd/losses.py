@@ -50,7 +50,7 @@ def as_batch(batch: Batch | Sequence[Any], image_shape: Shape | None = None) -> 
     return Batch(images, labels.long() if labels.dim() == 1 else labels.to(images.dtype), indices)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """The mean cross entropy, a scalar, of logits ``(B, classes)`` with indices ``(B,)`` or shares ``(B, classes)``.
 
     Raises:
@@ -59,13 +59,14 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.dim() == 2 and labels.shape != logits.shape:
         raise SpotkdError(f"labels have {labels.shape[1]} classes and the logits {logits.shape[1]}")
     try:
-        return _cross_entropy(logits, labels if labels.dim() == 1 else labels.to(logits.dtype))
+        targets = labels if labels.dim() == 1 else labels.to(logits.dtype)
+        return _cross_entropy(logits, targets, label_smoothing=label_smoothing)
     except IndexError as error:
         count = logits.shape[1]
         raise SpotkdError(f"labels are indices of {count} classes, from 0 to {count - 1}: {one_line(error)}") from error
 
 
-_cross_entropy: Callable[[Tensor, Tensor], Tensor] = full_precision(F.cross_entropy)
+_cross_entropy: Callable[..., Tensor] = full_precision(F.cross_entropy)
 
 
 def unless_finite(logits: Tensor) -> Tensor:
@@ -140,16 +141,22 @@ class Method(nn.Module):
         trained_teacher: the teacher, where it is trained along.
         spot_names: names of the columns of ``Losses.mask``.
         policy_warmup: share of the epochs in which the policy's rate is a hundredth of itself.
+        label_smoothing: share of every label that is spread over all classes, in each cross entropy with the labels.
     """
 
     student: nn.Module
     trained_teacher: nn.Module | None = None
     spot_names: tuple[str, ...] = ()
     policy_warmup: float = 0.0
+    label_smoothing: float = 0.0
 
     @abstractmethod
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
         """The losses of one batch, a :class:`~spotkd.stages.Batch` or a plain ``(images, labels)``."""
+
+    def on_labels(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross entropy of logits ``(B, C)`` with the labels, a scalar."""
+        return cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
 
     def start_epoch(self, epoch: int, epochs: int) -> None:  # plain training has nothing to do
         """Epoch ``epoch`` of ``epochs``, counted from 1, begins."""
@@ -195,6 +202,6 @@ class Supervised(Method):
         batch = as_batch(batch)
         with per_rank_generator(batch.images.device):
             logits = self.student(batch.images)
-        task = cross_entropy(logits, batch.labels)
+        task = self.on_labels(logits, batch)
         zero = task.new_zeros(())
         return Losses(task, zero, zero, zero, zero, zero, zero, logits.detach(), task.new_zeros(len(logits), 0))

@@ -17,7 +17,7 @@ from .distillers import KD, Distiller, DistillerFactory, LogitDistiller, make_di
 from .distillers.base import masked_mean
 from .distillers.kd import kd_loss
 from .errors import SpotkdError
-from .losses import Losses, Method, Supervised, as_batch, cross_entropy, unless_finite
+from .losses import Losses, Method, Supervised, as_batch, unless_finite
 from .notebook import format_shape, html_table, pair_rows
 from .routed_method import RoutedMethod
 from .routing import PolicyPace, Strategy, make_strategy
@@ -148,8 +148,8 @@ class SpotKD(RoutedMethod):
         t, s = seen.teacher, seen.student
 
         weight = self.gamma if self.joint else 1.0
-        task = weight * cross_entropy(s[-1], batch.labels)
-        teacher = weight * cross_entropy(t[-1], batch.labels) if self.joint else task.new_zeros(())
+        task = weight * self.on_labels(s[-1], batch)
+        teacher = weight * self.on_labels(t[-1], batch) if self.joint else task.new_zeros(())
         alone = self.distiller is None  # where a distiller of the logits is in the place of KD
         compared = s[-1:] if alone else seen.student_at_spots
         attached = compared if self.balance is None else self.balance.attach(compared)
@@ -171,7 +171,7 @@ class SpotKD(RoutedMethod):
         route = task.new_zeros(()) if decisions.loss is None else decisions.loss
         balance = share = task.new_zeros(())
         if decisions.route is not None:
-            routed = cross_entropy(self.route(batch.images, t, decisions.route), batch.labels)
+            routed = self.on_labels(self.route(batch.images, t, decisions.route), batch)
             routes = self.all_samples(decisions.route)
             share = self.share_penalty(routes.mean(0))
             if self.joint:

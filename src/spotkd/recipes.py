@@ -16,7 +16,7 @@ from .data import DATASETS, resolve_name
 from .distillers import DISTILLERS
 from .errors import SpotkdError, one_line
 from .models import MODELS
-from .options import DistillOptions, TrainOptions, check_filled, from_values, parser_for
+from .options import DistillOptions, OptimOptions, TrainOptions, check_filled, from_values, learning_rate, parser_for
 from .published import CAUTION, published_top1
 from .registry import unknown_name
 from .routing import STRATEGIES, make_strategy
@@ -213,6 +213,9 @@ def resolved(name: str, overrides: Mapping[str, Any]) -> TrainOptions | DistillO
 
 def _options(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
     """What the rules give, then the exceptions, then what is given."""
+    optim = given.get("optim")
+    if optim and optim.get("lr", 0) is None:  # unset: the recipe's
+        given = {**given, "optim": {key: value for key, value in optim.items() if key != "lr"}}
     return merged(merged(_rules(recipe, given), EXCEPTIONS.get(recipe.name, {})), given)
 
 
@@ -220,7 +223,7 @@ def _rules(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options that the rules give, where the user's own options may shift what is derived from them."""
     epochs, strategy = given.get("epochs", EPOCHS), given.get("strategy", recipe.strategy)
     optim = given.get("optim", {})
-    lr = optim.get("lr", recipe.lr)
+    lr = optim.get("lr", recipe.lr if optim.get("kind", "sgd") == "sgd" else learning_rate(OptimOptions(**optim)))
     stepwise = optim.get("schedule", "multistep") == "multistep"
     # In a very short run some coincide: then the run finds them itself.
     drops = [round(epochs * milestone / EPOCHS) for milestone in MILESTONES]

@@ -12,7 +12,7 @@ import torch
 
 from spotkd import SpotKD, create_model
 from spotkd.models import save_weights
-from spotkd.options import DistillOptions, ModelOptions, PolicyOptions
+from spotkd.options import DistillOptions, ModelOptions, PolicyOptions, learning_rate
 from spotkd.routing import PolicyPace, make_strategy, scaled_decay
 from spotkd.training.build import LARGEST_BIAS, build_distillation, policy_decay
 from tests.conftest import TinyNet, few_glyphs
@@ -82,7 +82,7 @@ def test_options_make_it(tmp_path: Path) -> None:
     assert method.pace is not None
     assert method.policy.normalise
     assert method.policy.linear.bias.view(-1, 2)[:, 0].mean().item() == pytest.approx(LARGEST_BIAS, abs=0.2)
-    assert policy_decay(options, data) == scaled_decay(20, options.optim.lr / 2)
+    assert policy_decay(options, data) == scaled_decay(20, learning_rate(options.optim) / 2)
     published = build_distillation(replace(options, policy=PolicyOptions(bias=10.0)), data, quiet=True)
     assert published.pace is None
     assert published.policy.linear.bias.view(-1, 2)[:, 0].mean().item() == pytest.approx(10, abs=0.2)

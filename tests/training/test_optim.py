@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spotkd import Batch, SpotKD, SpotkdError
-from spotkd.options import OptimOptions, milestones
+from spotkd.options import OptimOptions, learning_rate, milestones
 from spotkd.training.optim import make_optimizer
 
 from ..conftest import IMAGE_SHAPE, TinyNet
@@ -20,7 +20,7 @@ def rates(pair: Pair, config: OptimOptions, epochs: int, steps: int) -> list[lis
     """The two groups' rates in the first step of every epoch."""
     method = SpotKD(*pair, "at", image_shape=IMAGE_SHAPE)
     optimizer, schedule = make_optimizer(
-        method, epochs=epochs, steps_per_epoch=steps, lr=config.lr, milestones=milestones(config, epochs)
+        method, epochs=epochs, steps_per_epoch=steps, lr=learning_rate(config), milestones=milestones(config, epochs)
     )
     found = []
     for _ in range(epochs):

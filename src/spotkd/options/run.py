@@ -71,22 +71,29 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class OptimOptions:
-    """SGD for the student side.
+    """The optimizer and the schedule of its rate.
 
     Args:
-        lr: learning rate; for onecycle its peak.
-        momentum: momentum, of the policy's parameters too.
-        weight_decay: weight decay, on every parameter.
-        schedule: onecycle warms up and anneals to zero; multistep, the paper's, divides the rate by ten at each
-            milestone.
+        lr: learning rate; for onecycle and cosine its peak; unset takes 0.05, for adamw 0.001.
+        kind: sgd, the paper's, or adamw.
+        momentum: momentum, of the policy's parameters too; for adamw the first of its betas.
+        weight_decay: weight decay, on every parameter; with adamw 0.05 is usual.
+        schedule: onecycle warms up and anneals to zero; cosine rises in a straight line for optim.warmup epochs, then
+            falls to zero along half a cosine; multistep, the paper's, divides the rate by ten at each milestone.
         milestones: last epochs before the rate drops; unset takes 5/8, 6/8, 7/8 of all (150, 180, 210 of 240).
+        warmup: epochs in which the rate of cosine rises, 2.5 is possible; unset takes a twentieth of all.
+        clip: longest gradient; a longer one is shortened to it before the step, the student's and the policy's each by
+            itself; 0 for none.
     """
 
-    lr: float = option(0.05, affects="result", above=0)
+    lr: float | None = option(None, affects="result", above=0)
+    kind: Literal["sgd", "adamw"] = option("sgd", affects="result")
     momentum: float = option(0.9, affects="result", at_least=0, below=1)
     weight_decay: float = option(5e-4, affects="result", at_least=0)
-    schedule: Literal["multistep", "onecycle"] = option("onecycle", affects="result")
+    schedule: Literal["multistep", "onecycle", "cosine"] = option("onecycle", affects="result")
     milestones: list[int] | None = option(None, affects="result")
+    warmup: float | None = option(None, affects="result", at_least=0)
+    clip: float = option(0.0, affects="result", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,7 @@ class RunOptions:
             the best on the test images, as the literature does, which flatters. auto: best_val where there are
             validation images (--data.val_share), else last.
         optim: the optimizer.
+        label_smoothing: share of every label that is spread over all classes, 0.1 is usual.
         accelerator: auto, cpu, cuda or mps.
         devices: how many processes, each with a device, share every batch; batch_size is that of all together.
         sync_batchnorm: BatchNorm with the statistics of the batches of all devices (CUDA).
@@ -188,6 +196,7 @@ class RunOptions:
     seed: int = option(1029, affects="result", at_least=0, below=2**32)
     select: Select = option("auto", affects="result")
     optim: OptimOptions = section(OptimOptions)
+    label_smoothing: float = option(0.0, affects="result", at_least=0, below=1)
     accelerator: Accelerator = option("auto", affects="numerics")
     devices: int = option(1, affects="result", at_least=1, free_on_resume=True)
     sync_batchnorm: bool = option(False, affects="result")

@@ -87,6 +87,7 @@ def result_options(options: RunOptions) -> dict[str, Any]:
             for section in sections:
                 place = place[section]
             del place[key]
+    content["optim"]["lr"] = learning_rate(options.optim)
     if options.optim.schedule == "multistep" and options.epochs != "auto":
         content["optim"]["milestones"] = milestones(options.optim, options.epochs)
     return content
@@ -122,18 +123,40 @@ def epochs_for(options: RunOptions, images: int) -> int:
     return min(max(round(STEPS / steps_per_epoch), FEWEST_EPOCHS), MOST_EPOCHS)
 
 
+def learning_rate(optim: OptimOptions) -> float:
+    """The learning rate that was asked for, or the one that is usual with this optimizer."""
+    return {"sgd": 0.05, "adamw": 0.001}[optim.kind] if optim.lr is None else optim.lr
+
+
+def warmup(optim: OptimOptions, epochs: int) -> float | None:
+    """The epochs in which the rate of a cosine schedule rises, a twentieth of all by default; None for other schedules.
+
+    Raises:
+        SpotkdError: it takes the whole run; or it is given beside another schedule.
+    """
+    if optim.schedule != "cosine":
+        if optim.warmup is not None:
+            raise SpotkdError("optim.warmup belongs to optim.schedule cosine; leave it out")
+        return None
+    if optim.warmup is None:
+        return epochs / 20
+    if optim.warmup >= epochs:
+        raise SpotkdError(f"optim.warmup is {optim.warmup:g}: it must be below epochs={epochs}")
+    return optim.warmup
+
+
 def milestones(optim: OptimOptions, epochs: int) -> list[int] | None:
     """The last epoch before each drop of the rate, counted from 1; the paper's 150, 180, 210 of 240 by default.
 
-    None for a one-cycle schedule, which has none.
+    None for other schedules, which have none.
 
     Raises:
-        SpotkdError: they do not rise, or lie outside of the run; or they are given beside a one-cycle schedule.
+        SpotkdError: they do not rise, or lie outside of the run; or they are given beside another schedule.
     """
     chosen = optim.milestones
-    if optim.schedule == "onecycle":
+    if optim.schedule != "multistep":
         if chosen is not None:
-            raise SpotkdError("optim.milestones belong to optim.schedule multistep; onecycle has none")
+            raise SpotkdError(f"optim.milestones belong to optim.schedule multistep; {optim.schedule} has none")
         return None
     if chosen is None:
         return [round(epochs * share) for share in (5 / 8, 6 / 8, 7 / 8)]

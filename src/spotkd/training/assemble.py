@@ -21,7 +21,7 @@ from ..models.weights import find_weights
 from ..options import DistillOptions, ModelOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_interval, parse_loggers
 from ..options.parsing import parse_options
-from ..options.values import changes_of_run, epochs_for, flatten, milestones
+from ..options.values import changes_of_run, epochs_for, flatten, learning_rate, milestones, warmup
 from ..runs import layout
 from ..runs.folder import RunFolder
 from ..runs.follower import RunFollower, share_state
@@ -168,6 +168,7 @@ def assemble(
     """
     if options.sync_batchnorm and device.fabric.world_size > 1:
         method = nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
+    method.label_smoothing = options.label_smoothing
     optimizer, schedule = _optimizer(options, method, data)
     method.to(memory_format=device.memory_format)  # type: ignore[call-overload]
     networks = {"student": method.student}
@@ -191,10 +192,13 @@ def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dat
         method,
         epochs=epochs,
         steps_per_epoch=count_batches(len(data.train), options.batch_size),
-        lr=optim.lr,
+        kind=optim.kind,
+        lr=learning_rate(optim),
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
         milestones=milestones(optim, epochs),
+        warmup=warmup(optim, epochs),
+        clip=optim.clip,
         **policy,  # type: ignore[arg-type]  # of DistillOptions' own types
     )
     return optimizer, Schedule(epochs, rates)

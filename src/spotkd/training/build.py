@@ -21,7 +21,7 @@ from ..models import build_model, create_model
 from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, PolicyOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_hazards, parse_loggers, parse_names, parse_spots
-from ..options.values import MOST_EPOCHS, check_values, epochs_for, milestones
+from ..options.values import MOST_EPOCHS, check_values, epochs_for, learning_rate, milestones, warmup, with_values
 from ..routing import PolicyPace, Strategy, make_strategy, scaled_bias, scaled_decay
 from ..runs.summary import Scores
 from ..runtime.device import Device, choose_memory_format
@@ -46,7 +46,8 @@ def check_run_options(options: RunOptions) -> None:
         SpotkdError: a value makes no sense, milestones do not fit the epochs, or a logger is not installed.
     """
     check_values(options)
-    milestones(options.optim, MOST_EPOCHS if options.epochs == "auto" else options.epochs)
+    for check in (milestones, warmup):
+        check(options.optim, MOST_EPOCHS if options.epochs == "auto" else options.epochs)
     check_installed(parse_loggers(options.logger))
 
 
@@ -109,8 +110,9 @@ def open_data(options: RunOptions) -> Dataset:
 
 
 def choose_epochs(options: AnyRun, data: Dataset) -> AnyRun:
-    """The options with their number of epochs, where that was left to the size of the data set."""
-    return replace(options, epochs=epochs_for(options, len(data.train)))
+    """The options with their number of epochs and their learning rate, where those were left open."""
+    chosen = {"epochs": epochs_for(options, len(data.train)), "optim.lr": learning_rate(options.optim)}
+    return with_values(options, chosen)
 
 
 def build_supervised(options: TrainOptions, data: Dataset) -> Supervised:
@@ -226,7 +228,7 @@ def policy_decay(options: DistillOptions, data: Dataset) -> float:
 
 
 def _policy_lr(options: DistillOptions) -> float:
-    return options.optim.lr / 2 if options.policy.lr is None else options.policy.lr
+    return learning_rate(options.optim) / 2 if options.policy.lr is None else options.policy.lr
 
 
 def steps_of(options: DistillOptions, data: Dataset) -> int:
@@ -293,7 +295,7 @@ def describe_choices(
     yield describe_start(data, device, epochs, steps)
     if images == steps * options.batch_size + 1:
         yield "in every epoch one image is left out: a batch of one has no statistics (--batch_size)"
-    rate = f"{options.optim.schedule} with rate {options.optim.lr:g}"
+    rate = f"{options.optim.schedule} with rate {learning_rate(options.optim):g}"
     if not isinstance(options, DistillOptions):
         yield f"{options.model.name} on labels; {rate} (--epochs, --optim.schedule, --optim.lr)"
         return

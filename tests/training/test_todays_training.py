@@ -1,0 +1,172 @@
+"""What people train with today: each by one option, off by default, and resumed bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spotkd import DATASETS, MODELS, Batch, SpotKD, SpotkdError
+from spotkd.errors import Stopped
+from spotkd.losses import Supervised
+from spotkd.options import ModelOptions, OptimOptions, TrainOptions, with_values
+from spotkd.options.values import learning_rate, warmup
+from spotkd.runs.checkpoint import read_checkpoint
+from spotkd.runs.folder import RunFolder
+from spotkd.runs.writer import RunWriter
+from spotkd.training import distill, resume, train
+from spotkd.training.optim import make_optimizer
+
+from ..conftest import IMAGE_SHAPE, TinyNet
+from . import killed_runs
+from .killed_runs import configured, differences, what_is_left
+
+Pair = tuple[TinyNet, TinyNet]
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder for runs, and the names that they use."""
+    monkeypatch.setitem(DATASETS._entries, "tiny", lambda config: killed_runs.tiny_data())
+    monkeypatch.setitem(MODELS._entries, "tinynet6", lambda classes: TinyNet(6, classes))
+    monkeypatch.setitem(MODELS._entries, "tinynet4", lambda classes: TinyNet(4, classes))
+    return tmp_path
+
+
+def plain(place: Path, out: str, **options: Any) -> TrainOptions:
+    """A short training of five steps an epoch."""
+    common = {"epochs": 3, "batch_size": 8, "quiet": True, "out": str(place / out), "data.name": "tiny"}
+    return with_values(TrainOptions(model=ModelOptions("tinynet4")), common | options)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """The process is asked to stop, by a real signal, after so many steps from now on."""
+    unchanged, left = RunWriter.after_step, [steps]
+
+    def after_step(self: RunWriter, state: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        unchanged(self, state)
+
+    monkeypatch.setattr(RunWriter, "after_step", after_step)
+
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "adamw": {"optim.kind": "adamw"},
+    "cosine": {"optim.schedule": "cosine", "optim.warmup": 1.2},
+    "clip": {"optim.clip": 0.05},
+    "smooth": {"label_smoothing": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_changes_what_is_learnt_and_is_resumed_bit_for_bit(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(plain(place, "usual"))
+    train(plain(place, "whole", **CHOICES[name]))
+    with monkeypatch.context() as patched:
+        stop_after(patched, 8)
+        with pytest.raises(Stopped):
+            train(plain(place, "stopped", **CHOICES[name]))
+    torch.manual_seed(99)  # whoever goes on has drawn other numbers before
+    resume(place / "stopped")
+    states = {kind: read_checkpoint(place / kind / "last.ckpt") for kind in ("usual", "whole", "stopped")}
+    for part in ("method", "optimizer", "selection"):
+        assert differences(states["whole"][part], states["stopped"][part]) == []
+    assert RunFolder(place / "whole").metrics["val_loss"] == RunFolder(place / "stopped").metrics["val_loss"]
+    assert (place / "whole" / "model.safetensors").read_bytes() == (
+        place / "stopped" / "model.safetensors"
+    ).read_bytes()
+    assert RunFolder(place / "whole").metrics["val_loss"] != RunFolder(place / "usual").metrics["val_loss"]
+
+
+def test_a_distillation_with_all_of_it_is_resumed_bit_for_bit(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = {key: value for choice in CHOICES.values() for key, value in choice.items()}
+    train(with_values(plain(place, "teacher", epochs=1), {"model.name": "tinynet6"}))
+    distill(configured(place, place / "whole", "at", **everything))
+    with monkeypatch.context() as patched:
+        stop_after(patched, 7)
+        with pytest.raises(Stopped):
+            distill(configured(place, place / "stopped", "at", **everything))
+    torch.manual_seed(99)
+    resume(place / "stopped")
+    assert differences(what_is_left(place / "whole"), what_is_left(place / "stopped")) == []
+
+
+# ------------------------------------------------------------------------------------------------------------ optimizer
+
+
+def test_the_learning_rate_follows_the_optimizer_unless_given() -> None:
+    assert learning_rate(OptimOptions()) == 0.05
+    assert learning_rate(OptimOptions(kind="adamw")) == 0.001
+    assert learning_rate(OptimOptions(kind="adamw", lr=0.01)) == 0.01
+
+
+def test_adamw_has_both_groups_with_decays_of_their_own(pair: Pair) -> None:
+    method = SpotKD(*pair, "at", image_shape=IMAGE_SHAPE)
+    optimizer, _ = make_optimizer(method, epochs=2, steps_per_epoch=3, kind="adamw", lr=0.001, momentum=0.8)
+    assert type(optimizer) is torch.optim.AdamW
+    assert [(group["weight_decay"], group["betas"]) for group in optimizer.param_groups] == [
+        (5e-4, (0.8, 0.999)),
+        (1e-3, (0.8, 0.999)),
+    ]
+
+
+def test_cosine_rises_in_a_line_and_falls_to_nearly_zero(pair: Pair) -> None:
+    method = SpotKD(*pair, "at", image_shape=IMAGE_SHAPE)
+    optimizer, schedule = make_optimizer(method, epochs=10, steps_per_epoch=5, lr=0.1, warmup=2)
+    found = []
+    for _ in range(50):
+        found.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    student = [rate for rate, _ in found]
+    assert student[:10] == pytest.approx([0.1 * (step + 1) / 11 for step in range(10)])
+    assert student[10] == pytest.approx(0.1)
+    assert student[30] == pytest.approx(0.05)  # half of the fall
+    assert student[-1] < 0.001
+    assert all(policy == pytest.approx(rate / 2) for rate, policy in found)
+
+
+def test_warmup_belongs_to_cosine_and_fits_the_run() -> None:
+    assert warmup(OptimOptions(), 40) is None
+    assert warmup(OptimOptions(schedule="cosine"), 40) == 2
+    with pytest.raises(SpotkdError, match=r"optim\.warmup belongs to optim\.schedule cosine"):
+        warmup(OptimOptions(warmup=3), 40)
+    with pytest.raises(SpotkdError, match=r"optim\.warmup is 40: it must be below epochs=40"):
+        warmup(OptimOptions(schedule="cosine", warmup=40), 40)
+
+
+def test_each_side_is_clipped_by_itself(pair: Pair, batch: Batch) -> None:
+    method = SpotKD(*pair, "at", image_shape=IMAGE_SHAPE)
+    optimizer, _ = make_optimizer(method, epochs=1, steps_per_epoch=1, clip=0.01)
+    method(batch).total.backward()
+    before = [p.grad.clone() for p in method.student_parameters() if p.grad is not None]
+    optimizer.step()
+    after = [p.grad for p in method.student_parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(before)
+    assert norm > 0.01
+    assert torch.nn.utils.get_total_norm(after).item() == pytest.approx(0.01, rel=1e-3)
+    for was, now in zip(before, after, strict=True):  # shortened, not turned
+        torch.testing.assert_close(now, was * (0.01 / norm), rtol=1e-3, atol=1e-9)
+
+
+def test_labels_are_smoothed_in_every_cross_entropy(pair: Pair, batch: Batch) -> None:
+    method = Supervised(pair[1])
+    method.label_smoothing = 0.2
+    expected = torch.nn.functional.cross_entropy(pair[1](batch.images), batch.labels, label_smoothing=0.2)
+    assert method(batch).task.item() == pytest.approx(expected.item(), rel=1e-6)
+    sakd = SpotKD(*pair, "at", image_shape=IMAGE_SHAPE)
+    torch.manual_seed(1)
+    sharp = sakd(batch)
+    sakd.label_smoothing = 0.2
+    torch.manual_seed(1)
+    smooth = sakd(batch)
+    assert (sharp.task != smooth.task, sharp.route != smooth.route) == (True, True)
+    assert (sharp.kl == smooth.kl, sharp.distill == smooth.distill) == (True, True)
