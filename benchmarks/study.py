@@ -254,7 +254,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.page:
         left = [cell.set for cell in missing_cells(arguments)]
-        write_page(read_rows(arguments.out / "results.csv"), arguments.page, left)
+        write_page(arguments.out, arguments.page, left)
     else:
         arguments.out.mkdir(parents=True, exist_ok=True)
         work(arguments)

@@ -47,9 +47,10 @@ def read_rows(path: Path) -> list[Row]:
 
 
 class Results:
-    """Test accuracies by (set, seed, distiller, hazard, strategy)."""
+    """Test accuracies by (set, seed, distiller, hazard, strategy), and costs of a step over ``always``."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    def __init__(self, rows: Iterable[Row], costs: Iterable[Row] = ()) -> None:
+        self.costs = {row["strategy"]: float(row["cost"]) for row in costs}
         self.rows = {(r["set"], r["seed"], r["distiller"], r["hazard"], r["strategy"]): r for r in rows}
         students = [key for key in self.rows if key[2]]
         self.sets, self.distillers, self.hazards, self.strategies = (
@@ -76,15 +77,6 @@ class Results:
     def seconds(self, name: str) -> list[float]:
         """Wall time of the set's students."""
         return [float(row["seconds"]) for key, row in self.rows.items() if key[2] and key[0] == name]
-
-    def step_cost(self, strategy: str) -> float | None:
-        """Median of the step's time over that of ``always`` in the same cell."""
-        ratios = []
-        for (s, seed, d, h, where), row in self.rows.items():
-            beside = self.rows.get((s, seed, d, h, BASE))
-            if d and where == strategy and beside is not None:
-                ratios.append(float(row["step_ms"]) / float(beside["step_ms"]))
-        return statistics.median(ratios) if ratios else None
 
 
 def pool(differences: Sequence[float]) -> Effect | None:
@@ -118,7 +110,7 @@ def choose_default(results: Results) -> str | None:
     gains: dict[str, float] = {}
     for strategy in results.strategies:
         clean = pool([x for name in results.sets for x in results.differences(name, "none", strategy)])
-        cost = results.step_cost(strategy)
+        cost = results.costs.get(strategy)
         hazards = [h for h in results.hazards if h != "none"]
         harmed = [x for name in results.sets for h in hazards for x in results.differences(name, h, strategy)]
         if strategy == BASE or "@" in strategy or not harmed or cost is None or cost > DEAREST:
@@ -128,9 +120,15 @@ def choose_default(results: Results) -> str | None:
     return max(gains, key=gains.__getitem__) if gains else None
 
 
-def write_page(rows: list[Row], path: Path, missing: Sequence[str] = ()) -> None:
-    """Write the page, and its figures into ``assets/`` beside it; ``missing`` are the sets of cells without a row."""
-    results = Results(rows)
+def write_page(folder: Path, path: Path, missing: Sequence[str] = ()) -> None:
+    """Write the page of a study's folder, and its figures into ``assets/`` beside the page.
+
+    Args:
+        folder: has ``results.csv`` and, from ``strategy_costs.py``, ``costs.csv``.
+        path: of the page.
+        missing: the set of each cell that has no row yet.
+    """
+    results = Results(read_rows(folder / "results.csv"), read_rows(folder / "costs.csv"))
     figures = path.parent / "assets"
     figures.mkdir(parents=True, exist_ok=True)
     for name in results.sets:
@@ -157,11 +155,11 @@ def page_lines(results: Results, missing: Sequence[str] = ()) -> Iterator[str]:
     for name in results.sets:
         yield from _set_lines(results, name)
     yield "## What a step costs\n"
-    yield from _table(
-        ["strategy", "step, over `always`"],
-        [[f"`{s}`", f"{c:.2f}"] for s in results.strategies if (c := results.step_cost(s)) is not None],
-    )
-    yield "Processor time on one thread, median over all cells.\n"
+    yield from _table(["strategy", "step, over `always`"], [[f"`{s}`", f"{c:.2f}"] for s, c in results.costs.items()])
+    yield _paragraph("""
+        Processor time on one thread, the median of rounds in which all take turns: AT, resnet20 → resnet8, 16 pixels,
+        batch 64, `benchmarks/strategy_costs.py`. `adaptive` is what is called `published` above.
+    """)
     yield "## How it was made\n"
     yield _paragraph("""
         `python benchmarks/study.py --out benchmarks/results/study` trains what is missing, and `--page docs/study.md`
