@@ -181,6 +181,13 @@ class SpotKD(RoutedMethod):
                 balance = F.relu(len(routes) / 2 - routes[:, -1].sum())
         return Losses(task, kl, distill, teacher, route, balance, share, s[-1].detach(), decisions.mask)
 
+    def scale_distiller(self, factor: float) -> None:
+        """Multiply the weight of the distiller: beta, or alpha where it distils the logits."""
+        if self.distiller is None:
+            self.alpha *= factor
+        else:
+            self.beta *= factor
+
     class_weighted = Renamed("gamma_weighted")
     share_terms = Renamed("share_penalty")
 

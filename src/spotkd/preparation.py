@@ -66,7 +66,7 @@ class PreparedMethod(TeacherStudentMethod):
         distiller, preparation = self._require_preparation()
         batch = Batch(*batch)
         with torch.no_grad():
-            _, teacher = self._stage_outputs(self.teacher, batch.images)
+            _, teacher = self._stage_outputs(self.teacher, self.teacher_images(batch))
         at_student: list[Tensor] = []
         if preparation.trains_student:
             with per_rank_generator(batch.images.device):

@@ -6,7 +6,7 @@ compare them all end here, so that :mod:`spotkd.method` reads as the mathematics
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -58,6 +58,8 @@ class TeacherStudentMethod(Method):
         distiller: the distiller of features, if any.
         spots: its pairs ``(student stage, teacher stage)``.
         teacher_cache: the teacher's outputs, see :meth:`cache_teacher`; None where they are computed in every step.
+        teacher_view: gives what the teacher sees of training samples from their images ``(B, C, H, W)`` and indices
+            ``(B,)``, see :mod:`spotkd.data.hazards`; None where it sees the same.
     """
 
     student: StagedModel
@@ -67,6 +69,7 @@ class TeacherStudentMethod(Method):
     distiller: Distiller | None
     spots: tuple[tuple[int, int], ...]
     teacher_cache: TeacherCache | None = None
+    teacher_view: Callable[[Tensor, Tensor | None], Tensor] | None = None
     _teacher_shapes: tuple[Shape, ...]
 
     def observe(self, batch: Batch, cached: bool = True) -> Observation:
@@ -86,8 +89,12 @@ class TeacherStudentMethod(Method):
 
     def _observe_teacher(self, batch: Batch, cached: bool) -> StageOutputs:
         if self.teacher_cache is None or not cached:
-            return self._stage_outputs(self.teacher, batch.images)
-        return self.teacher_cache(batch.indices, lambda: self._stage_outputs(self.teacher, batch.images))
+            return self._stage_outputs(self.teacher, self.teacher_images(batch) if cached else batch.images)
+        return self.teacher_cache(batch.indices, lambda: self._stage_outputs(self.teacher, self.teacher_images(batch)))
+
+    def teacher_images(self, batch: Batch) -> Tensor:
+        """What the teacher sees ``(B, C, H, W)`` of training samples: their images, unless there is a hazard."""
+        return batch.images if self.teacher_view is None else self.teacher_view(batch.images, batch.indices)
 
     def _stage_outputs(self, network: StagedModel, images: Tensor) -> StageOutputs:
         """All stage outputs, and the same as the distiller compares them: before the ReLU or after."""

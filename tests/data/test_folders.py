@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from spotkd import Dataset, Loader, SpotkdError
-from spotkd.data import ImageSet, LazySet, Split, load_dataset
+from spotkd.data import ImageSet, LazySet, Split, folders, load_data, load_dataset
 from spotkd.data.image_files import EXTENSIONS
+from spotkd.data.spec import DataSpec
 from spotkd.stages import Batch
+from spotkd.untrusted.names import looking
 
 from ..conftest import in_memory
 from ..vision import torchvision
@@ -415,3 +417,18 @@ def test_imagenet_is_missing(tmp_path: Path) -> None:
         load_dataset("imagenet", root=str(tmp_path), download=True)
     with pytest.raises(SpotkdError, match=r"^data\.test_share has no effect on imagenet: leave it out$"):
         load_dataset("imagenet", root=str(tmp_path), test_share=0.1)
+
+
+def test_a_strangers_file_does_not_make_the_whole_disk_be_walked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path)
+    for number in range(5):
+        (tmp_path / "train" / "ant" / str(number)).mkdir()
+    monkeypatch.setattr(folders, "_MOST_FOLDERS", 5)
+    spec = DataSpec(f"folder:{tmp_path}", image_size=8)
+    assert len(load_data(spec).classes) == 3
+    with looking(trust=True):
+        assert len(load_data(spec).classes) == 3
+    with looking(), pytest.raises(SpotkdError, match=r"ant: holds more than 5 folders, and a file names it"):
+        load_data(spec)

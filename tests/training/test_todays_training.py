@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import torch
 from spotkd import DATASETS, MODELS, Batch, SpotKD, SpotkdError
 from spotkd.errors import Stopped
 from spotkd.losses import Supervised
-from spotkd.options import ModelOptions, OptimOptions, TrainOptions, with_values
+from spotkd.options import EvaluateOptions, ModelOptions, OptimOptions, TrainOptions, with_values
 from spotkd.options.values import learning_rate, warmup
 from spotkd.runs.checkpoint import read_checkpoint
 from spotkd.runs.folder import RunFolder
 from spotkd.runs.writer import RunWriter
-from spotkd.training import distill, resume, train
+from spotkd.training import distill, evaluate_checkpoint, resume, train
 from spotkd.training.optim import make_optimizer
+from spotkd.training.trained import AveragedNetwork
 
 from ..conftest import IMAGE_SHAPE, TinyNet
 from . import killed_runs
@@ -61,6 +63,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "cosine": {"optim.schedule": "cosine", "optim.warmup": 1.2},
     "clip": {"optim.clip": 0.05},
     "smooth": {"label_smoothing": 0.1},
+    "ema": {"ema": 0.9},
 }
 
 
@@ -170,3 +173,53 @@ def test_labels_are_smoothed_in_every_cross_entropy(pair: Pair, batch: Batch) ->
     smooth = sakd(batch)
     assert (sharp.task != smooth.task, sharp.route != smooth.route) == (True, True)
     assert (sharp.kl == smooth.kl, sharp.distill == smooth.distill) == (True, True)
+
+
+# -------------------------------------------------------------------------------------------- the network that is kept
+
+
+def test_the_average_is_evaluated_chosen_and_saved(place: Path) -> None:
+    train(plain(place, "usual"))
+    summary = train(plain(place, "averaged", ema=0.9))
+    states = [read_checkpoint(place / name / "last.ckpt") for name in ("usual", "averaged")]
+    assert differences(states[0]["method"], states[1]["method"]) == []  # the student learns as without
+    assert (states[0]["trained"], int(states[1]["trained"]["n_averaged"])) == ({}, 15)
+    saved = evaluate_checkpoint(EvaluateOptions(str(place / "averaged"), data="tiny"))
+    assert saved.loss == pytest.approx(summary.scores.loss, rel=1e-5)
+    assert saved.loss != pytest.approx(RunFolder(place / "usual").result.scores.loss, rel=1e-3)
+
+
+def test_the_average_begins_as_a_copy_and_follows_the_student() -> None:
+    student = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(student.weight, 0.0)
+    averaged = AveragedNetwork(student, 0.5, torch.device("cpu"))
+    expected = []
+    for value in (4.0, 8.0, 16.0):
+        torch.nn.init.constant_(student.weight, value)
+        averaged.update()
+        expected.append(next(averaged.network.parameters()).item())
+    one = 4 + (8 - 4) * 9 / 11  # the decay is (1 + n) / (10 + n) until that is above 0.5
+    assert expected == pytest.approx([4.0, one, one + (16 - one) * 9 / 12])
+
+
+def test_stops_when_validation_images_are_recognised_no_better(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"epochs": 9, "optim.lr": 1e-9, "patience": 2}  # nothing is learnt
+    summary = train(plain(place, "whole", **options))
+    assert (summary.epochs, summary.stopped) == (3, "no better on val images for 2 epochs")
+    assert str(summary).endswith("; stopped early, after epoch 3: no better on val images for 2 epochs")
+    assert RunFolder(place / "whole").result.stopped == summary.stopped
+    assert len(RunFolder(place / "whole").metrics["epoch"]) == 3
+    with monkeypatch.context() as patched:
+        stop_after(patched, 12)
+        with pytest.raises(Stopped):
+            train(plain(place, "stopped", **options))
+    resumed = resume(place / "stopped")
+    assert (resumed.epochs, resumed.stopped, resumed.scores) == (3, summary.stopped, summary.scores)
+    assert "stopped" not in train(plain(place, "usual", epochs=1)).as_dict()
+
+
+def test_patience_needs_validation_images(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATASETS._entries, "tiny", lambda config: replace(killed_runs.tiny_data(), val=None))
+    with pytest.raises(SpotkdError, match=r"patience is 2: tiny has no validation images; .* --data\.val_share 0\.1"):
+        train(plain(place, "none", patience=2))
+    assert not (place / "none").exists()

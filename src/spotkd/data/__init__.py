@@ -12,9 +12,9 @@ from ..registry import PYTHON, import_name
 from ..untrusted.names import is_looking
 from . import cifar, folders, glyph94, hub, tiny_imagenet  # noqa: F401  # fills the registries
 from .glyph94 import load_glyph94
-from .images import DATASETS, SOURCES, Dataset, EpochSpec, ImageSet, Split, augment, pick_images, reject_unused
+from .images import DATASETS, SOURCES, Dataset, EpochSpec, ImageSet, Split, augment, reject_unused
 from .lazy import LazySet
-from .loader import Loader, count_batches, normalise
+from .loader import Loader, count_batches, normalise, pick_images
 from .preprocessing import Preprocessing, make_preprocessing, read_preprocessing
 from .spec import DataSpec
 

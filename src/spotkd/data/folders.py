@@ -15,6 +15,7 @@ import torch
 
 from ..errors import SpotkdError, tell
 from ..untrusted.images import WHITE
+from ..untrusted.names import is_trusted
 from .image_files import EXTENSIONS, FolderImages, find_white, is_image_file
 from .images import DATASETS, SOURCES, Dataset, reject_unused
 from .lazy import DEFAULT_EDGE, MEAN, STD, LazySet, build_dataset, check_image_size, import_optional
@@ -26,6 +27,7 @@ _SPLIT_NAMES = {  # how folders that hold a split are called, whatever their cas
     "test": ("test", "testing", "tst", "holdout", "heldout"),
 }
 _CONTENT_NAMES = ("dataset", "set", "data", "images", "imgs", "pictures", "split")
+_MOST_FOLDERS = 20_000  # below a class folder, of a set that somebody else's file names
 _BY_SYSTEMS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "lost+found")
 _EXPECTED_LAYOUT = "FOLDER/train/CLASS/1.jpg with FOLDER/val/CLASS/2.jpg, or FOLDER/CLASS/1.jpg, is expected"
 _CLASS_NAME_FILES = ("LOC_synset_mapping.txt", "words.txt")  # class names of ImageNet, in the files that come with it
@@ -253,7 +255,11 @@ def _list_subfolders(folder: Path) -> list[Path]:
 def _list_images(place: Path, root: Path, left_out: LeftOut) -> list[str]:
     """Paths relative to ``root`` of the pictures in a class folder and the folders in it, in a fixed order."""
     found: list[str] = []
-    for folder, folders, files in os.walk(place):
+    for count, (folder, folders, files) in enumerate(os.walk(place)):
+        if count == _MOST_FOLDERS and not is_trusted():  # a stranger's file may name the whole disk
+            raise SpotkdError(
+                f"{place}: holds more than {_MOST_FOLDERS} folders, and a file names it; to read them, say --trust true"
+            )
         for name in folders:
             if Path(folder, name).is_symlink():  # which may lead in circles
                 left_out.add("linked folders", Path(folder, name))

@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ from ..formatting import join_words
 from ..notebook import format_shape, html_table
 from ..registry import Registry
 from .spec import READ_BY_ALL, DataSpec
+
+if TYPE_CHECKING:
+    from .hazards import TeacherView
 
 HELD_OUT_SEED = 0  # the same images are held out in every run, whatever its own seed
 _MOST_CLASSES_SHOWN = 10  # in a notebook
@@ -202,6 +206,7 @@ class Dataset:
         flip: whether training images are mirrored at random.
         augment: whether anything at all is done to training images at random.
         val: images to choose the best epoch on; None for none.
+        teacher_view: what a teacher sees in place of the training images, see :mod:`.hazards`; None for the same.
 
     Raises:
         SpotkdError: a label that is no class.
@@ -217,6 +222,7 @@ class Dataset:
     flip: bool = False
     augment: bool = True
     val: Split | None = None
+    teacher_view: TeacherView | None = None
 
     def __post_init__(self) -> None:
         for title, split in (("training", self.train), ("test", self.test), ("validation", self.val)):
@@ -287,18 +293,6 @@ class Dataset:
         return replace(self, train=train, val=val)
 
     holding_out = Renamed("hold_out")
-
-
-def pick_images(split: Split, indices: Sequence[int]) -> Iterator[Tensor]:
-    """The images ``(C, H, W)`` uint8 of those numbers, which rise; a stream is gone through for them."""
-    if split.labels is not None:
-        for images, _, _ in split.subset(torch.tensor(indices, dtype=torch.int64)).batches(EpochSpec(64)):
-            yield from images
-        return
-    number, wanted = 0, set(indices)
-    for images, _, _ in split.batches(EpochSpec(64)):
-        yield from (image for n, image in enumerate(images, number) if n in wanted)
-        number += len(images)
 
 
 def split_per_class(split: Split, share: float, key: str) -> tuple[Split, Split]:

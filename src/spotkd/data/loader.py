@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from ..deprecation import Renamed
 from ..distributed import Shard
 from ..errors import SpotkdError
 from ..stages import Batch
-from .images import Dataset, EpochSpec, Split
+from .images import Dataset, EpochSpec, ImageSet, Split
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memory_format) -> Tensor:
@@ -39,6 +39,18 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def pick_images(split: Split, indices: Sequence[int]) -> Iterator[Tensor]:
+    """The images ``(C, H, W)`` uint8 of those numbers, which rise; a stream is gone through for them."""
+    if split.labels is not None:
+        for images, _, _ in split.subset(torch.tensor(indices, dtype=torch.int64)).batches(EpochSpec(64)):
+            yield from images
+        return
+    number, wanted = 0, set(indices)
+    for images, _, _ in split.batches(EpochSpec(64)):
+        yield from (image for n, image in enumerate(images, number) if n in wanted)
+        number += len(images)
 
 
 class Loader:
@@ -85,6 +97,7 @@ class Loader:
         self.batch_size, self.training, self.seed, self.workers = batch_size, training, seed, workers
         self.padding, self.flip, self.augment = data.padding, data.flip, data.augment
         self.rank, self.processes = rank, processes
+        self.view = data.teacher_view.to(device) if training and data.teacher_view is not None else None
         self.mean, self.std = torch.tensor(data.mean, device=device), torch.tensor(data.std, device=device)
 
     def __len__(self) -> int:
@@ -134,4 +147,22 @@ class Loader:
                 continue
             images, labels = to_device(images, self.device), to_device(labels, self.device)
             where = None if indices is None else to_device(indices, self.device)
-            yield Batch(normalise(images, self.mean, self.std, self.memory_format), labels, where)
+            yield Batch(self._normalise(images), labels, where)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return normalise(images, self.mean, self.std, self.memory_format)
+
+    def teacher_images(self, images: Tensor, indices: Tensor | None) -> Tensor:
+        """What the teacher sees of training samples, see :class:`~.hazards.TeacherView`.
+
+        Args:
+            images: ``(B, 3, H, W)`` what the student sees.
+            indices: ``(B,)`` which samples they are.
+        """
+        if self.view is None:
+            return images
+        if self.view.instead is not None and isinstance(self.split, ImageSet) and indices is not None:
+            instead = self.view.instead[indices]
+            is_same = (instead == indices).view(-1, 1, 1, 1)
+            images = torch.where(is_same, images, self._normalise(self.split.images[instead]))
+        return images if self.view.lens is None else images + self.view.lens

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
 from ..errors import SpotkdError
 
 LOGGERS = ("tensorboard", "csv", "wandb", "mlflow")
+HAZARDS = {"wrong": 1.0, "subgroup": 1.0, "shift": math.inf, "scale": math.inf, "mismatch": None, "noise": 1.0}
 _NONE = "none"
 
 
@@ -58,3 +60,36 @@ def parse_spots(spots: list[str] | str | None) -> list[tuple[str, str]] | None:
     if any(not (student and teacher) for student, _, teacher in pairs):
         raise SpotkdError(f"spots is {spots}: give pairs of stages student:teacher, as layer1:layer2,layer3:layer4")
     return [(student, teacher) for student, _, teacher in pairs] or None
+
+
+def parse_hazards(hazard: Sequence[str] | str | None) -> dict[str, float]:
+    """``wrong:0.4,scale:30`` as strengths by name; one that takes none has strength 1.
+
+    Raises:
+        SpotkdError: an unknown name, one given twice, or a strength that it cannot have.
+    """
+    found: dict[str, float] = {}
+    for word in (hazard.split(",") if isinstance(hazard, str) else hazard) or ():
+        name, _, strength = (part.strip() for part in word.partition(":"))
+        if name not in HAZARDS:
+            raise SpotkdError(f"hazard is {word}: it must be {', '.join(HAZARDS)}, as wrong:0.4 or wrong:0.4,scale:30")
+        if name in found:
+            raise SpotkdError(f"hazard is {hazard}: {name} is given twice")
+        found[name] = _read_strength(name, strength)
+    return found
+
+
+def _read_strength(name: str, strength: str) -> float:
+    most = HAZARDS[name]
+    if most is None:
+        if strength:
+            raise SpotkdError(f"hazard is {name}:{strength}: {name} takes no number")
+        return 1.0
+    try:
+        value = float(strength)
+    except ValueError:
+        value = math.nan
+    if not (0 < value <= most and math.isfinite(value)):
+        wanted = "a share above 0 and up to 1" if most == 1 else "a number above 0"
+        raise SpotkdError(f"hazard is {name}:{strength}: {name} takes {wanted}")
+    return value

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .fields import option, section
-from .grammar import parse_interval, parse_loggers, parse_spots
+from .grammar import parse_hazards, parse_interval, parse_loggers, parse_spots
 
 Precision = Literal["auto", "32", "bf16-mixed"]
 Select = Literal["auto", "last", "best_val", "best_test"]
@@ -167,7 +167,10 @@ class RunOptions:
         select: the epoch whose weights are the result: last; best_val, the best on the validation images; best_test,
             the best on the test images, as the literature does, which flatters. auto: best_val where there are
             validation images (--data.val_share), else last.
+        patience: stop when the validation images have not been recognised better for so many epochs; 0 never.
         optim: the optimizer.
+        ema: the result is the moving average of the student's weights, of which a step leaves this share, 0.999 is
+            usual; it is evaluated, saved and exported. 0 for the weights themselves.
         label_smoothing: share of every label that is spread over all classes, 0.1 is usual.
         accelerator: auto, cpu, cuda or mps.
         devices: how many processes, each with a device, share every batch; batch_size is that of all together.
@@ -195,7 +198,9 @@ class RunOptions:
     eval_batch_size: int = option(256, affects="numerics", at_least=1)
     seed: int = option(1029, affects="result", at_least=0, below=2**32)
     select: Select = option("auto", affects="result")
+    patience: int = option(0, affects="result", at_least=0)
     optim: OptimOptions = section(OptimOptions)
+    ema: float = option(0.0, affects="result", at_least=0, below=1)
     label_smoothing: float = option(0.0, affects="result", at_least=0, below=1)
     accelerator: Accelerator = option("auto", affects="numerics")
     devices: int = option(1, affects="result", at_least=1, free_on_resume=True)
@@ -246,6 +251,11 @@ class DistillOptions(RunOptions):
             gamma rule, the balance and share terms) sees those of all devices; without it, those of its own.
         cache_teacher: GiB that the frozen teacher's outputs may take: they are computed in the first epoch and looked
             up afterwards. 0 keeps none. Only with data.augment false.
+        hazard: damage done on purpose, to see what a strategy makes of it: wrong:0.4 (for 40 % of the training images
+            the teacher sees another one, of another class), subgroup:0.2 (the same for all images of 20 % of the
+            classes), shift:1 (noise of that deviation over all that the teacher sees), scale:30 (the distiller's weight
+            times 30), mismatch (each spot faces the teacher's feature of the next), noise:0.2 (20 % of the training
+            labels are others), or several as wrong:0.4,scale:30. What is evaluated stays as it is.
         policy: the policy network.
         preparation: the phase before distillation that some distillers need.
         inspect_every: where the policy sends 512 training images is noted after every so many epochs, in
@@ -271,6 +281,7 @@ class DistillOptions(RunOptions):
     fold: bool = option(True, affects="result")
     gather: bool = option(False, affects="result")
     cache_teacher: float = option(0.0, affects="speed", at_least=0)
+    hazard: list[str] | str | None = option(None, affects="result", parse=parse_hazards)
     policy: PolicyOptions = section(PolicyOptions)
     preparation: PreparationOptions = section(PreparationOptions)
     inspect_every: int = option(1, affects="display", at_least=0)

@@ -54,6 +54,12 @@ def metric_charts(run: RunRecord) -> Iterator[LineChart]:
             f"{run.name}-weights", "Weight of the distiller at each spot", "factor", epochs, weights, share=True,
             note="Of its published weight, as bounded by the pull of labels and logits; mean over the epoch.",
         )  # fmt: skip
+    refused = {name.removeprefix("refused_"): values for name, values in metrics.items() if name.startswith("refused_")}
+    if refused:
+        yield LineChart(
+            f"{run.name}-refused", "Teacher outputs that were refused", "share", epochs, refused, share=True,
+            note="Distilled with less than half a weight; damaged: those that the hazard replaced by another image's.",
+        )  # fmt: skip
 
 
 def epoch_heat_maps(run: RunRecord) -> Iterator[HeatMap]:

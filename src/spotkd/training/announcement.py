@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..data import Dataset
 from ..runtime.device import Device
 
@@ -14,6 +16,15 @@ def describe_start(data: Dataset, device: Device, epochs: int, steps: int) -> st
     images = f"{', '.join(parts)} and {format_number(len(data.test))} test images of {len(data.classes)} classes"
     length = f"{format_number(epochs)} epochs of {format_number(steps)} steps"
     return f"{data.name}: {images}, {width}x{height}; {device}; {length}"
+
+
+def describe_hazard(hazards: Mapping[str, float], data: Dataset) -> str:
+    """What is damaged on purpose: ``hazard wrong:0.4: the teacher sees another picture of 1 880 training images``."""
+    names = ",".join(name if name == "mismatch" else f"{name}:{strength:g}" for name, strength in hazards.items())
+    damaged = None if data.teacher_view is None else data.teacher_view.is_damaged
+    if damaged is None:
+        return f"hazard {names}: damage on purpose"
+    return f"hazard {names}: for {format_number(int(damaged.sum()))} training images the teacher sees another picture"
 
 
 def format_number(number: int) -> str:

@@ -37,6 +37,7 @@ from .progress import Notes, Progress
 from .select import Selection
 from .session import Schedule, Session, TrainingData
 from .state import changing_buffers
+from .trained import AveragedNetwork, TrainedNetwork
 
 
 def default_folder(options: TrainOptions | DistillOptions, data: Dataset) -> str:
@@ -170,14 +171,19 @@ def assemble(
     method.label_smoothing = options.label_smoothing
     optimizer, schedule = _optimizer(options, method, data)
     method.to(memory_format=device.memory_format)  # type: ignore[call-overload]
-    networks = {"student": method.student}
+    trained = TrainedNetwork(method.student)
+    if options.ema:
+        trained = AveragedNetwork(method.student, options.ema, device.fabric.device)
+    networks = {"student": trained.network}
     if method.trained_teacher is not None:
         networks["teacher"] = method.trained_teacher
-    selection = Selection(options.select, data, networks)
+    selection = Selection(options.select, data, networks, options.patience)
     images = _loaders(options, data, selection, device)
+    if isinstance(method, SpotKD) and images.train.view is not None:
+        method.teacher_view = images.train.teacher_images
     model = trained_model(options).name
     hooks = _hooks(options, method, images, optimizer.param_groups, device, run)
-    return Session(model, method, images, optimizer, schedule, selection, device, run, hooks)
+    return Session(model, method, trained, images, optimizer, schedule, selection, device, run, hooks)
 
 
 def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dataset) -> tuple[Any, Schedule]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
 from typing import TypeVar
 
 from ..cores import available_cores
 from ..data import Dataset, Loader, count_batches, load_data
+from ..data.hazards import damage
 from ..data.spec import DataSpec
+from ..distillers.mismatch import mismatch
 from ..errors import SpotkdError
 from ..folding import fold_batchnorm
 from ..losses import Supervised
@@ -18,17 +20,17 @@ from ..method import SpotKD
 from ..models import build_model, create_model
 from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, PolicyOptions, RunOptions, TrainOptions
-from ..options.grammar import parse_loggers, parse_names, parse_spots
+from ..options.grammar import parse_hazards, parse_loggers, parse_names, parse_spots
 from ..options.values import MOST_EPOCHS, check_values, epochs_for, learning_rate, milestones, warmup, with_values
-from ..routing import PolicyPace, make_strategy, scaled_bias, scaled_decay
+from ..routing import PolicyPace, Strategy, make_strategy, scaled_bias, scaled_decay
 from ..runs.summary import Scores
 from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
 from ..runtime.random_state import seed_everything
-from .announcement import describe_start, format_number
+from .announcement import describe_hazard, describe_start, format_number
 from .loggers import check_installed
 from .prepare import PreparationPlan
-from .select import resolve_select
+from .select import check_patience, resolve_select
 from .teacher import check_teacher, sample_of
 
 LARGEST_BIAS = 3.0  # of a scaled policy: P(teacher) is 0.95; more would decide the start
@@ -102,8 +104,9 @@ def open_data(options: RunOptions) -> Dataset:
     """
     data = load_data(data_spec(options.data))
     resolve_select(options.select, data)  # before anything is written
+    check_patience(options.patience, data)
     seed_everything(options.seed)
-    return data
+    return damage(data, parse_hazards(options.hazard), options.seed) if isinstance(options, DistillOptions) else data
 
 
 def choose_epochs(options: AnyRun, data: Dataset) -> AnyRun:
@@ -157,10 +160,12 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
         if reason is not None and not quiet:
             print(f"teacher {options.teacher.name}: BatchNorm is not folded, {reason}")  # noqa: T201
+    hazards = parse_hazards(options.hazard)
+    check_hazards(hazards, strategy)
     method = SpotKD(
         teacher,
         student,
-        options.distiller,
+        mismatch(options.distiller) if "mismatch" in hazards else options.distiller,
         strategy,
         image_shape=data.image_shape,
         alpha=options.alpha,
@@ -179,11 +184,25 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         gather=options.gather,
         balanced=options.balance == "auto",
     )
+    method.scale_distiller(hazards.get("scale", 1.0))
     if options.compile and method.balance is not None:
         method.balance = None
         if not quiet:
             print("note: the weights are not balanced, since gradients cannot be measured inside compiled passes")  # noqa: T201
     return method
+
+
+def check_hazards(hazards: Mapping[str, float], strategy: Strategy) -> None:
+    """What a strategy builds upon must be there.
+
+    Raises:
+        SpotkdError: it is not.
+    """
+    seen = hazards.keys() & {"wrong", "subgroup", "shift"}
+    if seen and strategy.trains_teacher:
+        raise SpotkdError(f"hazard is {min(seen)}: this strategy trains the teacher, which would learn the damage")
+    if "mismatch" in hazards and strategy.learns:
+        raise SpotkdError("hazard is mismatch: this strategy grafts both networks at the spots, which must fit")
 
 
 def _policy_bias(options: DistillOptions, data: Dataset) -> float:
@@ -287,6 +306,8 @@ def describe_choices(
     method = f"{options.distiller}, {options.strategy}, weight {weight}"
     choices = "--distiller, --strategy, --balance, --epochs, --optim.schedule, --optim.lr"
     yield f"{options.teacher.name}{known} teaches {options.student.name}: {method}; {rate} ({choices})"
+    if options.hazard:
+        yield describe_hazard(parse_hazards(options.hazard), data)
 
 
 def check_teacher_of(options: DistillOptions, method: SpotKD, data: Dataset, device: Device) -> Scores | None:

@@ -13,6 +13,10 @@ from ..losses import Losses
 from ..runtime.collectives import all_reduce_sum
 from ..stages import Batch
 
+DAMAGED = "damaged"  # share of samples whose teacher outputs a hazard replaced
+REFUSED = ("refused_damaged", "refused_intact")  # shares of either kind that the strategy refused
+_REFUSED_BELOW = 0.5  # weight
+
 
 class EpochMeans:
     """Means over an epoch, summed on the device and read only where they are shown or saved.
@@ -21,16 +25,25 @@ class EpochMeans:
         spot_names: names of the spots.
         device: where they are summed.
         weights: gives the balanced factors of the distiller at its spots ``(K,)``; None where there are none.
+        is_damaged: ``(N,)`` bool, the samples whose teacher outputs a hazard replaced; None where there is none. Noted
+            is which share of theirs, and of the others', was refused: distilled with less than half a weight.
     """
 
     def __init__(
-        self, spot_names: tuple[str, ...], device: torch.device, weights: Callable[[], Tensor | None] = lambda: None
+        self,
+        spot_names: tuple[str, ...],
+        device: torch.device,
+        weights: Callable[[], Tensor | None] = lambda: None,
+        is_damaged: Tensor | None = None,
     ) -> None:
         self.names = [*(f"loss_{term}" for term in Losses.terms()), "train_top1", *(f"share_{n}" for n in spot_names)]
         self._weights, factors = weights, weights()
         if factors is not None:
             balanced = spot_names[:-1] or spot_names  # a distiller of the logits stands alone
             self.names += [f"weight_{name}" for name in balanced[: len(factors)]]
+        self._is_damaged = None if is_damaged is None else is_damaged.to(device)
+        if is_damaged is not None:
+            self.names += [DAMAGED, *REFUSED]
         precise = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
         self._sums = torch.zeros(len(self.names), device=device, dtype=precise)
         self._count = 0
@@ -41,6 +54,10 @@ class EpochMeans:
         terms = torch.stack([*losses[: len(Losses.terms())], hits]).detach()
         factors = self._weights()
         parts = [terms, losses.mask.mean(0)] + ([] if factors is None else [factors.to(terms.dtype)])
+        if self._is_damaged is not None and batch.indices is not None:
+            damaged = self._is_damaged[batch.indices].to(terms.dtype)
+            refused = (losses.mask < _REFUSED_BELOW).to(terms.dtype).mean(1)
+            parts.append(torch.stack([damaged, damaged * refused, (1 - damaged) * refused]).mean(1))
         means = torch.cat(parts).to(self._sums.dtype)
         self._sums += all_reduce_sum(means * shard.effective_size)
         self._count += shard.total
@@ -62,7 +79,12 @@ class EpochMeans:
     def read(self) -> dict[str, float]:
         """Means by name. Waits for the device."""
         values = (self._sums / max(self._count, 1)).tolist()
-        return dict(zip(self.names, values, strict=True))
+        means = dict(zip(self.names, values, strict=True))
+        if self._is_damaged is not None:
+            damaged = means[DAMAGED]
+            for name, of in zip(REFUSED, (damaged, 1 - damaged), strict=True):
+                means[name] = means[name] / of if of else 0.0
+        return means
 
 
 def shares_of(means: Mapping[str, float]) -> dict[str, float]:

@@ -56,9 +56,13 @@ class Training:
 
     def __init__(self, session: Session, optimizer: Optimizer) -> None:
         self.method, self.optimizer, self.rates = session.method, optimizer, session.schedule.rates
-        self.selection = session.selection
+        self.selection, self.trained = session.selection, session.trained
+        view = session.data.dataset.teacher_view
         self.meter = EpochMeans(
-            session.method.spot_names, session.device.fabric.device, lambda: _balanced_weights(session.method)
+            session.method.spot_names,
+            session.device.fabric.device,
+            lambda: _balanced_weights(session.method),
+            None if view is None else view.is_damaged,
         )
         self.position = Position()
         images = session.data.dataset.train
@@ -98,6 +102,7 @@ class Training:
             "method": learned_state(self.method),
             "optimizer": self.optimizer.state_dict()["state"],
             "selection": self.selection.state_dict(),
+            "trained": self.trained.state_dict(),
             "constants": self._constants,
         }
 
@@ -118,6 +123,7 @@ class Training:
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
             self.selection.load_state_dict(state["selection"])
+            self.trained.load_state_dict(state.get("trained", {}))  # older runs have none
             set_random_state(state["random"])
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
             raise SpotkdError(f"the run cannot be resumed from its checkpoint: {one_line(error)[:300]}") from error

@@ -46,6 +46,12 @@ def is_looking() -> bool:
     return _LOOK.get() is not None
 
 
+def is_trusted() -> bool:
+    """Whether what files say may be followed: nothing is merely looked at, or the user has said so."""
+    look = _LOOK.get()
+    return look is None or look.trust
+
+
 def check_name(name: str) -> None:
     """Refuse to follow a name that stands in a file and was not given by the user.
 
@@ -53,5 +59,5 @@ def check_name(name: str) -> None:
         UnfollowedNameError: which one, and what allows it.
     """
     look = _LOOK.get()
-    if look is not None and not look.trust and name not in look.named:
+    if look is not None and not is_trusted() and name not in look.named:
         raise UnfollowedNameError(f"{name}: a file names this code or address; to follow it, say --trust true")
