@@ -155,14 +155,15 @@ class SpotKD(RoutedMethod):
         attached = compared if self.balance is None else self.balance.attach(compared)
         at_logits = Compared(self.logit_distiller, attached if alone else s[-1:], t[-1:])
         at_spots = None if self.distiller is None else Compared(self.distiller, attached, seen.teacher_at_spots)
-        losses = self.sample_losses(at_spots, at_logits, batch) if self.strategy.needs_losses else None
-        decisions = self.decide(self.evidence(batch, seen, losses, task))
+        hard = batch._replace(labels=batch.classes)
+        losses = self.sample_losses(at_spots, at_logits, hard) if self.strategy.needs_losses else None
+        decisions = self.decide(self.evidence(hard, seen, losses, task))
 
-        on_logits = self.distiller_loss(at_logits, decisions.mask[:, -1:], batch, losses)
+        on_logits = self.distiller_loss(at_logits, decisions.mask[:, -1:], hard, losses)
         kl = self.alpha * self.logit_distiller.warmup_factor * on_logits + unless_finite(t[-1])
         distill = task.new_zeros(())
         if at_spots is not None:
-            on_features = self.distiller_loss(at_spots, decisions.mask[:, :-1], batch, losses)
+            on_features = self.distiller_loss(at_spots, decisions.mask[:, :-1], hard, losses)
             distill = self.beta * at_spots.distiller.warmup_factor * on_features
         if self.balance is not None:
             plain = self.alpha * masked_mean(kd_loss(s[-1], t[-1], KD.temperature), decisions.mask[:, -1])

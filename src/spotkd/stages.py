@@ -25,11 +25,19 @@ StageOutputs = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # of every stage, 
 
 
 class Batch(NamedTuple):
-    """One mini-batch: images ``(B, C, H, W)``, labels ``(B,)`` and, where known, the samples' indices ``(B,)``."""
+    """One mini-batch: images ``(B, C, H, W)``, labels ``(B,)`` and, where known, the samples' indices ``(B,)``.
+
+    Soft labels, of mixed images, are probabilities ``(B, classes)``.
+    """
 
     images: Tensor
     labels: Tensor
     indices: Tensor | None = None
+
+    @property
+    def classes(self) -> Tensor:
+        """The class of each sample, ``(B,)``; by soft labels the likeliest."""
+        return self.labels if self.labels.dim() == 1 else self.labels.argmax(1)
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,10 @@ class RunOptions:
         optim: the optimizer.
         ema: the result is the moving average of the student's weights, of which a step leaves this share, 0.999 is
             usual; it is evaluated, saved and exported. 0 for the weights themselves.
+        mixup: mix every image, and its label, with another one's, for teacher and student alike; shares are drawn from
+            Beta(mixup, mixup), 0.2 is usual; 0 for none.
+        cutmix: paste a rectangle of another image into every one; its area is drawn from Beta(cutmix, cutmix), 1 is
+            usual; 0 for none. Beside mixup, one of both is drawn for each batch.
         label_smoothing: share of every label that is spread over all classes, 0.1 is usual.
         accelerator: auto, cpu, cuda or mps.
         devices: how many processes, each with a device, share every batch; batch_size is that of all together.
@@ -201,6 +205,8 @@ class RunOptions:
     patience: int = option(0, affects="result", at_least=0)
     optim: OptimOptions = section(OptimOptions)
     ema: float = option(0.0, affects="result", at_least=0, below=1)
+    mixup: float = option(0.0, affects="result", at_least=0)
+    cutmix: float = option(0.0, affects="result", at_least=0)
     label_smoothing: float = option(0.0, affects="result", at_least=0, below=1)
     accelerator: Accelerator = option("auto", affects="numerics")
     devices: int = option(1, affects="result", at_least=1, free_on_resume=True)

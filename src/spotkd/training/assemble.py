@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..compiling import compile_method
-from ..data import Dataset, Loader, count_batches
+from ..data import Dataset, Loader, Mixing, count_batches
 from ..errors import SpotkdError
 from ..escaping import escape_shell
 from ..losses import Method
@@ -223,9 +223,11 @@ def _loader_options(options: RunOptions, device: Device) -> dict[str, Any]:
 def _loaders(options: RunOptions, data: Dataset, selection: Selection, device: Device) -> TrainingData:
     common = _loader_options(options, device)
     split, watched = selection.watched
+    mixes = options.mixup or options.cutmix
+    mixing = Mixing(len(data.classes), options.mixup, options.cutmix) if mixes else None
     return TrainingData(
         dataset=data,
-        train=Loader(data, data.train, options.batch_size, training=True, **common),
+        train=Loader(data, data.train, options.batch_size, training=True, mixing=mixing, **common),
         watched=Loader(data, watched, options.eval_batch_size, training=False, **common),
         watched_split=split,
         test=Loader(data, data.test, options.eval_batch_size, training=False, **common),

@@ -279,6 +279,10 @@ def cache_teacher(method: SpotKD, data: Dataset, options: DistillOptions, device
         raise SpotkdError(
             "cache_teacher: the teacher sees other images in every epoch; set data.augment to false, or leave it out"
         )
+    if options.mixup or options.cutmix:
+        raise SpotkdError(
+            "cache_teacher: mixed images are other ones in every epoch; leave it out, or mixup and cutmix"
+        )
     if data.train.labels is None:
         raise SpotkdError(f"cache_teacher: the images of {data.name} stream by and cannot be told apart; leave it out")
     method.cache_teacher(len(data.train), 2 if device.precision == "bf16-mixed" else 4, options.cache_teacher)

@@ -50,7 +50,7 @@ class EpochMeans:
 
     def add(self, losses: Losses, batch: Batch, shard: Shard) -> None:
         """Add a step; where several processes share the batch, all of it."""
-        hits = 100 * (losses.logits.argmax(1) == batch.labels).float().mean()
+        hits = 100 * (losses.logits.argmax(1) == batch.classes).float().mean()
         terms = torch.stack([*losses[: len(Losses.terms())], hits]).detach()
         factors = self._weights()
         parts = [terms, losses.mask.mean(0)] + ([] if factors is None else [factors.to(terms.dtype)])
