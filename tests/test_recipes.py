@@ -325,7 +325,9 @@ def test_mistakes_on_the_command_line(arguments: list[str], message: str, capsys
 
 
 @pytest.mark.parametrize("recipe", ["", "recipe: cifar100/single/vgg8\n"])
-@pytest.mark.parametrize("content", ["optim: 3", "optim: null", "epochs: null", "optim: {clip: null}", "model: null"])
+@pytest.mark.parametrize(
+    "content", ["optim: 3", "optim: null", "epochs: null", "optim: {momentum: null}", "model: null"]
+)
 def test_a_file_with_nothing_where_something_must_be(
     content: str, recipe: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -3,19 +3,70 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .deprecation import Renamed
 from .distributed import per_rank_generator
+from .errors import SpotkdError, one_line
 from .notebook import html_table
 from .precision import full_precision
-from .stages import Batch
+from .stages import Batch, Shape
 
-cross_entropy = full_precision(F.cross_entropy)
+
+def as_batch(batch: Batch | Sequence[Any], image_shape: Shape | None = None) -> Batch:
+    """A batch as the methods here take it: floating-point images, labels as class indices or as shares of classes.
+
+    Integers of any size become indices, and one-hot rows of integers shares. Only types and shapes are looked at, so
+    nothing waits for the device.
+
+    Args:
+        batch: a :class:`~spotkd.stages.Batch` or a plain ``(images, labels)``.
+        image_shape: ``(C, H, W)`` that the images must have; None for any.
+
+    Raises:
+        SpotkdError: what is wrong with it, and what was expected.
+    """
+    if not isinstance(batch, Sequence) or not 2 <= len(batch) <= 3 or not all(torch.is_tensor(x) for x in batch[:2]):
+        raise SpotkdError("a batch is (images, labels) or Batch(images, labels, indices), of tensors")
+    images, labels, indices = Batch(*batch)
+    if not images.is_floating_point():
+        told = "(images / 255 - mean) / std"
+        raise SpotkdError(f"images are {images.dtype}: give floats, normalised as for the networks' training, {told}")
+    if image_shape is not None and tuple(images.shape[1:]) != tuple(image_shape):
+        raise SpotkdError(
+            f"images are {tuple(images.shape[1:])}, and the features that are compared were built for image_shape "
+            f"{tuple(image_shape)}: resize them, or give their shape"
+        )
+    if labels.dim() not in (1, 2) or len(labels) != len(images) or (labels.dim() == 1 and labels.is_floating_point()):
+        raise SpotkdError(
+            f"labels are {tuple(labels.shape)} of {labels.dtype} for {len(images)} images: give class indices (B,), or "
+            "shares of the classes (B, classes) as floats"
+        )
+    return Batch(images, labels.long() if labels.dim() == 1 else labels.to(images.dtype), indices)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """The mean cross entropy, a scalar, of logits ``(B, classes)`` with indices ``(B,)`` or shares ``(B, classes)``.
+
+    Raises:
+        SpotkdError: labels of another number of classes. (On a GPU an index that is too large is CUDA's own error.)
+    """
+    if labels.dim() == 2 and labels.shape != logits.shape:
+        raise SpotkdError(f"labels have {labels.shape[1]} classes and the logits {logits.shape[1]}")
+    try:
+        targets = labels if labels.dim() == 1 else labels.to(logits.dtype)
+        return _cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    except IndexError as error:
+        count = logits.shape[1]
+        raise SpotkdError(f"labels are indices of {count} classes, from 0 to {count - 1}: {one_line(error)}") from error
+
+
+_cross_entropy: Callable[..., Tensor] = full_precision(F.cross_entropy)
 
 
 def unless_finite(logits: Tensor) -> Tensor:
@@ -148,7 +199,7 @@ class Supervised(Method):
         self.student = student
 
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
-        batch = Batch(*batch)
+        batch = as_batch(batch)
         with per_rank_generator(batch.images.device):
             logits = self.student(batch.images)
         task = self.on_labels(logits, batch)

@@ -17,7 +17,7 @@ from .distillers import KD, Distiller, DistillerFactory, LogitDistiller, make_di
 from .distillers.base import masked_mean
 from .distillers.kd import kd_loss
 from .errors import SpotkdError
-from .losses import Losses, Method, Supervised, unless_finite
+from .losses import Losses, Method, Supervised, as_batch, unless_finite
 from .notebook import format_shape, html_table, pair_rows
 from .routed_method import RoutedMethod
 from .routing import PolicyPace, Strategy, make_strategy
@@ -105,8 +105,7 @@ class SpotKD(RoutedMethod):
         # A distiller of the logits takes the place of KD there; any other stands beside KD at spots of its own.
         indices = resolve_spots(spots, student, teacher)
         chosen = make_distiller(distiller, *shapes, spots=indices, labels=labels, options=options)
-        at_logits = isinstance(chosen, LogitDistiller)
-        self.logit_distiller = chosen if isinstance(chosen, LogitDistiller) else KD(*shapes)
+        self.logit_distiller = chosen if (at_logits := isinstance(chosen, LogitDistiller)) else KD(*shapes)
         if temperature is not None:
             self.logit_distiller.temperature = temperature
         self.logit_distiller.standardise = standardise
@@ -123,6 +122,7 @@ class SpotKD(RoutedMethod):
         count = len(self.spots) if self.distiller is not None else int(type(self.logit_distiller) is not KD)
         self.balance = Balance(count) if (balanced or self.strategy.balances) and count else None
         self.pace = pace if self.strategy.learns else None
+        self._fixed_shape = image_shape if self.spots or self.strategy.learns else None  # logits alone take any
         self.build_strategy(*shapes, policy_bias)
         # What was built here follows the student; the networks themselves stay where the user put them.
         reference = next(student.parameters())
@@ -143,7 +143,7 @@ class SpotKD(RoutedMethod):
         return html_table(repr(self), rows, ["student's stage", "gives", "spot", "teacher's stage", "gives"])
 
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
-        batch = Batch(*batch)
+        batch = as_batch(batch, self._fixed_shape)
         seen = self.observe(batch)
         t, s = seen.teacher, seen.student
 
@@ -155,15 +155,14 @@ class SpotKD(RoutedMethod):
         attached = compared if self.balance is None else self.balance.attach(compared)
         at_logits = Compared(self.logit_distiller, attached if alone else s[-1:], t[-1:])
         at_spots = None if self.distiller is None else Compared(self.distiller, attached, seen.teacher_at_spots)
-        hard = batch._replace(labels=batch.classes)
-        losses = self.sample_losses(at_spots, at_logits, hard) if self.strategy.needs_losses else None
-        decisions = self.decide(self.evidence(hard, seen, losses, task))
+        losses = self.sample_losses(at_spots, at_logits, batch) if self.strategy.needs_losses else None
+        decisions = self.decide(self.evidence(batch, seen, losses, task))
 
-        on_logits = self.distiller_loss(at_logits, decisions.mask[:, -1:], hard, losses)
+        on_logits = self.distiller_loss(at_logits, decisions.mask[:, -1:], batch, losses)
         kl = self.alpha * self.logit_distiller.warmup_factor * on_logits + unless_finite(t[-1])
         distill = task.new_zeros(())
         if at_spots is not None:
-            on_features = self.distiller_loss(at_spots, decisions.mask[:, :-1], hard, losses)
+            on_features = self.distiller_loss(at_spots, decisions.mask[:, :-1], batch, losses)
             distill = self.beta * at_spots.distiller.warmup_factor * on_features
         if self.balance is not None:
             plain = self.alpha * masked_mean(kd_loss(s[-1], t[-1], KD.temperature), decisions.mask[:, -1])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .distillers import Distiller, LogitDistiller, Preparation
 from .distributed import per_rank_generator
 from .errors import SpotkdError
+from .losses import as_batch
 from .stages import Batch
 from .teacher_student import TeacherStudentMethod
 
@@ -64,7 +65,7 @@ class PreparedMethod(TeacherStudentMethod):
             SpotkdError: the distiller has no preparation.
         """
         distiller, preparation = self._require_preparation()
-        batch = Batch(*batch)
+        batch = as_batch(batch)
         with torch.no_grad():
             _, teacher = self._stage_outputs(self.teacher, self.teacher_images(batch))
         at_student: list[Tensor] = []

@@ -69,7 +69,7 @@ class RoutedMethod(PreparedMethod):
 
         teacher, student = (tuple(x.detach() for x in outputs) for outputs in (seen.teacher, seen.student))
         logits, detached = self.policy_logits(teacher, student), None if losses is None else losses.detach()
-        return Evidence(logits, teacher, student, batch.labels, detached, self.progress, task_gradients)
+        return Evidence(logits, teacher, student, batch.classes, detached, self.progress, task_gradients)
 
     def decide(self, evidence: Evidence) -> Decisions:
         """The strategy's decisions; while statistics settle everybody is distilled, and nothing is routed."""

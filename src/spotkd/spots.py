@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import nn
+
 from .distillers import Spots
 from .errors import SpotkdError
 from .registry import unknown_name
@@ -17,8 +20,10 @@ def check_pair(
 
     Raises:
         SpotkdError: the networks share parameters, have different numbers of classes, or give no vector before the
-            classifier.
+            classifier, or one puts out probabilities.
     """
+    for which, network in (("student", student), ("teacher", teacher)):
+        check_logits(network, which, image_shape)
     if {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:
         raise SpotkdError("teacher and student share parameters: they must be two networks, the teacher is frozen")
     of_student, of_teacher = feature_shapes(student, image_shape), feature_shapes(teacher, image_shape)
@@ -30,6 +35,38 @@ def check_pair(
             "give vectors"
         )
     return of_student, of_teacher
+
+
+@torch.no_grad()
+def check_logits(network: nn.Module, which: str, image_shape: Shape) -> None:
+    """Whether a network puts out logits. The softmax of probabilities is a wrong loss that nobody would see.
+
+    Logarithms of probabilities are logits: a constant in a row changes no softmax.
+
+    Args:
+        network: from images to ``(B, classes)``.
+        which: what it is, for people.
+        image_shape: ``(C, H, W)``.
+
+    Raises:
+        SpotkdError: its outputs are probabilities.
+    """
+    reference = next(network.parameters())
+    noise = torch.randn(4, *image_shape, generator=torch.Generator().manual_seed(0))
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        outputs = network(noise.to(reference.device, reference.dtype)).double()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    if outputs.dim() != 2 or outputs.shape[1] < 2 or outputs.min() < 0:
+        return
+    if (outputs.sum(1) - 1).abs().max() < 1e-3:
+        raise SpotkdError(
+            f"the {which} puts out probabilities (they are not negative, and a row sums to 1), and logits are needed: "
+            "take the softmax away from the end of its forward()"
+        )
 
 
 def resolve_spots(

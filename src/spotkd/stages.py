@@ -25,9 +25,9 @@ StageOutputs = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # of every stage, 
 
 
 class Batch(NamedTuple):
-    """One mini-batch: images ``(B, C, H, W)``, labels ``(B,)`` and, where known, the samples' indices ``(B,)``.
+    """One mini-batch: images ``(B, C, H, W)``, labels and, where known, the samples' indices ``(B,)``.
 
-    Soft labels, of mixed images, are probabilities ``(B, classes)``.
+    Labels are class indices ``(B,)``, or each sample's share of every class ``(B, classes)``, as mixup makes them.
     """
 
     images: Tensor
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
     @property
     def classes(self) -> Tensor:
-        """The class of each sample, ``(B,)``; by soft labels the likeliest."""
+        """The class index ``(B,)`` of each sample; of mixed labels the one with the largest share."""
         return self.labels if self.labels.dim() == 1 else self.labels.argmax(1)
 
 

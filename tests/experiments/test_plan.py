@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spotkd import DISTILLERS, STRATEGIES, SpotkdError
+from spotkd import DISTILLERS, SpotkdError
 from spotkd.experiments import cells, find_plan, read_plan, shipped_plans
 from spotkd.experiments.plan import Cell, run_options
 from spotkd.options import DistillOptions, TrainOptions
@@ -72,6 +72,21 @@ def test_options_of_a_cell(tmp_path: Path) -> None:
     assert always.policy.target_share is None
 
 
+def test_hazards_are_crossed_with_all_that_is_distilled(tmp_path: Path) -> None:
+    plan = read_plan(written(tmp_path, GOOD + 'hazards: [none, "wrong:0.4"]\n'))
+    by_name = {str(cell): cell for cell in cells(plan)}
+    assert len(by_name) == 2 + 2 * (1 + 2 * 6)
+    damaged = by_name["glyph94 resnet20-resnet8 at adaptive wrong:0.4 seed1"]
+    options = run_options(plan, damaged)
+    assert isinstance(options, DistillOptions)
+    assert (options.hazard, options.policy.target_share) == ("wrong:0.4", 0.6)
+    assert damaged.folder.parts[-2:] == ("wrong-0.4", "seed1")
+    assert damaged.teacher_cell == by_name["glyph94 teachers resnet20"]
+    clean = run_options(plan, by_name["glyph94 resnet20-resnet8 at adaptive seed1"])
+    assert isinstance(clean, DistillOptions)
+    assert clean.hazard is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -87,6 +102,7 @@ def test_options_of_a_cell(tmp_path: Path) -> None:
         (("epochs: 3", "epoch: 3"), "epoch"),
         (("target_share", "target"), "target"),
         (("title:", "titel: x\ntitle:"), "titel"),
+        (("title:", "hazards: [none, fog:1]\ntitle:"), "hazard is fog:1: it must be wrong"),
     ],
 )
 def test_what_is_wrong_is_named_before_anything_runs(tmp_path: Path, change: tuple[str, str], message: str) -> None:
@@ -153,7 +169,7 @@ def test_the_full_study_of_glyph94() -> None:
     plan = read_plan(find_plan("glyph94")[1])
     methods = {(cell.distiller, cell.strategy) for cell in cells(plan) if cell.kind == "distill"}
     assert {distiller for distiller, _ in methods} == set(DISTILLERS)
-    assert {strategy for _, strategy in methods} == set(STRATEGIES)
+    assert {strategy for _, strategy in methods} == {"adaptive", "anti", "random", "always", "never", "joint"}
     assert len(plan.seeds) == 5
 
 

@@ -178,6 +178,19 @@ def test_seeds_are_paired_difference(tmp_path: Path) -> None:
     assert [result.cell for result in results] == [cell for cell in cells(plan) if cell not in missing]
 
 
+def test_what_is_compared_met_the_same_hazard(tmp_path: Path) -> None:
+    plan = planned(hazards=["none", "wrong:0.4"])
+    harm = {"always": 30.0, "adaptive": 10.0}
+    for cell in cells(plan):
+        finish(tmp_path, cell, top1_of(cell) - (harm[cell.strategy] if cell.hazard else 0.0))
+    report = write_report(plan, "mine", tmp_path, COMMAND)
+    rows = {row["hazard"]: row for row in table(tmp_path / "report.csv") if row["strategy"] == "adaptive"}
+    assert float(rows[""]["to_always"]) == pytest.approx(0.7)
+    assert float(rows["wrong:0.4"]["to_always"]) == pytest.approx(20.7)
+    assert "| SAKD-AT, wrong:0.4 | 71.10" in report
+    assert "| SAKD-AT            | 81.10" in report
+
+
 def test_one_seed_tells_nothing_of_chance(tmp_path: Path) -> None:
     report = finish_all(planned(seeds=[7]), tmp_path)
     assert "after the last epoch: one run each, seed 7; the teacher is one run." in report

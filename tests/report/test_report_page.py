@@ -147,6 +147,24 @@ def test_what_is_missing_is_said(runs: dict[str, Path], tmp_path: Path) -> None:
     assert "last.ckpt: no such file" in text
 
 
+def test_one_run_is_judged_by_what_lies_beside_it(runs: dict[str, Path], tmp_path: Path) -> None:
+    for name in RUNS:
+        shutil.copytree(runs[name], tmp_path / name)
+    arguments = ["report", str(tmp_path / "sakd"), "--out", str(tmp_path / "page.html"), "--trust"]
+    assert main(arguments) == 0
+    text = Reader((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert "sakd (at, adaptive) is " in text
+    assert "plain KD (kd, in the same folder): " in text
+    assert "--distiller at" in text
+    assert "sakd-always" in text, "the closest control is missing"
+    (tmp_path / "kd" / "metrics.csv").write_text("nonsense")
+    (tmp_path / "teacher" / "config.yaml").unlink()
+    assert main(arguments) == 0
+    text = Reader((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert "sakd (at, adaptive) cannot be judged" in text
+    assert "No control: " in text
+
+
 def test_mistakes_are_one_line(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "begun").mkdir()

@@ -20,6 +20,7 @@ from ..errors import SpotkdError
 from ..formatting import join_words
 from ..notebook import format_shape, html_table
 from ..registry import Registry
+from .labels import check_labels
 from .spec import READ_BY_ALL, DataSpec
 
 if TYPE_CHECKING:
@@ -227,14 +228,9 @@ class Dataset:
     def __post_init__(self) -> None:
         for title, split in (("training", self.train), ("test", self.test), ("validation", self.val)):
             labels = None if split is None else split.labels
-            if labels is None or not len(labels):
-                continue
-            for label in (int(labels.min()), int(labels.max())):
-                if not 0 <= label < len(self.classes):
-                    raise SpotkdError(
-                        f"{self.name}: a {title} image has label {label}, and the {len(self.classes)} classes are "
-                        f"0 to {len(self.classes) - 1}"
-                    )
+            if labels is not None and len(labels):
+                count = len(split.images) if isinstance(split, ImageSet) else len(labels)
+                check_labels(labels, count, len(self.classes), self.name, title)
 
     def __repr__(self) -> str:
         """``Dataset('glyph94', 50008 training and 9964 test images of 3 x 32 x 32, 94 classes)``."""

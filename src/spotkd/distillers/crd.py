@@ -202,7 +202,7 @@ class CRD(Distiller):
         if batch.indices is None:
             raise SpotkdError("CRD needs to know which samples these are: give Batch(images, labels, indices)")
         return self._contrast(
-            self.embed_student(student[0]), self.embed_teacher(teacher[0]), mask, batch.indices, batch.labels
+            self.embed_student(student[0]), self.embed_teacher(teacher[0]), mask, batch.indices, batch.classes
         )
 
     @full_precision

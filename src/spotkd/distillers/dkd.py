@@ -83,4 +83,4 @@ class DKD(LogitDistiller):
         self.tckd, self.nckd = tckd, nckd
 
     def sample_loss(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        return dkd_loss(student, teacher, batch.labels, self.temperature, self.tckd, self.nckd)
+        return dkd_loss(student, teacher, batch.classes, self.temperature, self.tckd, self.nckd)

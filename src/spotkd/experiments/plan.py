@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ..errors import SpotkdError
 from ..options import DistillOptions, TrainOptions, read_options
+from ..options.grammar import parse_hazards
 from ..recipes import merged, networks, resolved
 from ..registry import unknown_name
 from ..routing import make_strategy
 
+NO_HAZARD = "none"
 ALONE = "alone"  # in place of a pair: a student trained on labels
 
 
@@ -28,6 +31,7 @@ class Plan:
         distillers: what to distil: names, or names with strategies of their own in place of all.
         strategies: where to distil.
         seeds: one run for each.
+        hazards: damage under which all of them are distilled, as for --hazard; none for none.
         alone: also train every student without a teacher.
         options: options of every run, over those of its recipe; as in a file for --config.
         policy: options of the policy, for the strategies that learn.
@@ -41,6 +45,7 @@ class Plan:
     distillers: list[str] | dict[str, list[str]]
     strategies: list[str] = field(default_factory=lambda: ["always", "adaptive"])
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
+    hazards: list[str] = field(default_factory=lambda: [NO_HAZARD])
     alone: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     policy: dict[str, Any] = field(default_factory=dict)
@@ -65,6 +70,7 @@ class Cell:
         distiller: what is distilled; empty where nothing is.
         strategy: where; empty where nothing is distilled.
         seed: the run's seed; None for a teacher, of which there is one.
+        hazard: the damage under which is distilled; empty for none.
     """
 
     kind: str
@@ -74,6 +80,7 @@ class Cell:
     distiller: str = ""
     strategy: str = ""
     seed: int | None = None
+    hazard: str = ""
 
     @property
     def name_parts(self) -> tuple[str, ...]:
@@ -83,7 +90,8 @@ class Cell:
             return self.data, "teachers", self.teacher, *seed
         if self.kind == "alone":
             return self.data, ALONE, self.student, *seed
-        return self.data, f"{self.teacher}-{self.student}", self.distiller, self.strategy, *seed
+        hazard = (self.hazard,) if self.hazard else ()
+        return self.data, f"{self.teacher}-{self.student}", self.distiller, self.strategy, *hazard, *seed
 
     def __str__(self) -> str:
         return " ".join(self.name_parts)
@@ -128,7 +136,7 @@ def read_plan(path: Path) -> Plan:
         SpotkdError: an unknown key or name, a value of the wrong type, an option that a run does not take.
     """
     plan = read_options(Plan, path)
-    for key in ("data", "pairs", "seeds"):
+    for key in ("data", "pairs", "seeds", "hazards"):
         values = getattr(plan, key)
         if not values or len(set(values)) != len(values):
             raise SpotkdError(f"{path}: {key} is {values}: give at least one, each once")
@@ -166,8 +174,9 @@ def _cells(plan: Plan) -> Iterator[Cell]:
                 if plan.alone:
                     yield Cell("alone", data, student=student, seed=seed)
                 for distiller, strategies in methods.items():
-                    for strategy in strategies:
-                        yield Cell("distill", data, teacher, student, distiller, strategy, seed)
+                    for strategy, hazard in product(strategies, plan.hazards):
+                        damage = "" if hazard == NO_HAZARD else hazard
+                        yield Cell("distill", data, teacher, student, distiller, strategy, seed, damage)
 
 
 def _split_pair(pair: str) -> tuple[str, str]:
@@ -189,6 +198,9 @@ def run_options(plan: Plan, cell: Cell) -> TrainOptions | DistillOptions:
         strategy = make_strategy(cell.strategy)
         if strategy.learns and plan.policy:
             options = merged(options, {"policy": plan.policy})
+        if cell.hazard:
+            parse_hazards(cell.hazard)
+            options = merged(options, {"hazard": cell.hazard})
     else:
         recipe = f"{cell.data}/single/{cell.teacher or cell.student}"
         known = {entry.name for entry in fields(TrainOptions)}

@@ -84,16 +84,18 @@ class DataSetTables:
             Row("student alone", [Cell("alone", self.data, student=student) for _, student in self.pairs]),
         ]
         sections = {"": [row for row in alone if row.methods[0] in self.results]}
-        kinds = list(dict.fromkeys((m.distiller, m.strategy) for m in self.results if m.kind == "distill"))
-        name_counts = Counter(method_name(*kind) for kind in kinds)
-        for distiller, strategy in kinds:
+        kinds = list(dict.fromkeys((m.distiller, m.strategy, m.hazard) for m in self.results if m.kind == "distill"))
+        name_counts = Counter((method_name(distiller, strategy), hazard) for distiller, strategy, hazard in kinds)
+        for distiller, strategy, hazard in kinds:
             name = method_name(distiller, strategy)
-            if name_counts[name] > 1:  # two of the user's own by one name
+            if name_counts[name, hazard] > 1:  # two of the user's own by one name
                 name += f" ({distiller} {strategy})"
             methods = [
-                Cell("distill", self.data, teacher, student, distiller, strategy) for teacher, student in self.pairs
+                Cell("distill", self.data, teacher, student, distiller, strategy, hazard=hazard)
+                for teacher, student in self.pairs
             ]
-            sections.setdefault(distiller, []).append(Row(name, methods))
+            row = Row(f"{name}, {hazard}" if hazard else name, methods)
+            sections.setdefault(f"{hazard} {distiller}", []).append(row)
         return list(sections.values())
 
     def tables(self) -> Iterator[Table]:

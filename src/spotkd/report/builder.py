@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -153,24 +153,24 @@ class ReportBuilder:
             if group.top1 is None:
                 continue
             controls = list(find_controls(group, groups))
-            controls = controls or self._controls_beside(group) if group is subject else controls[:1]
+            controls = controls or list(self._controls_beside(group)) if group is subject else controls[:1]
             effects = [measure_effect(group, control, self._compare_runs) for control in controls]
             found[group.name] = [effect for effect in effects if effect is not None]
         return found
 
-    def _controls_beside(self, group: Group) -> list[Control]:
+    def _controls_beside(self, group: Group) -> Iterator[Control]:
         """Controls in the folder of a run that the page does not show."""
         run = RunFolder(group.runs[0].folder)
-        found = []
         for key, wanted in control_options(run.distill_options).items():
             control = find_control(run, wanted)
-            if control is not None:
-                record = read_record(control.path, control.path.name)
+            if control is None:
+                continue
+            record = self._try(self.remarks, "control", partial(read_record, control.path, control.path.name))
+            if record is not None:
                 section = Section(record)
                 self._try([], "time of a step", partial(self._measure_step, section))
                 beside = Group(record.name, role_of(record, (set(), set())), (section,))
-                found.append(Control(name_control(key), beside, is_here=False))
-        return found
+                yield Control(name_control(key), beside, is_here=False)
 
     def compare_first(self, group: Group, control: Control) -> Comparison | None:
         """What the first pair of runs gets right and wrong, and what it takes for what."""

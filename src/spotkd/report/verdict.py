@@ -85,17 +85,25 @@ _FOLDERS = {"plain kd": "kd", "the student alone": "alone"}
 def find_control(run: RunFolder, wanted: RunOptions) -> RunFolder | None:
     """The finished run beside another one that has these options; of several with other seeds, one of the same seed."""
     found: list[tuple[bool, RunFolder]] = []
-    for path in sorted(run.path.resolve().parent.iterdir()):
+    for path in _folders_beside(run.path.resolve()):
         beside = RunFolder(path)
-        if path == run.path.resolve() or not (beside.exists and beside.finished):
-            continue
         try:
+            if not (beside.exists and beside.finished):
+                continue
             options = beside.options
-        except SpotkdError:  # of another version, or damaged: no control
+        except (SpotkdError, OSError):  # of another version, damaged, or not for our eyes: no control
             continue
         if isinstance(options, type(wanted)) and set(result_differences(wanted, options)) <= set(_ALIKE):
             found.append((options.seed != wanted.seed, RunFolder(run.path.parent / path.name)))
     return min(found, key=lambda pair: pair[0], default=(True, None))[1]
+
+
+def _folders_beside(folder: Path) -> list[Path]:
+    """What lies in the same folder; nothing where that may not be read."""
+    try:
+        return [path for path in sorted(folder.parent.iterdir()) if path != folder]
+    except OSError:
+        return []
 
 
 def is_comparable(mine: DistillOptions, theirs: TrainOptions | DistillOptions) -> bool:

@@ -27,6 +27,7 @@ from ..runs.summary import Scores
 from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
 from ..runtime.random_state import seed_everything
+from ..spots import check_logits
 from .announcement import describe_hazard, describe_start, format_number
 from .loggers import check_installed
 from .prepare import PreparationPlan
@@ -118,16 +119,16 @@ def choose_epochs(options: AnyRun, data: Dataset) -> AnyRun:
 def build_supervised(options: TrainOptions, data: Dataset) -> Supervised:
     """The method of plain training."""
     model = options.model
-    return Supervised(
-        build_model(
-            model.name,
-            len(data.classes),
-            model.checkpoint,
-            data.image_shape,
-            checkpoint_key=model.checkpoint_key,
-            replace_head=model.replace_head,
-        )
+    network = build_model(
+        model.name,
+        len(data.classes),
+        model.checkpoint,
+        data.image_shape,
+        checkpoint_key=model.checkpoint_key,
+        replace_head=model.replace_head,
     )
+    check_logits(network, f"network {model.name}", data.image_shape)
+    return Supervised(network)
 
 
 def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> SpotKD:
