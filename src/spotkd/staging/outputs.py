@@ -58,8 +58,8 @@ def select_output(model: nn.Module, probe: nn.Module, images: Tensor, output: st
     for training, value in several.items():
         if output is None:
             raise SpotkdError(
-                f"{name} does not give one tensor in {mode_name(training)} mode but {_describe(value)}: name the logits "
-                f"with output, such as {_first_key(value)} (--teacher.output, --student.output, --model.output)"
+                f"{name} does not give one tensor in {mode_name(training)} mode but {_describe(value)}: name the "
+                f"logits with output, such as {_first_key(value)} (--teacher.output, --student.output, --model.output)"
             )
         try:
             found = pick(value, output)

@@ -32,7 +32,7 @@ from ..stages import StagedModel
 from .announcement import describe_hazard, describe_start, format_number
 from .loggers import check_installed
 from .prepare import PreparationPlan
-from .select import resolve_select
+from .select import check_patience, resolve_select
 from .teacher import check_teacher, sample_of
 
 LARGEST_BIAS = 3.0  # of a scaled policy: P(teacher) is 0.95; more would decide the start
@@ -106,6 +106,7 @@ def open_data(options: RunOptions) -> Dataset:
     """
     data = load_data(data_spec(options.data))
     resolve_select(options.select, data)  # before anything is written
+    check_patience(options.patience, data)
     seed_everything(options.seed)
     return damage(data, parse_hazards(options.hazard), options.seed) if isinstance(options, DistillOptions) else data
 
@@ -282,6 +283,10 @@ def cache_teacher(method: SpotKD, data: Dataset, options: DistillOptions, device
     if data.augment:
         raise SpotkdError(
             "cache_teacher: the teacher sees other images in every epoch; set data.augment to false, or leave it out"
+        )
+    if options.mixup or options.cutmix:
+        raise SpotkdError(
+            "cache_teacher: mixed images are other ones in every epoch; leave it out, or mixup and cutmix"
         )
     if data.train.labels is None:
         raise SpotkdError(f"cache_teacher: the images of {data.name} stream by and cannot be told apart; leave it out")
