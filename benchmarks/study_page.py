@@ -164,9 +164,9 @@ def page_lines(results: Results, missing: Sequence[str] = ()) -> Iterator[str]:
     yield _paragraph("""
         `python benchmarks/study.py --out benchmarks/results/study` trains what is missing, and `--page docs/study.md`
         writes this page; its docstring says what a cell is. `published` is SAKD as in the paper, `scaled` the same with
-        `--policy.schedule scaled`; `random@trust` distils a random share as large as `trust` had in the same cell.
-        glyph94: 50 typefaces, resnet20 → resnet8, 16 pixels, 5 epochs; emoji10: 10 classes, small convolutional
-        networks, 60 epochs; one-cycle, rate 0.1.
+        `--policy.schedule scaled`; `random@NAME` distils a random share as large as NAME had in the same cell, with its
+        balance. glyph94: 50 typefaces, resnet20 → resnet8, 16 pixels, 5 epochs; emoji10: 10 classes, small
+        convolutional networks, 60 epochs; one-cycle, rate 0.1.
     """)
     yield _paragraph("""
         Its limits: one teacher a set, so seeds are those of students alone; two sets, small networks, short runs. For
@@ -243,10 +243,11 @@ def _set_lines(results: Results, name: str) -> Iterator[str]:
         stars = [" *" if probabilities.get((h, strategy), 1.0) < 0.05 else "" for h in hazards]
         rows.append([f"`{strategy}`", *(f"{e}{star}" if e else "-" for e, star in zip(effects, stars, strict=True))])
     yield from _table(["strategy", *hazards], rows)
-    equal = [(h, pool(results.differences(name, h, "trust", "random@trust"))) for h in hazards]
-    if any(effect for _, effect in equal):
+    for strategy in results.strategies:
+        equal = [(h, pool(results.differences(name, h, strategy, f"random@{strategy}"))) for h in hazards]
         said = "; ".join(f"{h} {effect}" for h, effect in equal if effect)
-        yield f"At equal dose, `trust` minus `random@trust`: {said}.\n"
+        if said:
+            yield f"At equal dose, `{strategy}` minus `random@{strategy}`: {said}.\n"
     refused = [
         [f"`{s}`", h, *(f"{100 * statistics.fmean(v):.0f} %" for v in found)]
         for h in hazards
