@@ -139,8 +139,8 @@ def make_method(cell: Cell, data: Images, teacher: StagedModel, student: StagedM
     )  # fmt: skip
 
 
-def train_student(cell: Cell, data: Images, folder: Path, dose: float) -> Outcome:
-    """Train the student of a cell."""
+def train_student(cell: Cell, data: Images, folder: Path, dose: float, also: Watch | None = None) -> Outcome:
+    """Train the student of a cell; ``also`` sees every step, too."""
     torch.manual_seed(cell.seed)
     teacher, student = networks(cell.set, data.classes)
     epochs = SETS[cell.set][1]
@@ -168,7 +168,9 @@ def train_student(cell: Cell, data: Images, folder: Path, dose: float) -> Outcom
 
     def loss(batch: Batch) -> Tensor:
         losses: Losses = method(batch)
-        watch.add(losses.mask, batch)
+        for each in (watch, also):
+            if each is not None:
+                each.add(losses.mask, batch)
         return losses.total
 
     started = time.process_time()

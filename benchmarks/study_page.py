@@ -134,11 +134,13 @@ def write_page(folder: Path, path: Path, missing: Sequence[str] = ()) -> None:
     for name in results.sets:
         draw_forest(results, name, figures / f"study-forest-{name}.svg")
         draw_doses(results, name, figures / f"study-dose-{name}.svg")
-    path.write_text("\n".join(page_lines(results, missing)) + "\n", encoding="utf-8")
+    path.write_text(
+        "\n".join(page_lines(results, missing, (figures / "study-refused.png").exists())) + "\n", encoding="utf-8"
+    )
 
 
-def page_lines(results: Results, missing: Sequence[str] = ()) -> Iterator[str]:
-    """The page in Markdown."""
+def page_lines(results: Results, missing: Sequence[str] = (), pictures: bool = False) -> Iterator[str]:
+    """The page in Markdown; ``pictures`` says whether there are any of what was refused."""
     students = sum(1 for key in results.rows if key[2])
     yield "<!-- made by benchmarks/study.py --page from benchmarks/results/study: change that -->\n"
     yield "# The study: where to distil, under hazards\n"
@@ -154,6 +156,15 @@ def page_lines(results: Results, missing: Sequence[str] = ()) -> Iterator[str]:
     yield default_sentence(results)
     for name in results.sets:
         yield from _set_lines(results, name)
+    if pictures:
+        yield "## What is refused\n"
+        yield _paragraph("""
+            Training images whose teacher outputs had no weight at any spot in the last epoch, each with its label and
+            what the teacher takes it for (`benchmarks/refused.py`; AT, `trust+balance`, seed 1). Below, for 40 % the
+            teacher sees another picture. In training they are shifted by up to two pixels, so a picture may have been
+            refused that the teacher knows when it stands still.
+        """)
+        yield "![Refused pictures](assets/study-refused.png)\n"
     yield "## What a step costs\n"
     yield from _table(["strategy", "step, over `always`"], [[f"`{s}`", f"{c:.2f}"] for s, c in results.costs.items()])
     yield _paragraph("""
