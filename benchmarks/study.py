@@ -11,7 +11,8 @@ only counted. All students of a cell's seed begin alike, and meet the same image
 
 Strategies are what ``--strategy`` takes, all with the published weights of the distiller; ``alone`` has no teacher;
 ``published`` is SAKD as in the paper (bias 10, for pairs of one kind), ``scaled`` the same with
-``policy.schedule scaled``; ``random@trust`` and ``constant@trust`` have the dose that ``trust`` had in the same cell.
+``policy.schedule scaled``; ``random@trust`` and ``constant@trust`` have the dose that ``trust`` had in the same cell,
+and ``random@trust+balance`` its balance, too.
 Hazards are what ``--hazard`` takes. Needs PyTorch, NumPy and safetensors; the page SciPy and matplotlib.
 """
 
@@ -127,7 +128,9 @@ def with_damage(data: Images, hazard: str, seed: int) -> tuple[Images, Any, Tens
 def make_method(cell: Cell, data: Images, teacher: StagedModel, student: StagedModel, dose: float) -> SpotKD:
     """The method of a cell, before hazards; ``dose`` is that of the strategy whose dose it has, if any."""
     kind, _, other = cell.strategy.partition("@")
-    strategy = {"published": "adaptive", "scaled": "adaptive"}.get(kind, f"{kind}:{min(dose, 1.0)}" if other else kind)
+    strategy = {"published": "adaptive", "scaled": "adaptive"}.get(kind, kind)
+    if other:
+        strategy = f"{kind}:{min(dose, 1.0)}" + ("+balance" if "balance" in other else "")
     return SpotKD(
         teacher, student, cell.distiller, strategy, image_shape=tuple(data.train[0].shape[1:]),
         labels=data.train[1].cpu(), options={"negatives": 1024} if cell.distiller == "crd" else {},
@@ -136,8 +139,8 @@ def make_method(cell: Cell, data: Images, teacher: StagedModel, student: StagedM
     )  # fmt: skip
 
 
-def train_student(cell: Cell, data: Images, folder: Path, dose: float) -> Outcome:
-    """Train the student of a cell."""
+def train_student(cell: Cell, data: Images, folder: Path, dose: float, also: Watch | None = None) -> Outcome:
+    """Train the student of a cell; ``also`` sees every step, too."""
     torch.manual_seed(cell.seed)
     teacher, student = networks(cell.set, data.classes)
     epochs = SETS[cell.set][1]
@@ -165,7 +168,9 @@ def train_student(cell: Cell, data: Images, folder: Path, dose: float) -> Outcom
 
     def loss(batch: Batch) -> Tensor:
         losses: Losses = method(batch)
-        watch.add(losses.mask, batch)
+        for each in (watch, also):
+            if each is not None:
+                each.add(losses.mask, batch)
         return losses.total
 
     started = time.process_time()

@@ -134,11 +134,13 @@ def write_page(folder: Path, path: Path, missing: Sequence[str] = ()) -> None:
     for name in results.sets:
         draw_forest(results, name, figures / f"study-forest-{name}.svg")
         draw_doses(results, name, figures / f"study-dose-{name}.svg")
-    path.write_text("\n".join(page_lines(results, missing)) + "\n", encoding="utf-8")
+    path.write_text(
+        "\n".join(page_lines(results, missing, (figures / "study-refused.png").exists())) + "\n", encoding="utf-8"
+    )
 
 
-def page_lines(results: Results, missing: Sequence[str] = ()) -> Iterator[str]:
-    """The page in Markdown."""
+def page_lines(results: Results, missing: Sequence[str] = (), pictures: bool = False) -> Iterator[str]:
+    """The page in Markdown; ``pictures`` says whether there are any of what was refused."""
     students = sum(1 for key in results.rows if key[2])
     yield "<!-- made by benchmarks/study.py --page from benchmarks/results/study: change that -->\n"
     yield "# The study: where to distil, under hazards\n"
@@ -154,6 +156,15 @@ def page_lines(results: Results, missing: Sequence[str] = ()) -> Iterator[str]:
     yield default_sentence(results)
     for name in results.sets:
         yield from _set_lines(results, name)
+    if pictures:
+        yield "## What is refused\n"
+        yield _paragraph("""
+            Training images whose teacher outputs had no weight at any spot in the last epoch, each with its label and
+            what the teacher takes it for (`benchmarks/refused.py`; AT, `trust+balance`, seed 1). Below, for 40 % the
+            teacher sees another picture. In training they are shifted by up to two pixels, so a picture may have been
+            refused that the teacher knows when it stands still.
+        """)
+        yield "![Refused pictures](assets/study-refused.png)\n"
     yield "## What a step costs\n"
     yield from _table(["strategy", "step, over `always`"], [[f"`{s}`", f"{c:.2f}"] for s, c in results.costs.items()])
     yield _paragraph("""
@@ -164,9 +175,9 @@ def page_lines(results: Results, missing: Sequence[str] = ()) -> Iterator[str]:
     yield _paragraph("""
         `python benchmarks/study.py --out benchmarks/results/study` trains what is missing, and `--page docs/study.md`
         writes this page; its docstring says what a cell is. `published` is SAKD as in the paper, `scaled` the same with
-        `--policy.schedule scaled`; `random@trust` distils a random share as large as `trust` had in the same cell.
-        glyph94: 50 typefaces, resnet20 → resnet8, 16 pixels, 5 epochs; emoji10: 10 classes, small convolutional
-        networks, 60 epochs; one-cycle, rate 0.1.
+        `--policy.schedule scaled`; `random@NAME` distils a random share as large as NAME had in the same cell, with its
+        balance. glyph94: 50 typefaces, resnet20 → resnet8, 16 pixels, 5 epochs; emoji10: 10 classes, small
+        convolutional networks, 60 epochs; one-cycle, rate 0.1.
     """)
     yield _paragraph("""
         Its limits: one teacher a set, so seeds are those of students alone; two sets, small networks, short runs. For
@@ -243,10 +254,11 @@ def _set_lines(results: Results, name: str) -> Iterator[str]:
         stars = [" *" if probabilities.get((h, strategy), 1.0) < 0.05 else "" for h in hazards]
         rows.append([f"`{strategy}`", *(f"{e}{star}" if e else "-" for e, star in zip(effects, stars, strict=True))])
     yield from _table(["strategy", *hazards], rows)
-    equal = [(h, pool(results.differences(name, h, "trust", "random@trust"))) for h in hazards]
-    if any(effect for _, effect in equal):
+    for strategy in results.strategies:
+        equal = [(h, pool(results.differences(name, h, strategy, f"random@{strategy}"))) for h in hazards]
         said = "; ".join(f"{h} {effect}" for h, effect in equal if effect)
-        yield f"At equal dose, `trust` minus `random@trust`: {said}.\n"
+        if said:
+            yield f"At equal dose, `{strategy}` minus `random@{strategy}`: {said}.\n"
     refused = [
         [f"`{s}`", h, *(f"{100 * statistics.fmean(v):.0f} %" for v in found)]
         for h in hazards

@@ -141,7 +141,7 @@ def test_hazards_are_read_from_words() -> None:
     [
         ("fog:1", "hazard is fog:1: it must be wrong, subgroup"),
         ("wrong:1.5", "hazard is wrong:1.5: wrong takes a share above 0 and up to 1"),
-        ("wrong", "hazard is wrong:: wrong takes a share"),
+        ("wrong", "hazard is wrong: wrong takes a share above 0 and up to 1, as wrong:0.4"),
         ("scale:nan", "hazard is scale:nan: scale takes a number above 0"),
         ("mismatch:2", "hazard is mismatch:2: mismatch takes no number"),
         ("wrong:0.1,wrong:0.2", "wrong is given twice"),

@@ -91,5 +91,6 @@ def _read_strength(name: str, strength: str) -> float:
         value = math.nan
     if not (0 < value <= most and math.isfinite(value)):
         wanted = "a share above 0 and up to 1" if most == 1 else "a number above 0"
-        raise SpotkdError(f"hazard is {name}:{strength}: {name} takes {wanted}")
+        given = f"{name}:{strength}" if strength else name
+        raise SpotkdError(f"hazard is {given}: {name} takes {wanted}, as {name}:0.4")
     return value
