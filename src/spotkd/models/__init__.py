@@ -17,6 +17,7 @@ from ..errors import SpotkdError
 from ..stages import Shape, StagedModel
 from ..staging import stage
 from . import mobilenet, resnet, shufflenet, vgg, wide_resnet  # noqa: F401  # fill the registry
+from .pretrained import find_pretrained
 from .sources import build
 from .weights import WEIGHT_FILES, load_weights, save_weights
 from .zoo import MODELS, describe
@@ -32,11 +33,18 @@ def build_model(
     *,
     checkpoint_key: str | None = None,
     replace_head: bool = False,
+    pretrained: bool | str = False,
 ) -> nn.Module:
     """Make the network ``name``, whole: for training on labels and for evaluation, where no stages are needed.
 
     Arguments and errors are those of :func:`create_model`.
     """
+    if pretrained:
+        if checkpoint is not None:
+            raise SpotkdError(
+                f"pretrained has no effect on {name}: its weights are those of {checkpoint}; leave one out"
+            )
+        return find_pretrained(name, pretrained).load(num_classes, image_shape)
     model = build(name, num_classes, image_shape) if ":" in name else MODELS[name](num_classes)
     if checkpoint is not None:
         load_weights(model, checkpoint, name, key=checkpoint_key, replace_head=replace_head)
@@ -54,6 +62,7 @@ def create_model(
     image_shape: Shape = (3, 32, 32),
     checkpoint_key: str | None = None,
     replace_head: bool = False,
+    pretrained: bool | str = False,
 ) -> StagedModel:
     """Make the network ``name`` with ``num_classes`` logits, freshly initialised or with a checkpoint's weights.
 
@@ -70,13 +79,21 @@ def create_model(
         checkpoint_key: which weights of the checkpoint to take: ema for averaged ones, raw, a key of the file, or a
             prefix of its names; None takes the raw ones and tells of others.
         replace_head: keep a fresh classifier where the checkpoint's is of another size.
+        pretrained: weights that torchvision or timm offer, by name or tag, with a fresh classifier where theirs is of
+            another size; True for the library's default; they are fetched where they are not in its cache.
 
     Raises:
         SpotkdError: unknown name (with the near ones), missing or unreadable file, keys or shapes that do not fit, a
             network that cannot be cut there.
     """
     model = build_model(
-        name, num_classes, checkpoint, image_shape, checkpoint_key=checkpoint_key, replace_head=replace_head
+        name,
+        num_classes,
+        checkpoint,
+        image_shape,
+        checkpoint_key=checkpoint_key,
+        replace_head=replace_head,
+        pretrained=pretrained,
     )
     if not isinstance(model, StagedModel):
         return stage(model, at, image_shape=image_shape)

@@ -126,6 +126,7 @@ def build_supervised(options: TrainOptions, data: Dataset) -> Supervised:
         data.image_shape,
         checkpoint_key=model.checkpoint_key,
         replace_head=model.replace_head,
+        pretrained=model.pretrained,
     )
     check_logits(network, f"network {model.name}", data.image_shape)
     return Supervised(network)
@@ -137,12 +138,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
     Raises:
         SpotkdError: whatever does not fit.
     """
-    if options.teacher.checkpoint is None:
-        raise SpotkdError(
-            "teacher.checkpoint is missing: name a run folder or a weights file; 'spotkd train' makes one"
-        )
-    if not options.teacher.replace_head:
-        check_class_count(options.teacher.checkpoint, data)
+    _check_teacher_weights(options, data)
     with redirect_stdout(None) if quiet else nullcontext():
         teacher, student = (
             create_model(
@@ -153,6 +149,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
                 image_shape=data.image_shape,
                 checkpoint_key=model.checkpoint_key,
                 replace_head=model.replace_head,
+                pretrained=model.pretrained,
             )
             for model in (options.teacher, options.student)
         )
@@ -191,6 +188,20 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         if not quiet:
             print("note: the weights are not balanced, since gradients cannot be measured inside compiled passes")  # noqa: T201
     return method
+
+
+def _check_teacher_weights(options: DistillOptions, data: Dataset) -> None:
+    if options.teacher.pretrained:
+        raise SpotkdError(
+            f"teacher.pretrained: fine-tune it on these images first: spotkd train --model {options.teacher.name} "
+            "--model.pretrained true, and name that run with --teacher.checkpoint"
+        )
+    if options.teacher.checkpoint is None:
+        raise SpotkdError(
+            "teacher.checkpoint is missing: name a run folder or a weights file; 'spotkd train' makes one"
+        )
+    if not options.teacher.replace_head:
+        check_class_count(options.teacher.checkpoint, data)
 
 
 def check_hazards(hazards: Mapping[str, float], strategy: Strategy) -> None:
