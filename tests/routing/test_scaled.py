@@ -14,7 +14,8 @@ from spotkd import SpotKD, create_model
 from spotkd.models import save_weights
 from spotkd.options import DistillOptions, ModelOptions, PolicyOptions, learning_rate
 from spotkd.routing import PolicyPace, make_strategy, scaled_decay
-from spotkd.training.build import LARGEST_BIAS, build_distillation, policy_decay
+from spotkd.training.build import build_distillation, policy_decay
+from spotkd.training.policy import LARGEST_BIAS
 from tests.conftest import TinyNet, few_glyphs
 
 from .test_every_strategy import build, take_step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ __all__ = [
     "load_glyph94",
     "make_preprocessing",
     "normalise",
+    "normalised_with",
     "pick_images",
     "read_preprocessing",
     "resolve_name",
@@ -91,7 +93,25 @@ def load_data(spec: DataSpec) -> Dataset:
         data = replace(data, augment=False)
     if not spec.flip:
         data = replace(data, flip=False)
-    return data.limited(spec.limit).hold_out(spec.val_share)
+    return normalised_with(data, spec.mean, spec.std).limited(spec.limit).hold_out(spec.val_share)
+
+
+def normalised_with(data: Dataset, mean: Sequence[float] | None, std: Sequence[float] | None) -> Dataset:
+    """The data set with another mean and deviation of its pixels; grey images get the average of the channels'.
+
+    Raises:
+        SpotkdError: numbers that cannot be a mean or a deviation of pixels in [0, 1].
+    """
+    if mean is None and std is None:
+        return data
+    chosen = {"mean": mean or data.mean, "std": std or data.std}
+    for key, numbers in chosen.items():
+        least = 1e-6 if key == "std" else 0.0
+        if len(numbers) not in (1, 3) or not all(least <= number <= 1 for number in numbers):
+            raise SpotkdError(f"data.{key} is {list(numbers)}: give one number or three, of pixels in [0, 1]")
+    if isinstance(data.train, ImageSet) and data.train.images.shape[1] == 1:
+        chosen = {key: (sum(numbers) / len(numbers),) for key, numbers in chosen.items()}
+    return replace(data, mean=tuple(chosen["mean"]), std=tuple(chosen["std"]))
 
 
 def load_dataset(name: str, **options: object) -> Dataset:

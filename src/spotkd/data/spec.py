@@ -31,6 +31,8 @@ class DataSpec:
         streaming: read an hf: set while training, never whole; for sets larger than the disk.
         augment: crop and, where that makes sense, mirror training images at random.
         flip: with augment, mirror them where that makes sense; false for pictures in which left and right differ.
+        mean: of pixels in [0, 1], one number or three, to normalise with; None takes the data set's own.
+        std: their deviation, likewise.
         workers: processes that decode images which are not kept in memory; None takes one a core, at most eight.
     """
 
@@ -45,4 +47,6 @@ class DataSpec:
     streaming: bool = False
     augment: bool = _for_all(True)
     flip: bool = _for_all(True)
+    mean: list[float] | None = _for_all(None)
+    std: list[float] | None = _for_all(None)
     workers: int | None = _for_all(None)

@@ -20,10 +20,10 @@ from ..stages import Shape
 from ..untrusted.names import check_name, is_looking
 
 MAX_NETWORK_BYTES = 1 << 30  # of a network that a stranger's file names
-_SOURCES: Registry[Callable[[str, int, Shape | None], nn.Module]] = Registry("source of models")
+_SOURCES: Registry[Callable[..., nn.Module]] = Registry("source of models")
 
 
-def build(name: str, num_classes: int, image_shape: Shape | None) -> nn.Module:
+def build(name: str, num_classes: int, image_shape: Shape | None, **settings: Any) -> nn.Module:
     """Make the network ``source:name`` with ``num_classes`` logits, freshly initialised.
 
     Args:
@@ -31,6 +31,7 @@ def build(name: str, num_classes: int, image_shape: Shape | None) -> nn.Module:
             takes the number of classes and returns an ``nn.Module``; its module may lie in the working directory.
         num_classes: number of logits.
         image_shape: ``(C, H, W)``, for networks that are built for one size, such as vision transformers.
+        settings: further ones for timm's ``create_model``.
 
     Raises:
         SpotkdError: unknown source or name (with the near ones), a library that is not installed, or an error of the
@@ -40,7 +41,7 @@ def build(name: str, num_classes: int, image_shape: Shape | None) -> nn.Module:
     make = _SOURCES[source]
     if is_looking() and source != "python" and not _is_small(partial(make, rest, num_classes, image_shape)):
         check_name(name)  # a network of a stranger's choice may be of any size
-    return make(rest, num_classes, image_shape)
+    return make(rest, num_classes, image_shape, **settings)
 
 
 def _is_small(make: Callable[[], nn.Module]) -> bool:
@@ -55,7 +56,12 @@ def _is_small(make: Callable[[], nn.Module]) -> bool:
     return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers())) <= MAX_NETWORK_BYTES
 
 
-def _library(name: str) -> Any:
+def import_library(name: str) -> Any:
+    """torchvision or timm, imported when it is needed.
+
+    Raises:
+        SpotkdError: it is missing or broken; the message names what installs it.
+    """
     try:
         return importlib.import_module(name)
     except Exception as error:
@@ -86,7 +92,7 @@ def _unknown(library: str, name: str, known: list[str]) -> SpotkdError:
 
 @_SOURCES.register("torchvision")
 def _torchvision(name: str, num_classes: int, image_shape: Shape | None) -> nn.Module:
-    models = _library("torchvision").models
+    models = import_library("torchvision").models
     known = models.list_models(module=models)  # those that classify images
     if name not in known:
         raise _unknown("torchvision", name, known)
@@ -101,11 +107,11 @@ def _torchvision(name: str, num_classes: int, image_shape: Shape | None) -> nn.M
 
 
 @_SOURCES.register("timm")
-def _timm(name: str, num_classes: int, image_shape: Shape | None) -> nn.Module:
-    timm = _library("timm")
+def _timm(name: str, num_classes: int, image_shape: Shape | None, **more: Any) -> nn.Module:
+    timm = import_library("timm")
     if not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
-    settings: dict[str, Any] = {"num_classes": num_classes, "pretrained": False}
+    settings: dict[str, Any] = {"num_classes": num_classes, "pretrained": False} | more
     if image_shape is None:
         return _call(f"timm:{name}", timm.create_model, name, **settings)
     settings["in_chans"] = image_shape[0]

@@ -26,6 +26,9 @@ class ModelOptions:
             key of the file, or a prefix of its names; unset takes the raw ones and tells of others.
         replace_head: start with a new classifier where the checkpoint's has another number of classes.
         output: where the logits are in what a network from outside the zoo gives, if that is not one tensor: 0, logits.
+        pretrained: start from weights that torchvision or timm offer, with a new classifier where theirs has another
+            number of classes: true for the library's default, or their name or tag, as IMAGENET1K_V2 or a1_in1k. They
+            are fetched once, and images are normalised as they were trained with.
         at: modules of a network from outside the zoo after which a stage ends, as layer1,layer2; unset proposes some.
     """
 
@@ -34,6 +37,7 @@ class ModelOptions:
     checkpoint_key: str | None = option(None, affects="result")
     replace_head: bool = option(False, affects="result")
     output: str | None = option(None, affects="result")
+    pretrained: bool | str = option(False, affects="result")
     at: list[str] | str | None = option(None, affects="result")
 
 
@@ -54,6 +58,9 @@ class DataOptions:
         streaming: read an hf: set along while training, never whole; for sets larger than the disk.
         augment: crop and, where that makes sense, mirror training images at random.
         flip: with augment, mirror them where that makes sense; false for pictures in which left and right differ.
+        mean: of pixels in [0, 1], one number or one for each of three channels, to normalise with; unset takes the data
+            set's own, or that of pretrained weights.
+        std: their deviation, likewise.
         workers: processes that decode images which are not kept in memory; unset takes one a core, at most eight.
     """
 
@@ -68,6 +75,8 @@ class DataOptions:
     streaming: bool = option(False, affects="result", test_image_key=3)
     augment: bool = option(True, affects="result")
     flip: bool = option(True, affects="result")
+    mean: list[float] | None = option(None, affects="result")
+    std: list[float] | None = option(None, affects="result")
     workers: int | None = option(None, affects="speed", at_least=0)
 
 

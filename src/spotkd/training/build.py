@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
@@ -19,10 +18,10 @@ from ..losses import Supervised
 from ..method import SpotKD
 from ..models import build_model, create_model
 from ..models.weights import read_metadata
-from ..options import DataOptions, DistillOptions, ModelOptions, PolicyOptions, RunOptions, TrainOptions
+from ..options import DataOptions, DistillOptions, ModelOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_hazards, parse_loggers, parse_names, parse_spots
 from ..options.values import MOST_EPOCHS, check_values, epochs_for, learning_rate, milestones, warmup, with_values
-from ..routing import PolicyPace, Strategy, make_strategy, scaled_bias, scaled_decay
+from ..routing import Strategy, make_strategy
 from ..runs.summary import Scores
 from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
@@ -31,11 +30,11 @@ from ..spots import check_logits
 from ..stages import StagedModel
 from .announcement import describe_hazard, describe_start, format_number
 from .loggers import check_installed
+from .policy import choose_bias, choose_decay, choose_pace
 from .prepare import PreparationPlan
 from .select import check_patience, resolve_select
 from .teacher import check_teacher, sample_of
 
-LARGEST_BIAS = 3.0  # of a scaled policy: P(teacher) is 0.95; more would decide the start
 _DEVICES_ANYWHERE = 16  # processes that are tried even where there are few cores
 AnyRun = TypeVar("AnyRun", TrainOptions, DistillOptions)
 
@@ -128,6 +127,7 @@ def build_supervised(options: TrainOptions, data: Dataset) -> Supervised:
         checkpoint_key=model.checkpoint_key,
         replace_head=model.replace_head,
         output=model.output,
+        pretrained=model.pretrained,
     )
     check_logits(network, f"network {model.name}", data.image_shape)
     return Supervised(network)
@@ -143,6 +143,7 @@ def _make_network(model: ModelOptions, data: Dataset) -> StagedModel:
         checkpoint_key=model.checkpoint_key,
         replace_head=model.replace_head,
         output=model.output,
+        pretrained=model.pretrained,
     )
 
 
@@ -152,15 +153,11 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
     Raises:
         SpotkdError: whatever does not fit.
     """
-    if options.teacher.checkpoint is None:
-        raise SpotkdError(
-            "teacher.checkpoint is missing: name a run folder or a weights file; 'spotkd train' makes one"
-        )
-    if not options.teacher.replace_head:
-        check_class_count(options.teacher.checkpoint, data)
+    _check_teacher_weights(options, data)
     with redirect_stdout(None) if quiet else nullcontext():
         teacher, student = (_make_network(model, data) for model in (options.teacher, options.student))
     strategy, policy = make_strategy(options.strategy), options.policy
+    scaled = policy.schedule == "scaled"
     if options.fold and not strategy.trains_teacher:
         teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
         if reason is not None and not quiet:
@@ -181,8 +178,10 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         spots=parse_spots(options.spots),
         labels=data.train.labels,
         gamma=policy.gamma,
-        policy_bias=_policy_bias(options, data),
-        pace=_policy_pace(policy),
+        policy_bias=choose_bias(
+            policy.bias, scaled, _steps(options, data), _policy_lr(options), policy.weight_decay, options.optim.momentum
+        ),
+        pace=choose_pace(scaled, policy.every),
         share_cost=policy.share_cost,
         target_share=policy.target_share,
         target_weight=policy.target_weight,
@@ -195,6 +194,20 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         if not quiet:
             print("note: the weights are not balanced, since gradients cannot be measured inside compiled passes")  # noqa: T201
     return method
+
+
+def _check_teacher_weights(options: DistillOptions, data: Dataset) -> None:
+    if options.teacher.pretrained:
+        raise SpotkdError(
+            f"teacher.pretrained: fine-tune it on these images first: spotkd train --model {options.teacher.name} "
+            "--model.pretrained true, and name that run with --teacher.checkpoint"
+        )
+    if options.teacher.checkpoint is None:
+        raise SpotkdError(
+            "teacher.checkpoint is missing: name a run folder or a weights file; 'spotkd train' makes one"
+        )
+    if not options.teacher.replace_head:
+        check_class_count(options.teacher.checkpoint, data)
 
 
 def check_hazards(hazards: Mapping[str, float], strategy: Strategy) -> None:
@@ -210,34 +223,19 @@ def check_hazards(hazards: Mapping[str, float], strategy: Strategy) -> None:
         raise SpotkdError("hazard is mismatch: this strategy grafts both networks at the spots, which must fit")
 
 
-def _policy_bias(options: DistillOptions, data: Dataset) -> float:
-    policy = options.policy
-    if policy.schedule == "scaled":
-        return LARGEST_BIAS if policy.bias == "scaled" else min(float(policy.bias), LARGEST_BIAS)
-    if policy.bias != "scaled":
-        return float(policy.bias)
-    return scaled_bias(steps_of(options, data), _policy_lr(options), policy.weight_decay, options.optim.momentum)
-
-
-def _policy_pace(policy: PolicyOptions) -> PolicyPace | None:
-    if policy.schedule == "scaled":
-        return PolicyPace(every=policy.every)
-    return PolicyPace(settling=0, bound=math.inf, every=policy.every) if policy.every > 1 else None
-
-
 def policy_decay(options: DistillOptions, data: Dataset) -> float:
     """The policy's weight decay: as given, or scaled to the length of the run."""
-    if options.policy.schedule == "published":
-        return options.policy.weight_decay
-    return scaled_decay(steps_of(options, data), _policy_lr(options), options.optim.momentum)
+    policy, steps = options.policy, _steps(options, data)
+    scaled, momentum = policy.schedule == "scaled", options.optim.momentum
+    return choose_decay(policy.weight_decay, scaled, steps, _policy_lr(options), momentum)
 
 
 def _policy_lr(options: DistillOptions) -> float:
     return learning_rate(options.optim) / 2 if options.policy.lr is None else options.policy.lr
 
 
-def steps_of(options: DistillOptions, data: Dataset) -> int:
-    """Steps of the whole run."""
+def _steps(options: DistillOptions, data: Dataset) -> int:
+    """Of the whole run."""
     return epochs_for(options, len(data.train)) * count_batches(len(data.train), options.batch_size)
 
 

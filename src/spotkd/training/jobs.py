@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..data import Dataset, Loader, load_data, make_preprocessing
+from ..data import Dataset, Loader, load_data, make_preprocessing, normalised_with, read_preprocessing
 from ..errors import RunError, SpotkdError, one_line, refused_memory_as_error
 from ..escaping import escape_lines, escape_shell
 from ..losses import Method
@@ -14,7 +14,7 @@ from ..method import SpotKD
 from ..models import build_model
 from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, EvaluateOptions, TrainOptions
-from ..options.values import check_values, options_of_test_images, test_image_keys
+from ..options.values import check_values, options_of_test_images, test_image_keys, with_values
 from ..registry import PYTHON
 from ..runs import layout
 from ..runs.folder import RunFolder
@@ -26,6 +26,7 @@ from ..runtime.process_group import leaving_process_group
 from ..untrusted.names import looking
 from .assemble import assemble, check_sources, default_folder, open_run, trained_model
 from .build import (
+    AnyRun,
     build_distillation,
     build_supervised,
     cache_teacher,
@@ -42,6 +43,7 @@ from .build import (
 from .evaluation import evaluate
 from .launch import launch, needs_launch
 from .loop import fit
+from .normalisation import adopt_normalisation
 from .prepare import prepare
 from .session import Session
 from .state import load_learned_state
@@ -54,7 +56,7 @@ def train(options: TrainOptions) -> Summary:
         return launch("train", options)
     options, device = open_device(options)
     data = open_data(options)
-    options = choose_epochs(options, data)
+    options, data = _adopt_normalisation(choose_epochs(options, data), data)
     method = build_supervised(options, data)
     with leaving_process_group():
         return _run(options, method, data, device)
@@ -70,7 +72,7 @@ def distill(options: DistillOptions) -> Summary:
         return launch("distill", options)
     options, device = open_device(options)
     data = open_data(options)
-    options = choose_epochs(options, data)
+    options, data = _adopt_normalisation(choose_epochs(options, data), data)
     method = build_distillation(options, data, options.quiet)
     cache_teacher(method, data, options, device)
     # Which options have an effect is known before the teacher is looked at.
@@ -97,6 +99,18 @@ def resume(folder: str | Path, accept_changes: bool = False, trust: bool = False
     options = replace(run.options, resume=str(folder), accept_changes=accept_changes, data=data)
     with nullcontext() if trust or run.is_own else looking():
         return distill(options) if isinstance(options, DistillOptions) else train(options)
+
+
+def _adopt_normalisation(options: AnyRun, data: Dataset) -> tuple[AnyRun, Dataset]:
+    """Options and data set with the mean and deviation that the weights want, unless the user has given others."""
+    if (options.data.mean, options.data.std) != (None, None):
+        return options, data
+    model = trained_model(options)
+    teacher = options.teacher.checkpoint if isinstance(options, DistillOptions) else None
+    chosen = adopt_normalisation(data, options.data.name, model.name, model.pretrained, teacher, options.quiet)
+    if chosen is data:
+        return options, data
+    return with_values(options, {"data.mean": list(chosen.mean), "data.std": list(chosen.std)}), chosen
 
 
 def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, device: Device) -> Summary:
@@ -160,7 +174,7 @@ def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
         SpotkdError: the folder holds no distillation, or its files are damaged.
     """
     run = RunFolder(folder)
-    options = run.distill_options
+    options = with_values(run.distill_options, {"student.pretrained": False})  # what it learnt is in the checkpoint
     data = load_data(replace(data_spec(options.data), download=False))
     method = build_distillation(options, data, quiet=True)
     state = run.state()
@@ -201,6 +215,10 @@ def evaluate_checkpoint(options: EvaluateOptions) -> Scores:
     own = run.own_names if run.exists else ()
     with looking((options.model, options.data, *own), options.trust):
         data = load_data(data_spec(described))
+        if options.data is None and "preprocessing" in noted:
+            seen = read_preprocessing(noted["preprocessing"], options.checkpoint)
+            if (seen.mean, seen.std) != (data.mean, data.std):
+                data = normalised_with(data, seen.mean, seen.std)
         check_class_count(options.checkpoint, data)
         model = build_model(str(names["model"]), len(data.classes), options.checkpoint, data.image_shape)
     device = Device(make_fabric(options.accelerator, options.precision), choose_memory_format())
