@@ -38,7 +38,8 @@ from spotkd.method import SpotKD
 from spotkd.options.grammar import parse_hazards
 from spotkd.routing import PolicyPace, scaled_decay
 from spotkd.stages import Batch, StagedModel
-from study_page import COLUMNS, read_rows, write_page
+from study_page import write_page
+from study_results import COLUMNS, SAKD, read_rows
 
 SETS = {"emoji10": (60, 60), "glyph94": (20, 5), "digits": (20, 8), "emoji": (20, 20)}  # epochs of teacher, student
 FACES = 50  # of glyph94
@@ -128,7 +129,7 @@ def with_damage(data: Images, hazard: str, seed: int) -> tuple[Images, Any, Tens
 def make_method(cell: Cell, data: Images, teacher: StagedModel, student: StagedModel, dose: float) -> SpotKD:
     """The method of a cell, before hazards; ``dose`` is that of the strategy whose dose it has, if any."""
     kind, _, other = cell.strategy.partition("@")
-    strategy = {"published": "adaptive", "scaled": "adaptive"}.get(kind, kind)
+    strategy = SAKD.get(kind, kind)
     if other:
         strategy = f"{kind}:{min(dose, 1.0)}" + ("+balance" if "balance" in other else "")
     return SpotKD(

@@ -2,122 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
+from study_results import BASE, DEAREST, NOT_WORSE, Results, candidates, choose_default, corrected, pool, read_rows
 
-COLUMNS = (
-    "set", "seed", "distiller", "hazard", "strategy", "epochs", "val", "test", "dose", "refused_damaged",
-    "refused_intact", "step_ms", "seconds",
-)  # fmt: skip
-BASE = "always"
-NOT_WORSE, DEAREST = -0.3, 1.1  # the rule for the default: points on clean data at least; step at most
-RESAMPLES = 2000
 PUBLISHED_GAIN = (
     "+0.26 points (50 pairs of one kind), +0.24 (49 of different kinds) on CIFAR-100, +0.43 on Tiny-ImageNet"
 )
-
-Row = dict[str, str]
-
-
-class Effect(NamedTuple):
-    """A mean of paired differences in points, with its 95 % interval where there are enough, and their number."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-
-    def __str__(self) -> str:
-        between = "" if self.low is None else f" [{self.low:+.1f}, {self.high:+.1f}]"
-        return f"{self.mean:+.1f}{between} (n = {self.n})"
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a study; none where there is no file yet."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-class Results:
-    """Test accuracies by (set, seed, distiller, hazard, strategy), and costs of a step over ``always``."""
-
-    def __init__(self, rows: Iterable[Row], costs: Iterable[Row] = ()) -> None:
-        self.costs = {row["strategy"]: float(row["cost"]) for row in costs}
-        self.rows = {(r["set"], r["seed"], r["distiller"], r["hazard"], r["strategy"]): r for r in rows}
-        students = [key for key in self.rows if key[2]]
-        self.sets, self.distillers, self.hazards, self.strategies = (
-            list(dict.fromkeys(key[place] for key in students)) for place in (0, 2, 3, 4)
-        )
-        self.hazards.sort(key=lambda hazard: hazard != "none")
-
-    def values(self, name: str, hazard: str, strategy: str, column: str = "test") -> list[float]:
-        """All of a strategy's numbers under a hazard on a set."""
-        chosen = (r for (s, _, d, h, where), r in self.rows.items() if d and (s, h, where) == (name, hazard, strategy))
-        return [float(row[column]) for row in chosen if row[column]]
-
-    def differences(
-        self, name: str, hazard: str, strategy: str, other: str = BASE, distiller: str | None = None
-    ) -> list[float]:
-        """Strategy minus another one, each beside that of the same seed and distiller; of all distillers for None."""
-        found = []
-        for (s, seed, d, h, where), row in self.rows.items():
-            beside = self.rows.get((s, seed, d, h, other))
-            if d and (s, h, where) == (name, hazard, strategy) and distiller in (None, d) and beside is not None:
-                found.append(float(row["test"]) - float(beside["test"]))
-        return found
-
-    def seconds(self, name: str) -> list[float]:
-        """Wall time of the set's students."""
-        return [float(row["seconds"]) for key, row in self.rows.items() if key[2] and key[0] == name]
-
-
-def pool(differences: Sequence[float]) -> Effect | None:
-    """Mean over seeds and distillers; the interval by a bootstrap over these pairs (BCa needs three or more)."""
-    from scipy.stats import bootstrap
-
-    if not differences:
-        return None
-    mean = statistics.fmean(differences)
-    if len(differences) < 3 or len(set(differences)) == 1:
-        return Effect(mean, None, None, len(differences))
-    found = bootstrap(
-        (np.array(differences),), np.mean, n_resamples=RESAMPLES, method="BCa", random_state=np.random.default_rng(0)
-    )
-    low, high = found.confidence_interval
-    return Effect(mean, float(low), float(high), len(differences))
-
-
-def corrected(families: dict[Any, list[float]]) -> dict[Any, float]:
-    """P values of "no difference" (Student's t), corrected for their number (Benjamini and Yekutieli)."""
-    from scipy.stats import false_discovery_control, ttest_1samp
-
-    tested = {key: ttest_1samp(values, 0).pvalue for key, values in families.items() if len(set(values)) > 1}
-    if not tested:
-        return {}
-    return dict(zip(tested, false_discovery_control(list(tested.values()), method="by").tolist(), strict=True))
-
-
-def choose_default(results: Results) -> str | None:
-    """The strategy that the rule chooses, which was written down before the numbers were looked at."""
-    gains: dict[str, float] = {}
-    for strategy in results.strategies:
-        clean = pool([x for name in results.sets for x in results.differences(name, "none", strategy)])
-        cost = results.costs.get(strategy)
-        hazards = [h for h in results.hazards if h != "none"]
-        harmed = [x for name in results.sets for h in hazards for x in results.differences(name, h, strategy)]
-        if strategy == BASE or "@" in strategy or not harmed or cost is None or cost > DEAREST:
-            continue
-        if clean is not None and clean.low is not None and clean.low > NOT_WORSE:
-            gains[strategy] = statistics.fmean(harmed)
-    return max(gains, key=gains.__getitem__) if gains else None
 
 
 def write_page(folder: Path, path: Path, missing: Sequence[str] = ()) -> None:
@@ -153,7 +48,7 @@ def page_lines(results: Results, missing: Sequence[str] = (), pictures: bool = F
         (`--balance auto`, the default of `distill`, makes of `always` what is called `balance` here.)
     """)
     yield replication(results)
-    yield default_sentence(results)
+    yield from default_lines(results)
     for name in results.sets:
         yield from _set_lines(results, name)
     if pictures:
@@ -213,16 +108,22 @@ def replication(results: Results) -> str:
     """)
 
 
-def default_sentence(results: Results) -> str:
+def default_lines(results: Results) -> Iterator[str]:
     """The rule for the default, and what it chooses."""
     chosen = choose_default(results)
-    clean = [x for name in results.sets for x in results.differences(name, "none", chosen or "")]
-    answer = f"`{chosen}`, on clean data {pool(clean)}" if chosen else "none yet"
-    return _paragraph(f"""
+    answer = f"`{chosen}`" if chosen else "none yet"
+    yield _paragraph(f"""
         **The rule for the default**, written down before this study: among strategies whose pooled difference to
         `{BASE}` on clean data has a lower bound above {NOT_WORSE} points and whose step costs at most {DEAREST} times
         as much, the one with the largest gain under hazards. By these students: {answer}.
     """)
+    yield from _table(
+        ["strategy", "clean data", "step", "under hazards", "qualifies"],
+        [
+            [f"`{c.strategy}`", str(c.clean), f"{c.cost:.2f}", str(c.gain), "yes" if c.qualifies else "no"]
+            for c in candidates(results)
+        ],
+    )
 
 
 def _set_lines(results: Results, name: str) -> Iterator[str]:
@@ -254,11 +155,12 @@ def _set_lines(results: Results, name: str) -> Iterator[str]:
         stars = [" *" if probabilities.get((h, strategy), 1.0) < 0.05 else "" for h in hazards]
         rows.append([f"`{strategy}`", *(f"{e}{star}" if e else "-" for e, star in zip(effects, stars, strict=True))])
     yield from _table(["strategy", *hazards], rows)
-    for strategy in results.strategies:
-        equal = [(h, pool(results.differences(name, h, strategy, f"random@{strategy}"))) for h in hazards]
-        said = "; ".join(f"{h} {effect}" for h, effect in equal if effect)
+    others = [(s, f"random@{s}", "At equal dose") for s in results.strategies]
+    for strategy, other, why in (*others, ("trust+balance", "balance", "What trust adds")):
+        paired = [(h, pool(results.differences(name, h, strategy, other))) for h in hazards]
+        said = "; ".join(f"{h} {effect}" for h, effect in paired if effect)
         if said:
-            yield f"At equal dose, `{strategy}` minus `random@{strategy}`: {said}.\n"
+            yield f"{why}, `{strategy}` minus `{other}`: {said}.\n"
     refused = [
         [f"`{s}`", h, *(f"{100 * statistics.fmean(v):.0f} %" for v in found)]
         for h in hazards

@@ -28,6 +28,11 @@ def page(study: ModuleType) -> ModuleType:
     return import_module("study_page")
 
 
+@pytest.fixture
+def numbers(study: ModuleType) -> ModuleType:
+    return import_module("study_results")
+
+
 def chosen(folder: Path) -> Namespace:
     return Namespace(
         sets=["emoji10", "glyph94"], distillers=["at", "sp"], hazards=["none", "wrong:0.4"],
@@ -35,9 +40,9 @@ def chosen(folder: Path) -> Namespace:
     )  # fmt: skip
 
 
-def row(page: ModuleType, *cell: object, test: float = 50.0, **more: object) -> dict[str, str]:
-    values = dict(zip(page.COLUMNS, cell, strict=False)) | {"epochs": 5, "val": test, "test": test} | more
-    return {name: str(values.get(name, "")) for name in page.COLUMNS}
+def row(numbers: ModuleType, *cell: object, test: float = 50.0, **more: object) -> dict[str, str]:
+    values = dict(zip(numbers.COLUMNS, cell, strict=False)) | {"epochs": 5, "val": test, "test": test} | more
+    return {name: str(values.get(name, "")) for name in numbers.COLUMNS}
 
 
 def test_every_block_of_cells_is_a_balanced_study(tmp_path: Path, study: ModuleType) -> None:
@@ -47,11 +52,11 @@ def test_every_block_of_cells_is_a_balanced_study(tmp_path: Path, study: ModuleT
     assert sorted(block) == sorted(product(["emoji10", "glyph94"], ["none", "wrong:0.4"], ["always", "trust"]))
 
 
-def test_finished_cells_are_not_made_again(tmp_path: Path, study: ModuleType, page: ModuleType) -> None:
+def test_finished_cells_are_not_made_again(tmp_path: Path, study: ModuleType, numbers: ModuleType) -> None:
     every = study.missing_cells(chosen(tmp_path))
-    done = row(page, *every[3])
+    done = row(numbers, *every[3])
     with (tmp_path / "results.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([page.COLUMNS, done.values()])
+        csv.writer(file).writerows([numbers.COLUMNS, done.values()])
     assert study.missing_cells(chosen(tmp_path)) == [cell for cell in every if cell != every[3]]
 
 
@@ -69,40 +74,41 @@ def test_what_is_refused_is_that_of_the_last_epoch(study: ModuleType) -> None:
 COSTS = [{"strategy": name, "cost": cost} for name, cost in (("better", "1.05"), ("dear", "2.0"), ("harmful", "1.0"))]
 
 
-def rows_of_a_study(page: ModuleType) -> Iterator[dict[str, str]]:
+def rows_of_a_study(numbers: ModuleType) -> Iterator[dict[str, str]]:
     """``better`` gains 20 points under the hazard and nothing without; ``dear`` the same at twice the price."""
     for seed, distiller in product("12", ["at", "sp"]):
         luck = 3 * int(seed) + (distiller == "at")  # shared by what is compared
         for hazard, loss in (("none", 0), ("wrong:0.4", 30)):
             noise = 0.1 * (int(seed) - 1.5)
-            yield row(page, "digits", seed, distiller, hazard, "always", test=80 + luck - loss, dose=1)
+            yield row(numbers, "digits", seed, distiller, hazard, "always", test=80 + luck - loss, dose=1)
             for name in ("better", "dear"):
                 test = 80 + luck - (10 if loss else 0) + noise
-                yield row(page, "digits", seed, distiller, hazard, name, test=test, dose=0.5)
+                yield row(numbers, "digits", seed, distiller, hazard, name, test=test, dose=0.5)
             test = 75 + luck + noise
-            yield row(page, "digits", seed, distiller, hazard, "harmful", test=test, dose=0.1)
+            yield row(numbers, "digits", seed, distiller, hazard, "harmful", test=test, dose=0.1)
 
 
-def test_only_students_of_the_same_seed_and_distiller_are_compared(page: ModuleType) -> None:
-    rows = list(rows_of_a_study(page))
-    differences = page.Results(rows).differences("digits", "wrong:0.4", "better")
+def test_only_students_of_the_same_seed_and_distiller_are_compared(numbers: ModuleType) -> None:
+    rows = list(rows_of_a_study(numbers))
+    differences = numbers.Results(rows).differences("digits", "wrong:0.4", "better")
     assert differences == pytest.approx([19.95, 19.95, 20.05, 20.05])
-    effect = page.pool(differences)
+    effect = numbers.pool(differences)
     assert (effect.n, effect.mean) == (4, pytest.approx(20))
     assert 19.9 < effect.low < effect.high < 20.1
-    assert page.pool([1.0, 2.0]).low is None  # too few for an interval
-    assert page.Results(rows[1:]).differences("digits", "none", "better") == pytest.approx([-0.05, 0.05, 0.05])
+    assert numbers.pool([1.0, 2.0]).low is None  # too few for an interval
+    assert numbers.Results(rows[1:]).differences("digits", "none", "better") == pytest.approx([-0.05, 0.05, 0.05])
 
 
-def test_the_default_may_neither_harm_nor_be_dear(page: ModuleType) -> None:
-    rows = list(rows_of_a_study(page))
-    assert page.choose_default(page.Results(rows, COSTS)) == "better"
-    assert page.choose_default(page.Results([r for r in rows if r["strategy"] != "better"], COSTS)) is None
+def test_the_default_may_neither_harm_nor_be_dear(numbers: ModuleType) -> None:
+    rows = list(rows_of_a_study(numbers))
+    assert numbers.choose_default(numbers.Results(rows, COSTS)) == "better"
+    assert numbers.choose_default(numbers.Results([r for r in rows if r["strategy"] != "better"], COSTS)) is None
 
 
-def test_the_page_says_what_the_rows_do(page: ModuleType) -> None:
-    text = "\n".join(page.page_lines(page.Results(rows_of_a_study(page), COSTS)))
+def test_the_page_says_what_the_rows_do(page: ModuleType, numbers: ModuleType) -> None:
+    text = "\n".join(page.page_lines(numbers.Results(rows_of_a_study(numbers), COSTS)))
     assert "32 students so far, on digits, with at, sp" in text
-    assert "By these students: `better`, on clean data +0.0 [" in " ".join(text.split())
+    assert "By these students: `better`." in " ".join(text.split())
+    assert re.search(r"\| `dear` \| \+0\.0 \[.*\| 2\.00 \| \+20\.0 \[.*\| no \|", text)
     assert "| `better` | 1.05 |" in text
     assert re.search(r"\| `better` \| \+0\.0 \[.*\] \(n = 4\) \| \+20\.0 \[.*\] \(n = 4\) \* \|", text)
