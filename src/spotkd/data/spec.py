@@ -32,6 +32,7 @@ class DataSpec:
         augment: crop and, where that makes sense, mirror training images at random.
         flip: with augment, mirror them where that makes sense; false for pictures in which left and right differ.
         workers: processes that decode images which are not kept in memory; None takes one a core, at most eight.
+        conceal_test: put the validation images in place of the test images, which nothing looks at then.
     """
 
     name: str = _for_all("glyph94")
@@ -46,3 +47,4 @@ class DataSpec:
     augment: bool = _for_all(True)
     flip: bool = _for_all(True)
     workers: int | None = _for_all(None)
+    conceal_test: bool = _for_all(False)

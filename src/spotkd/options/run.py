@@ -53,6 +53,8 @@ class DataOptions:
         augment: crop and, where that makes sense, mirror training images at random.
         flip: with augment, mirror them where that makes sense; false for pictures in which left and right differ.
         workers: processes that decode images which are not kept in memory; unset takes one a core, at most eight.
+        conceal_test: put the validation images in place of the test images, which nothing looks at then: to choose
+            between runs, as spotkd search does.
     """
 
     name: str = option("glyph94", affects="result")
@@ -67,6 +69,7 @@ class DataOptions:
     augment: bool = option(True, affects="result")
     flip: bool = option(True, affects="result")
     workers: int | None = option(None, affects="speed", at_least=0)
+    conceal_test: bool = option(False, affects="result")
 
 
 @dataclass(frozen=True)

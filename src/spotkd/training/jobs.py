@@ -138,11 +138,13 @@ def _save_networks(
         "test_top1": summary.scores.top1,
         "protocol": summary.protocol,
     }
+    if options.data.conceal_test:
+        del metadata["test_top1"]  # it was measured on validation images
     name = layout.STUDENT if isinstance(options, DistillOptions) else layout.MODEL
     run.save_network(name, method.student, metadata)
     if method.trained_teacher is not None and isinstance(options, DistillOptions):
         teacher = metadata | {"model": options.teacher.name}
-        del teacher["test_top1"]  # the student's
+        teacher.pop("test_top1", None)  # the student's
         run.save_network(layout.TEACHER, method.trained_teacher, teacher)
 
 
