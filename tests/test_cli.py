@@ -226,7 +226,7 @@ MISTAKES = {
     ("train", "--epochs", "0"): "epochs is 0: it must be at least 1",
     ("train", "--batch-size", "-4"): "batch_size is -4",
     ("train", "--seed", "-1"): "seed is -1",
-    ("train", "--optim.schedule", "cosine"): 'Parser key "optim.schedule"',
+    ("train", "--optim.schedule", "steps"): 'Parser key "optim.schedule"',
     ("train", "--model", "resnet21"): "unknown model 'resnet21': did you mean",
     ("train", "--data", "glyph95"): "unknown data set 'glyph95': did you mean glyph94?",
     ("train", "--data.limit", "0"): "data.limit is 0",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,19 @@ import pytest
 import torch
 
 from spotkd import DATASETS, MODELS, Batch, SpotKD, SpotkdError
+from spotkd.data import Mixing
 from spotkd.errors import Stopped
 from spotkd.losses import Supervised
-from spotkd.options import ModelOptions, OptimOptions, TrainOptions, with_values
+from spotkd.options import EvaluateOptions, ModelOptions, OptimOptions, TrainOptions, with_values
 from spotkd.options.values import learning_rate, warmup
 from spotkd.runs.checkpoint import read_checkpoint
 from spotkd.runs.folder import RunFolder
 from spotkd.runs.writer import RunWriter
-from spotkd.training import distill, resume, train
+from spotkd.training import distill, evaluate_checkpoint, resume, train
 from spotkd.training.optim import make_optimizer
+from spotkd.training.trained import AveragedNetwork
 
-from ..conftest import IMAGE_SHAPE, TinyNet
+from ..conftest import IMAGE_SHAPE, OPTIONS, TRAINING_LABELS, TinyNet
 from . import killed_runs
 from .killed_runs import configured, differences, what_is_left
 
@@ -61,6 +65,9 @@ CHOICES: dict[str, dict[str, Any]] = {
     "cosine": {"optim.schedule": "cosine", "optim.warmup": 1.2},
     "clip": {"optim.clip": 0.05},
     "smooth": {"label_smoothing": 0.1},
+    "ema": {"ema": 0.9},
+    "mixup": {"mixup": 0.4},
+    "cutmix": {"cutmix": 1.0},
 }
 
 
@@ -170,3 +177,113 @@ def test_labels_are_smoothed_in_every_cross_entropy(pair: Pair, batch: Batch) ->
     smooth = sakd(batch)
     assert (sharp.task != smooth.task, sharp.route != smooth.route) == (True, True)
     assert (sharp.kl == smooth.kl, sharp.distill == smooth.distill) == (True, True)
+
+
+# -------------------------------------------------------------------------------------------- the network that is kept
+
+
+def test_the_average_is_evaluated_chosen_and_saved(place: Path) -> None:
+    train(plain(place, "usual"))
+    summary = train(plain(place, "averaged", ema=0.9))
+    states = [read_checkpoint(place / name / "last.ckpt") for name in ("usual", "averaged")]
+    assert differences(states[0]["method"], states[1]["method"]) == []  # the student learns as without
+    assert (states[0]["trained"], int(states[1]["trained"]["n_averaged"])) == ({}, 15)
+    saved = evaluate_checkpoint(EvaluateOptions(str(place / "averaged"), data="tiny"))
+    assert saved.loss == pytest.approx(summary.scores.loss, rel=1e-5)
+    assert saved.loss != pytest.approx(RunFolder(place / "usual").result.scores.loss, rel=1e-3)
+
+
+def test_the_average_begins_as_a_copy_and_follows_the_student() -> None:
+    student = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(student.weight, 0.0)
+    averaged = AveragedNetwork(student, 0.5, torch.device("cpu"))
+    expected = []
+    for value in (4.0, 8.0, 16.0):
+        torch.nn.init.constant_(student.weight, value)
+        averaged.update()
+        expected.append(next(averaged.network.parameters()).item())
+    one = 4 + (8 - 4) * 9 / 11  # the decay is (1 + n) / (10 + n) until that is above 0.5
+    assert expected == pytest.approx([4.0, one, one + (16 - one) * 9 / 12])
+
+
+def test_stops_when_validation_images_are_recognised_no_better(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"epochs": 9, "optim.lr": 1e-9, "patience": 2}  # nothing is learnt
+    summary = train(plain(place, "whole", **options))
+    assert (summary.epochs, summary.stopped) == (3, "no better on val images for 2 epochs")
+    assert str(summary).endswith("; stopped early, after epoch 3: no better on val images for 2 epochs")
+    assert RunFolder(place / "whole").result.stopped == summary.stopped
+    assert len(RunFolder(place / "whole").metrics["epoch"]) == 3
+    with monkeypatch.context() as patched:
+        stop_after(patched, 12)
+        with pytest.raises(Stopped):
+            train(plain(place, "stopped", **options))
+    resumed = resume(place / "stopped")
+    assert (resumed.epochs, resumed.stopped, resumed.scores) == (3, summary.stopped, summary.scores)
+    assert "stopped" not in train(plain(place, "usual", epochs=1)).as_dict()
+
+
+def test_patience_needs_validation_images(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATASETS._entries, "tiny", lambda config: replace(killed_runs.tiny_data(), val=None))
+    with pytest.raises(SpotkdError, match=r"patience is 2: tiny has no validation images; .* --data\.val_share 0\.1"):
+        train(plain(place, "none", patience=2))
+    assert not (place / "none").exists()
+
+
+# --------------------------------------------------------------------------------------------------------- mixed images
+
+
+def test_mixup_gives_what_the_paper_says(batch: Batch) -> None:
+    images, labels = batch.images, batch.labels
+    mixed, soft = Mixing(5, mixup=0.5).mix(images, labels, (1, 2, 3))
+    sharp = torch.nn.functional.one_hot(labels, 5).to(soft.dtype)
+    own = ((soft - sharp.roll(1, 0)) / (sharp - sharp.roll(1, 0))).nanmean().item()
+    assert 0 < own < 1
+    torch.testing.assert_close(mixed, own * images + (1 - own) * images.roll(1, 0))
+    torch.testing.assert_close(soft, own * sharp + (1 - own) * sharp.roll(1, 0))
+    assert torch.equal(mixed, Mixing(5, mixup=0.5).mix(images, labels, (1, 2, 3))[0])
+    assert not torch.equal(mixed, Mixing(5, mixup=0.5).mix(images, labels, (1, 2, 4))[0])
+
+
+def test_cutmix_pastes_one_rectangle_and_labels_it_by_its_area(batch: Batch) -> None:
+    images, labels = batch.images, batch.labels
+    mixed, soft = Mixing(5, cutmix=1.0).mix(images, labels, (1, 2, 5))
+    pasted = (mixed != images).any(1)
+    assert torch.equal(mixed[pasted[:, None].expand_as(mixed)], images.roll(1, 0)[pasted[:, None].expand_as(mixed)])
+    rows, columns = pasted[0].any(1), pasted[0].any(0)
+    assert torch.equal(pasted, (rows[:, None] & columns).expand_as(pasted))
+    area = (rows.sum() * columns.sum() / (8 * 8)).item()
+    assert 0 < area < 1
+    sharp = torch.nn.functional.one_hot(labels, 5).to(soft.dtype)
+    torch.testing.assert_close(soft, (1 - area) * sharp + area * sharp.roll(1, 0))
+
+
+def test_of_mixup_and_cutmix_one_is_drawn_for_each_batch(batch: Batch) -> None:
+    kinds = set()
+    for number in range(20):
+        mixed, _ = Mixing(5, 1.0, 1.0).mix(batch.images, batch.labels, (0, 0, number))
+        kinds.add(bool(((mixed == batch.images) | (mixed == batch.images.roll(1, 0))).all()))
+    assert kinds == {True, False}
+
+
+@pytest.mark.parametrize("distiller", ["kd", "dkd", "crd"])
+def test_soft_labels_reach_the_cross_entropy_and_their_classes_the_distillers(
+    distiller: str, pair: Pair, batch: Batch
+) -> None:
+    options = OPTIONS.get(distiller, {})
+    method = SpotKD(*pair, distiller, image_shape=IMAGE_SHAPE, labels=TRAINING_LABELS, options=options)
+    sharp = torch.nn.functional.one_hot(batch.labels, 5).to(batch.images.dtype)
+    torch.manual_seed(1)
+    hard = copy.deepcopy(method)(batch)
+    torch.manual_seed(1)
+    soft = method(batch._replace(labels=sharp))
+    for term in ("task", "kl", "distill", "route"):
+        assert getattr(soft, term).item() == pytest.approx(getattr(hard, term).item(), rel=1e-9), term
+
+
+def test_a_cache_of_the_teacher_and_mixed_images_do_not_go_together(place: Path) -> None:
+    train(with_values(plain(place, "teacher", epochs=1), {"model.name": "tinynet6"}))
+    config = configured(place, place / "cached", "at", mixup=0.2, cache_teacher=1.0)
+    monochrome = killed_runs.tiny_data()
+    DATASETS._entries["tiny"] = lambda spec: replace(monochrome, augment=False)
+    with pytest.raises(SpotkdError, match="cache_teacher: mixed images are other ones in every epoch"):
+        distill(config)

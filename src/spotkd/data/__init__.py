@@ -15,6 +15,7 @@ from .glyph94 import load_glyph94
 from .images import DATASETS, SOURCES, Dataset, EpochSpec, ImageSet, Split, augment, reject_unused
 from .lazy import LazySet
 from .loader import Loader, count_batches, normalise, pick_images
+from .mixing import Mixing
 from .preprocessing import Preprocessing, make_preprocessing, read_preprocessing
 from .spec import DataSpec
 
@@ -27,6 +28,7 @@ __all__ = [
     "ImageSet",
     "LazySet",
     "Loader",
+    "Mixing",
     "Preprocessing",
     "Split",
     "augment",

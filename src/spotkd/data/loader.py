@@ -13,6 +13,7 @@ from ..distributed import Shard
 from ..errors import SpotkdError
 from ..stages import Batch
 from .images import Dataset, EpochSpec, ImageSet, Split
+from .mixing import Mixing
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor, memory_format: torch.memory_format) -> Tensor:
@@ -70,6 +71,7 @@ class Loader:
         workers: processes that decode images which are not in memory; None for one a core, at most eight.
         rank: which of the processes that compute every batch together this is.
         processes: how many they are. The batch size is that of all together, and so are order and augmentation.
+        mixing: how the images of a batch are mixed with each other, and their labels; None for not at all.
 
     Raises:
         SpotkdError: no images, or a batch size below 1.
@@ -88,6 +90,7 @@ class Loader:
         workers: int | None = None,
         rank: int = 0,
         processes: int = 1,
+        mixing: Mixing | None = None,
     ) -> None:
         if batch_size < 1:
             raise SpotkdError(f"batch_size is {batch_size}: it must be at least 1")
@@ -96,7 +99,7 @@ class Loader:
         self.split, self.device, self.memory_format = split.to(device), torch.device(device), memory_format
         self.batch_size, self.training, self.seed, self.workers = batch_size, training, seed, workers
         self.padding, self.flip, self.augment = data.padding, data.flip, data.augment
-        self.rank, self.processes = rank, processes
+        self.rank, self.processes, self.mixing = rank, processes, mixing
         self.view = data.teacher_view.to(device) if training and data.teacher_view is not None else None
         self.mean, self.std = torch.tensor(data.mean, device=device), torch.tensor(data.std, device=device)
 
@@ -147,7 +150,10 @@ class Loader:
                 continue
             images, labels = to_device(images, self.device), to_device(labels, self.device)
             where = None if indices is None else to_device(indices, self.device)
-            yield Batch(self._normalise(images), labels, where)
+            images = self._normalise(images)
+            if self.mixing is not None:
+                images, labels = self.mixing.mix(images, labels, (self.seed, number, place))
+            yield Batch(images, labels, where)
 
     def _normalise(self, images: Tensor) -> Tensor:
         return normalise(images, self.mean, self.std, self.memory_format)

@@ -16,9 +16,10 @@ from torch import nn
 from ..errors import SpotkdError
 from ..stages import Shape, StagedModel
 from ..staging import stage
+from ..staging.outputs import give_logits
 from . import mobilenet, resnet, shufflenet, vgg, wide_resnet  # noqa: F401  # fill the registry
 from .sources import build
-from .weights import WEIGHT_FILES, load_weights, save_weights
+from .weights import WEIGHT_FILES, load_weights, read_metadata, save_weights
 from .zoo import MODELS, describe
 
 __all__ = ["MODELS", "WEIGHT_FILES", "build_model", "create_model", "describe", "load_weights", "save_weights"]
@@ -32,11 +33,26 @@ def build_model(
     *,
     checkpoint_key: str | None = None,
     replace_head: bool = False,
+    output: str | int | None = None,
 ) -> nn.Module:
     """Make the network ``name``, whole: for training on labels and for evaluation, where no stages are needed.
 
-    Arguments and errors are those of :func:`create_model`.
+    Arguments and errors are those of :func:`create_model`; a checkpoint of ours notes its ``output``.
     """
+    model = _make(name, num_classes, checkpoint, image_shape, checkpoint_key, replace_head)
+    if output is None and checkpoint is not None:
+        output = read_metadata(checkpoint).get("output")
+    return model if output is None else give_logits(model, output)
+
+
+def _make(
+    name: str,
+    num_classes: int,
+    checkpoint: str | Path | None,
+    image_shape: Shape,
+    checkpoint_key: str | None,
+    replace_head: bool,
+) -> nn.Module:
     model = build(name, num_classes, image_shape) if ":" in name else MODELS[name](num_classes)
     if checkpoint is not None:
         load_weights(model, checkpoint, name, key=checkpoint_key, replace_head=replace_head)
@@ -54,6 +70,7 @@ def create_model(
     image_shape: Shape = (3, 32, 32),
     checkpoint_key: str | None = None,
     replace_head: bool = False,
+    output: str | int | None = None,
 ) -> StagedModel:
     """Make the network ``name`` with ``num_classes`` logits, freshly initialised or with a checkpoint's weights.
 
@@ -70,16 +87,20 @@ def create_model(
         checkpoint_key: which weights of the checkpoint to take: ema for averaged ones, raw, a key of the file, or a
             prefix of its names; None takes the raw ones and tells of others.
         replace_head: keep a fresh classifier where the checkpoint's is of another size.
+        output: where the logits are in what a network from outside the zoo gives, see :func:`spotkd.stage`; a
+            checkpoint of ours notes it.
 
     Raises:
         SpotkdError: unknown name (with the near ones), missing or unreadable file, keys or shapes that do not fit, a
             network that cannot be cut there.
     """
-    model = build_model(
-        name, num_classes, checkpoint, image_shape, checkpoint_key=checkpoint_key, replace_head=replace_head
-    )
+    model = _make(name, num_classes, checkpoint, image_shape, checkpoint_key, replace_head)
+    if output is None and checkpoint is not None:
+        output = read_metadata(checkpoint).get("output")
     if not isinstance(model, StagedModel):
-        return stage(model, at, image_shape=image_shape)
+        return stage(model, at, image_shape=image_shape, output=output)
+    if output is not None:
+        raise SpotkdError(f"output has no effect: {name} gives one tensor, its logits")
     if at is not None:
         raise SpotkdError(f"at has no effect: {name} comes with its stages, {', '.join(model.stage_names)}")
     return model

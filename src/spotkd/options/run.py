@@ -25,6 +25,7 @@ class ModelOptions:
         checkpoint_key: which weights of the checkpoint to take, where it holds several: ema for averaged ones, raw, a
             key of the file, or a prefix of its names; unset takes the raw ones and tells of others.
         replace_head: start with a new classifier where the checkpoint's has another number of classes.
+        output: where the logits are in what a network from outside the zoo gives, if that is not one tensor: 0, logits.
         at: modules of a network from outside the zoo after which a stage ends, as layer1,layer2; unset proposes some.
     """
 
@@ -32,6 +33,7 @@ class ModelOptions:
     checkpoint: str | None = option(None, affects="result")
     checkpoint_key: str | None = option(None, affects="result")
     replace_head: bool = option(False, affects="result")
+    output: str | None = option(None, affects="result")
     at: list[str] | str | None = option(None, affects="result")
 
 
@@ -170,7 +172,14 @@ class RunOptions:
         select: the epoch whose weights are the result: last; best_val, the best on the validation images; best_test,
             the best on the test images, as the literature does, which flatters. auto: best_val where there are
             validation images (--data.val_share), else last.
+        patience: stop when the validation images have not been recognised better for so many epochs; 0 never.
         optim: the optimizer.
+        ema: the result is the moving average of the student's weights, of which a step leaves this share, 0.999 is
+            usual; it is evaluated, saved and exported. 0 for the weights themselves.
+        mixup: mix every image, and its label, with another one's, for teacher and student alike; shares are drawn from
+            Beta(mixup, mixup), 0.2 is usual; 0 for none.
+        cutmix: paste a rectangle of another image into every one; its area is drawn from Beta(cutmix, cutmix), 1 is
+            usual; 0 for none. Beside mixup, one of both is drawn for each batch.
         label_smoothing: share of every label that is spread over all classes, 0.1 is usual.
         accelerator: auto, cpu, cuda or mps.
         devices: how many processes, each with a device, share every batch; batch_size is that of all together.
@@ -198,7 +207,11 @@ class RunOptions:
     eval_batch_size: int = option(256, affects="numerics", at_least=1)
     seed: int = option(1029, affects="result", at_least=0, below=2**32)
     select: Select = option("auto", affects="result")
+    patience: int = option(0, affects="result", at_least=0)
     optim: OptimOptions = section(OptimOptions)
+    ema: float = option(0.0, affects="result", at_least=0, below=1)
+    mixup: float = option(0.0, affects="result", at_least=0)
+    cutmix: float = option(0.0, affects="result", at_least=0)
     label_smoothing: float = option(0.0, affects="result", at_least=0, below=1)
     accelerator: Accelerator = option("auto", affects="numerics")
     devices: int = option(1, affects="result", at_least=1, free_on_resume=True)

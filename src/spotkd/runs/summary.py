@@ -44,6 +44,7 @@ class Summary:
         epoch: the chosen epoch.
         last: test scores after the last epoch, whichever was chosen.
         epochs: number of epochs.
+        stopped: why it ended before the last of those planned, in words; None if it did not.
         seconds: wall time of training, without evaluation.
         shares: share of samples distilled at each spot in the last epoch, by the spot's name.
         folder: where the run lies.
@@ -64,8 +65,13 @@ class Summary:
     device: str
     machine: str
     versions: dict[str, str] = field(default_factory=current_versions)
+    stopped: str | None = None
 
     def __str__(self) -> str:
+        early = "" if self.stopped is None else f"; stopped early, after epoch {self.epochs}: {self.stopped}"
+        return self._scores() + early
+
+    def _scores(self) -> str:
         split = "validation" if self.protocol.endswith(CONCEALED) else "test"
         if self.protocol.removesuffix(CONCEALED) == "last epoch":
             return f"{split} top-1 {self.scores.top1:.2f} % after epoch {self.epoch}"
@@ -78,6 +84,8 @@ class Summary:
         """The content of ``summary.json``; without the folder, since a run may be moved."""
         content = asdict(self) | {"scores": self.scores._asdict(), "last": self.last._asdict()}
         del content["folder"], content["versions"]
+        if self.stopped is None:
+            del content["stopped"]
         return content | self.versions
 
 
@@ -97,6 +105,7 @@ def read_summary(path: Path) -> Summary:
             seconds=float(content["seconds"]),
             shares={str(spot): float(share) for spot, share in dict(content["shares"]).items()},
             folder=path.parent,
+            stopped=None if content.get("stopped") is None else str(content["stopped"]),
             versions={key: str(content[key]) for key in current_versions()},
             **{key: str(content[key]) for key in ("model", "protocol", "device", "machine")},
         )

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..compiling import compile_method
-from ..data import Dataset, Loader, count_batches
+from ..data import Dataset, Loader, Mixing, count_batches
 from ..errors import SpotkdError
 from ..escaping import escape_shell
 from ..losses import Method
@@ -37,6 +37,7 @@ from .progress import Notes, Progress
 from .select import Selection
 from .session import Schedule, Session, TrainingData
 from .state import changing_buffers
+from .trained import AveragedNetwork, TrainedNetwork
 
 
 def default_folder(options: TrainOptions | DistillOptions, data: Dataset) -> str:
@@ -46,6 +47,7 @@ def default_folder(options: TrainOptions | DistillOptions, data: Dataset) -> str
         return named
     if isinstance(options, DistillOptions):
         names = [options.distiller, options.teacher.name, options.student.name, options.strategy]
+        names += [options.hazard] if isinstance(options.hazard, str) else options.hazard or []
         return f"runs/{_as_folder_name(data.name)}-{'-'.join(map(_as_folder_name, names))}-seed{options.seed}"
     return f"runs/train-{_as_folder_name(data.name)}-{_as_folder_name(options.model.name)}-seed{options.seed}"
 
@@ -170,16 +172,19 @@ def assemble(
     method.label_smoothing = options.label_smoothing
     optimizer, schedule = _optimizer(options, method, data)
     method.to(memory_format=device.memory_format)  # type: ignore[call-overload]
-    networks = {"student": method.student}
+    trained = TrainedNetwork(method.student)
+    if options.ema:
+        trained = AveragedNetwork(method.student, options.ema, device.fabric.device)
+    networks = {"student": trained.network}
     if method.trained_teacher is not None:
         networks["teacher"] = method.trained_teacher
-    selection = Selection(options.select, data, networks)
+    selection = Selection(options.select, data, networks, options.patience)
     images = _loaders(options, data, selection, device)
     if isinstance(method, SpotKD) and images.train.view is not None:
         method.teacher_view = images.train.teacher_images
     model = trained_model(options).name
     hooks = _hooks(options, method, images, optimizer.param_groups, device, run)
-    return Session(model, method, images, optimizer, schedule, selection, device, run, hooks)
+    return Session(model, method, trained, images, optimizer, schedule, selection, device, run, hooks)
 
 
 def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dataset) -> tuple[Any, Schedule]:
@@ -219,9 +224,11 @@ def _loader_options(options: RunOptions, device: Device) -> dict[str, Any]:
 def _loaders(options: RunOptions, data: Dataset, selection: Selection, device: Device) -> TrainingData:
     common = _loader_options(options, device)
     split, watched = selection.watched
+    mixes = options.mixup or options.cutmix
+    mixing = Mixing(len(data.classes), options.mixup, options.cutmix) if mixes else None
     return TrainingData(
         dataset=data,
-        train=Loader(data, data.train, options.batch_size, training=True, **common),
+        train=Loader(data, data.train, options.batch_size, training=True, mixing=mixing, **common),
         watched=Loader(data, watched, options.eval_batch_size, training=False, **common),
         watched_split=split,
         test=Loader(data, data.test, options.eval_batch_size, training=False, **common),

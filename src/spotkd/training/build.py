@@ -19,7 +19,7 @@ from ..losses import Supervised
 from ..method import SpotKD
 from ..models import build_model, create_model
 from ..models.weights import read_metadata
-from ..options import DataOptions, DistillOptions, PolicyOptions, RunOptions, TrainOptions
+from ..options import DataOptions, DistillOptions, ModelOptions, PolicyOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_hazards, parse_loggers, parse_names, parse_spots
 from ..options.values import MOST_EPOCHS, check_values, epochs_for, learning_rate, milestones, warmup, with_values
 from ..routing import PolicyPace, Strategy, make_strategy, scaled_bias, scaled_decay
@@ -28,10 +28,11 @@ from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
 from ..runtime.random_state import seed_everything
 from ..spots import check_logits
+from ..stages import StagedModel
 from .announcement import describe_hazard, describe_start, format_number
 from .loggers import check_installed
 from .prepare import PreparationPlan
-from .select import resolve_select
+from .select import check_patience, resolve_select
 from .teacher import check_teacher, sample_of
 
 LARGEST_BIAS = 3.0  # of a scaled policy: P(teacher) is 0.95; more would decide the start
@@ -105,6 +106,7 @@ def open_data(options: RunOptions) -> Dataset:
     """
     data = load_data(data_spec(options.data))
     resolve_select(options.select, data)  # before anything is written
+    check_patience(options.patience, data)
     seed_everything(options.seed)
     return damage(data, parse_hazards(options.hazard), options.seed) if isinstance(options, DistillOptions) else data
 
@@ -125,9 +127,23 @@ def build_supervised(options: TrainOptions, data: Dataset) -> Supervised:
         data.image_shape,
         checkpoint_key=model.checkpoint_key,
         replace_head=model.replace_head,
+        output=model.output,
     )
     check_logits(network, f"network {model.name}", data.image_shape)
     return Supervised(network)
+
+
+def _make_network(model: ModelOptions, data: Dataset) -> StagedModel:
+    return create_model(
+        model.name,
+        len(data.classes),
+        model.checkpoint,
+        at=parse_names(model.at),
+        image_shape=data.image_shape,
+        checkpoint_key=model.checkpoint_key,
+        replace_head=model.replace_head,
+        output=model.output,
+    )
 
 
 def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> SpotKD:
@@ -143,18 +159,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
     if not options.teacher.replace_head:
         check_class_count(options.teacher.checkpoint, data)
     with redirect_stdout(None) if quiet else nullcontext():
-        teacher, student = (
-            create_model(
-                model.name,
-                len(data.classes),
-                model.checkpoint,
-                at=parse_names(model.at),
-                image_shape=data.image_shape,
-                checkpoint_key=model.checkpoint_key,
-                replace_head=model.replace_head,
-            )
-            for model in (options.teacher, options.student)
-        )
+        teacher, student = (_make_network(model, data) for model in (options.teacher, options.student))
     strategy, policy = make_strategy(options.strategy), options.policy
     if options.fold and not strategy.trains_teacher:
         teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
@@ -278,6 +283,10 @@ def cache_teacher(method: SpotKD, data: Dataset, options: DistillOptions, device
     if data.augment:
         raise SpotkdError(
             "cache_teacher: the teacher sees other images in every epoch; set data.augment to false, or leave it out"
+        )
+    if options.mixup or options.cutmix:
+        raise SpotkdError(
+            "cache_teacher: mixed images are other ones in every epoch; leave it out, or mixup and cutmix"
         )
     if data.train.labels is None:
         raise SpotkdError(f"cache_teacher: the images of {data.name} stream by and cannot be told apart; leave it out")

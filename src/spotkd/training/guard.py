@@ -127,7 +127,7 @@ class Guard(Hook):
             "step": number,
             "values": {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()},
             "indices": samples,
-            "labels": step.batch.labels.tolist(),
+            "labels": step.batch.classes.tolist(),
         }
         kept = self.run.keep_nonfinite(content)
         after = f" after {self.skip} skipped steps" if self.skip else ""

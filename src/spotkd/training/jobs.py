@@ -43,6 +43,7 @@ from .evaluation import evaluate
 from .launch import launch, needs_launch
 from .loop import fit
 from .prepare import prepare
+from .session import Session
 from .state import load_learned_state
 
 
@@ -120,13 +121,13 @@ def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, 
             prepare(session.method, session.data.train, device, run, plan)
         summary = fit(session)
         if device.is_first:
-            _save_networks(options, session.method, data, run, summary)
+            _save_networks(options, session, data, run, summary)
             run.finish(summary)
         return summary
 
 
 def _save_networks(
-    options: TrainOptions | DistillOptions, method: Method, data: Dataset, run: RunWriter, summary: Summary
+    options: TrainOptions | DistillOptions, session: Session, data: Dataset, run: RunWriter, summary: Summary
 ) -> None:
     """What was trained, as files in the run folder, with what belongs to them."""
     metadata = {
@@ -140,12 +141,15 @@ def _save_networks(
     }
     if options.data.conceal_test:
         del metadata["test_top1"]  # it was measured on validation images
+    if (output := trained_model(options).output) is not None:
+        metadata["output"] = output
     name = layout.STUDENT if isinstance(options, DistillOptions) else layout.MODEL
-    run.save_network(name, method.student, metadata)
-    if method.trained_teacher is not None and isinstance(options, DistillOptions):
+    run.save_network(name, session.trained.network, metadata)
+    trained_teacher = session.method.trained_teacher
+    if trained_teacher is not None and isinstance(options, DistillOptions):
         teacher = metadata | {"model": options.teacher.name}
         teacher.pop("test_top1", None)  # the student's
-        run.save_network(layout.TEACHER, method.trained_teacher, teacher)
+        run.save_network(layout.TEACHER, trained_teacher, teacher)
 
 
 def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:

@@ -33,6 +33,8 @@ def fit(session: Session) -> Summary:
     at, epochs, scores = training.position, session.schedule.epochs, None
     with hooks.running(Start(at.epochs, at.steps, at.skipped, session.run.history() if at.epochs else {})):
         for epoch in range(at.epochs + 1, epochs + 1):
+            if session.selection.stopping is not None:
+                break
             forward.train()
             session.method.start_epoch(epoch, epochs)
             _train_epoch(forward, optimizer, session, training, hooks)
@@ -57,6 +59,7 @@ def _train_epoch(forward: nn.Module, optimizer: Optimizer, session: Session, tra
         if hooks.allows_step(Step(epoch, at.steps + 1, losses, batch)):
             optimizer.step()
             average_statistics(session.method, shard)
+            session.trained.update()
             training.meter.add(losses, batch, shard)
         session.schedule.rates.step()
         at.steps, at.spent = at.steps + 1, time.perf_counter() - started
@@ -70,7 +73,7 @@ def _finish_epoch(session: Session, training: Training, hooks: Hooks) -> Scores:
     at, method, data = training.position, session.method, session.data
     epoch, means = at.epochs + 1, training.meter.read()
     fabric, classes, split = session.device.fabric, len(data.dataset.classes), data.watched_split
-    scores = evaluate(method.student, data.watched, fabric, classes)
+    scores = evaluate(session.trained.network, data.watched, fabric, classes)
     session.selection.update(epoch, scores)
     rates = dict(zip(("lr", "lr_policy"), at.rates, strict=False))
     evaluated = {f"{split}_top1": scores.top1, f"{split}_top5": scores.top5, f"{split}_loss": scores.loss}
@@ -86,12 +89,13 @@ def _finish_epoch(session: Session, training: Training, hooks: Hooks) -> Scores:
 def _summarise(session: Session, training: Training, last: Scores | None) -> Summary:
     """The result: the test scores of the last epoch and of the chosen one."""
     data, device, selection = session.data, session.device, session.selection
-    student, classes = session.method.student, len(data.dataset.classes)
+    student, classes = session.trained.network, len(data.dataset.classes)
+    epochs = training.position.epochs
     if data.watched_split != "test" or last is None:
         last = evaluate(student, data.test, device.fabric, classes)
     selection.load_best()
     chosen = last
-    if selection.epoch != session.schedule.epochs:
+    if selection.epoch != epochs:
         chosen = evaluate(student, data.test, device.fabric, classes)
     return Summary(
         model=session.model,
@@ -99,7 +103,8 @@ def _summarise(session: Session, training: Training, last: Scores | None) -> Sum
         protocol=selection.protocol,
         epoch=selection.epoch,
         last=last,
-        epochs=session.schedule.epochs,
+        epochs=epochs,
+        stopped=selection.stopping if epochs < session.schedule.epochs else None,
         seconds=training.position.seconds,
         shares=shares_of(training.position.means),
         folder=session.run.folder,

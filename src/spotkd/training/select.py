@@ -28,6 +28,18 @@ def resolve_select(select: str, data: Dataset) -> str:
     return select
 
 
+def check_patience(patience: int, data: Dataset) -> None:
+    """Only validation images can say when to stop.
+
+    Raises:
+        SpotkdError: there are none.
+    """
+    if patience and data.val is None:
+        raise SpotkdError(
+            f"patience is {patience}: {data.name} has no validation images; hold some out: --data.val_share 0.1"
+        )
+
+
 class Selection:
     """Keeps the weights of the best epoch so far.
 
@@ -39,13 +51,16 @@ class Selection:
         data: the data set.
         networks: the networks whose weights belong to an epoch, by name. Those of the best epoch are kept in main
             memory and are part of a run's state.
+        patience: epochs without a better score after which to stop; 0 for never.
 
     Attributes:
         watched: name and images of the split that is evaluated after every epoch.
         epoch: the chosen epoch so far.
     """
 
-    def __init__(self, select: str, data: Dataset, networks: dict[str, nn.Module]) -> None:
+    def __init__(self, select: str, data: Dataset, networks: dict[str, nn.Module], patience: int = 0) -> None:
+        check_patience(patience, data)
+        self.patience, self._peak, self._idle = patience, -1.0, 0
         self.select, self.networks = resolve_select(select, data), networks
         self._best: dict[str, dict[str, Tensor]] = {}
         val = None if self.select == "best_test" else data.val
@@ -58,8 +73,17 @@ class Selection:
         """How the result was chosen, in words for tables."""
         return PROTOCOLS[self.select] + (CONCEALED if self._is_test_concealed else "")
 
+    @property
+    def stopping(self) -> str | None:
+        """Why the training stops now, in words; None if it does not."""
+        if self.patience and self._idle >= self.patience:
+            return f"no better on {self.watched[0]} images for {self.patience} epoch{'s' * (self.patience != 1)}"
+        return None
+
     def update(self, epoch: int, scores: Scores) -> None:
         """Compare an epoch's scores on the watched images with the best so far; of equal ones the first is the best."""
+        self._idle = 0 if scores.top1 > self._peak else self._idle + 1
+        self._peak = max(self._peak, scores.top1)
         if self.select == "last":
             self.epoch, self.score = epoch, scores.top1
         elif scores.top1 > self.score:
@@ -76,8 +100,10 @@ class Selection:
 
     def state_dict(self) -> dict[str, Any]:
         """The best epoch so far, its score and its weights."""
-        return {"epoch": self.epoch, "score": self.score, "best": self._best}
+        state = {"epoch": self.epoch, "score": self.score, "best": self._best}
+        return state | ({"peak": self._peak, "idle": self._idle} if self.patience else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up where :meth:`state_dict` was."""
         self.epoch, self.score, self._best = state["epoch"], state["score"], state["best"]
+        self._peak, self._idle = state.get("peak", -1.0), state.get("idle", 0)

@@ -14,6 +14,7 @@ from ..runs.writer import RunWriter
 from ..runtime.device import Device
 from .hooks import Hook
 from .select import Selection
+from .trained import TrainedNetwork
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Session:
     Attributes:
         model: name of the network that is trained.
         method: gives the losses of a batch.
+        trained: the network that is the result: the method's student, or an average of it.
         data: the images.
         optimizer: of all that is trained.
         schedule: epochs and learning rates.
@@ -66,6 +68,7 @@ class Session:
 
     model: str
     method: Method
+    trained: TrainedNetwork
     data: TrainingData
     optimizer: Optimizer
     schedule: Schedule

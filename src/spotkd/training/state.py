@@ -56,7 +56,7 @@ class Training:
 
     def __init__(self, session: Session, optimizer: Optimizer) -> None:
         self.method, self.optimizer, self.rates = session.method, optimizer, session.schedule.rates
-        self.selection = session.selection
+        self.selection, self.trained = session.selection, session.trained
         view = session.data.dataset.teacher_view
         self.meter = EpochMeans(
             session.method.spot_names,
@@ -102,6 +102,7 @@ class Training:
             "method": learned_state(self.method),
             "optimizer": self.optimizer.state_dict()["state"],
             "selection": self.selection.state_dict(),
+            "trained": self.trained.state_dict(),
             "constants": self._constants,
         }
 
@@ -122,6 +123,7 @@ class Training:
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
             self.selection.load_state_dict(state["selection"])
+            self.trained.load_state_dict(state.get("trained", {}))  # older runs have none
             set_random_state(state["random"])
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
             raise SpotkdError(f"the run cannot be resumed from its checkpoint: {one_line(error)[:300]}") from error
