@@ -27,7 +27,7 @@ LAYERS = [  # from the ground up; modules on one layer do not know each other
     {"training"},
     {"analysis", "profiling"},
     {"experiments", "report"},
-    {"demo", "deploy"},
+    {"demo", "deploy", "search"},
     {"cli"},
     {"__main__"},
 ]

@@ -38,6 +38,9 @@ POSITIONAL: dict[str, list[tuple[str, str, str | None]]] = {
     "report": [("what", "folders of runs, or folders that hold some; or a plan's name or YAML file", "+")],
 }
 
+# Options of a run that a command which makes many of them sets itself.
+_SET_BY_COMMAND = {"search": {"recipe", "overwrite", "resume", "accept_changes", "quiet", "compare"}}
+
 
 def as_sentence(text: str) -> str:
     """With a capital letter and a full stop, the other letters as they are."""
@@ -52,7 +55,7 @@ def parser_of(command: str) -> ArgumentParser:
     positional = POSITIONAL.get(command, [])
     for name, help_text, count in positional:
         parser.add_argument(name, type=str, help=help_text, nargs=count)
-    parser.add_class_arguments(config, skip={name for name, *_ in positional})
+    parser.add_class_arguments(config, skip={name for name, *_ in positional} | _SET_BY_COMMAND.get(command, set()))
     return parser
 
 

@@ -26,6 +26,7 @@ from ..options import (
     PredictOptions,
     ProfileOptions,
     ReportOptions,
+    SearchOptions,
     TrainOptions,
 )
 
@@ -159,6 +160,12 @@ def run_bench(options: BenchOptions) -> int:
     return 0
 
 
+def run_search_command(options: SearchOptions) -> None:
+    from ..search import run_search
+
+    run_search(options, Console())
+
+
 def run_report(options: ReportOptions) -> None:
     from ..experiments import report_plan
     from ..report import find_runs, report_runs
@@ -187,6 +194,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None], str]] = {
     "predict": (PredictOptions, run_predict, "classify pictures with a trained student in any format"),
     "profile": (ProfileOptions, run_profile, "size, speed and cost of a step: which student to choose"),
     "bench": (BenchOptions, run_bench, "run a plan: a grid of data sets, pairs, distillers, strategies and seeds"),
+    "search": (SearchOptions, run_search_command, "find distiller, weights, strategy and learning rate for a pair"),
     "inspect": (InspectOptions, run_inspect, "where a run's policy sends every image, as a table"),
     "report": (ReportOptions, run_report, "runs on one HTML page; or the tables of a plan, from its finished runs"),
 }

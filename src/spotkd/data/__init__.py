@@ -93,7 +93,14 @@ def load_data(spec: DataSpec) -> Dataset:
         data = replace(data, augment=False)
     if not spec.flip:
         data = replace(data, flip=False)
-    return normalised_with(data, spec.mean, spec.std).limited(spec.limit).hold_out(spec.val_share)
+    data = normalised_with(data, spec.mean, spec.std).limited(spec.limit).hold_out(spec.val_share)
+    if not spec.conceal_test:
+        return data
+    if data.val is None:
+        raise SpotkdError(
+            f"data.conceal_test: {data.name} has no validation images; hold some out: --data.val_share 0.2"
+        )
+    return replace(data, test=data.val)
 
 
 def normalised_with(data: Dataset, mean: Sequence[float] | None, std: Sequence[float] | None) -> Dataset:

@@ -34,6 +34,7 @@ class DataSpec:
         mean: of pixels in [0, 1], one number or three, to normalise with; None takes the data set's own.
         std: their deviation, likewise.
         workers: processes that decode images which are not kept in memory; None takes one a core, at most eight.
+        conceal_test: put the validation images in place of the test images, which nothing looks at then.
     """
 
     name: str = _for_all("glyph94")
@@ -50,3 +51,4 @@ class DataSpec:
     mean: list[float] | None = _for_all(None)
     std: list[float] | None = _for_all(None)
     workers: int | None = _for_all(None)
+    conceal_test: bool = _for_all(False)

@@ -128,6 +128,15 @@ class _RunningCell:
     slot: int
 
 
+def worker_environment(slot: int, jobs: int) -> dict[str, str]:
+    """The environment of one of several workers: the cores shared out among the jobs, and the GPUs in turn."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(available_cores() // jobs, 1))}
+    gpus = torch.cuda.device_count()
+    if jobs > 1 and gpus > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
+    return environment
+
+
 class Bench:
     """Runs the unfinished cells of a grid, some side by side."""
 
@@ -182,16 +191,8 @@ class Bench:
         arguments = ["spotkd.training.worker", command, str(run.path)]
         slot = min(set(range(self.jobs)) - {one.slot for one in self.running})
         with run.log.open("wb") as log:
-            process = self.supervisor.start(arguments, self._environment(slot), log, subprocess.STDOUT)
+            process = self.supervisor.start(arguments, worker_environment(slot, self.jobs), log, subprocess.STDOUT)
         self.running.append(_RunningCell(cell, process, time.monotonic(), slot))
-
-    def _environment(self, slot: int) -> dict[str, str]:
-        """The cores shared out among the jobs, and the GPUs in turn."""
-        environment = {**os.environ, "OMP_NUM_THREADS": str(max(available_cores() // self.jobs, 1))}
-        gpus = torch.cuda.device_count()
-        if self.jobs > 1 and gpus > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
-            environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
-        return environment
 
     def _finish(self, one: _RunningCell) -> None:
         self.running.remove(one)

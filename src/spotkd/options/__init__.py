@@ -13,6 +13,7 @@ from .commands import (
     PredictOptions,
     ProfileOptions,
     ReportOptions,
+    SearchOptions,
     SplitName,
 )
 from .parsing import check_filled, check_options_file, make_parser, parser_for, read_options
@@ -58,6 +59,7 @@ __all__ = [
     "ProfileOptions",
     "ReportOptions",
     "RunOptions",
+    "SearchOptions",
     "Select",
     "SplitName",
     "TrainOptions",

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .fields import option
-from .run import Accelerator, Precision
+from .grammar import parse_duration
+from .run import Accelerator, DistillOptions, Precision
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,33 @@ class BenchOptions:
     jobs: int = option(1, at_least=1)
     dry_run: bool = False
     root: str | None = None
+
+
+@dataclass(frozen=True)
+class SearchOptions(DistillOptions):
+    """Find distiller, weights, strategy and learning rate for a teacher and a student.
+
+    The options of spotkd distill hold for every run; those that are searched are where the search begins. Validation
+    images decide (data.val_share; unset takes a fifth of the training images), the winner alone is tested. The same
+    command goes on after any interruption, and with a larger budget.
+
+    Args:
+        budget: time for all runs together, as 20min, 1.5h or 90s; unset for no limit.
+        runs: how many runs to try, pruned ones included; unset for no limit.
+        jobs: runs side by side; the processor's cores are shared out among them, and so are several GPUs.
+        sampler: tpe proposes what resembles the best runs so far; random draws.
+        prune: stop runs that are behind others after as many epochs (Hyperband); never the first ones.
+        distillers: which to try beside the one given, as at,kd.
+        strategies: which to try beside the one given.
+    """
+
+    budget: str | None = option(None, affects="place", parse=parse_duration)
+    runs: int | None = option(None, affects="place", at_least=1)
+    jobs: int = option(1, affects="place", at_least=1)
+    sampler: Literal["tpe", "random"] = "tpe"
+    prune: bool = True
+    distillers: str = "kd,dkd,dist,at,fitnet,sp,rkd,pkt,reviewkd"
+    strategies: str = "always,trust,adaptive"
 
 
 SplitName = Literal["train", "val", "test"]

@@ -30,6 +30,20 @@ def parse_interval(every: int | str | None) -> tuple[int, float]:
     raise SpotkdError(f"checkpoint_every is {every}: give steps, as 500, or minutes, as 10min")
 
 
+def parse_duration(text: str | None) -> float:
+    """``20min``, ``1.5h`` or ``90s`` in seconds; without end where it is unset.
+
+    Raises:
+        SpotkdError: it is no length of time.
+    """
+    if text is None:
+        return math.inf
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|m|min|h)", text.strip())
+    if found is None or float(found[1]) == 0:
+        raise SpotkdError(f"budget is {text}: give a length of time, as 20min, 1.5h or 90s")
+    return float(found[1]) * {"s": 1, "h": 3600}.get(found[2], 60)
+
+
 def parse_loggers(logger: Sequence[str] | str) -> list[str]:
     """``tensorboard,csv`` as a list of names; ``none`` is an empty one.
 

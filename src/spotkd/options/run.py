@@ -62,6 +62,8 @@ class DataOptions:
             set's own, or that of pretrained weights.
         std: their deviation, likewise.
         workers: processes that decode images which are not kept in memory; unset takes one a core, at most eight.
+        conceal_test: put the validation images in place of the test images, which nothing looks at then: to choose
+            between runs, as spotkd search does.
     """
 
     name: str = option("glyph94", affects="result")
@@ -78,6 +80,7 @@ class DataOptions:
     mean: list[float] | None = option(None, affects="result")
     std: list[float] | None = option(None, affects="result")
     workers: int | None = option(None, affects="speed", at_least=0)
+    conceal_test: bool = option(False, affects="result")
 
 
 @dataclass(frozen=True)

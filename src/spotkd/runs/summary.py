@@ -16,6 +16,7 @@ from ..untrusted.files import read_text
 from ..untrusted.json_values import parse_json
 
 MAX_BYTES = 1 << 20  # of summary.json
+CONCEALED = ", measured on validation"  # in the protocol of a run that saw validation images in place of test images
 
 
 class Scores(NamedTuple):
@@ -71,10 +72,11 @@ class Summary:
         return self._scores() + early
 
     def _scores(self) -> str:
-        if self.protocol == "last epoch":
-            return f"test top-1 {self.scores.top1:.2f} % after epoch {self.epoch}"
+        split = "validation" if self.protocol.endswith(CONCEALED) else "test"
+        if self.protocol.removesuffix(CONCEALED) == "last epoch":
+            return f"{split} top-1 {self.scores.top1:.2f} % after epoch {self.epoch}"
         return (
-            f"test top-1 {self.scores.top1:.2f} % ({self.protocol}: epoch {self.epoch}; "
+            f"{split} top-1 {self.scores.top1:.2f} % ({self.protocol}: epoch {self.epoch}; "
             f"after the last, {self.epochs}: {self.last.top1:.2f} %)"
         )
 

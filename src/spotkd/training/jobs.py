@@ -153,6 +153,8 @@ def _save_networks(
         "test_top1": summary.scores.top1,
         "protocol": summary.protocol,
     }
+    if options.data.conceal_test:
+        del metadata["test_top1"]  # it was measured on validation images
     if (output := trained_model(options).output) is not None:
         metadata["output"] = output
     name = layout.STUDENT if isinstance(options, DistillOptions) else layout.MODEL
@@ -160,7 +162,7 @@ def _save_networks(
     trained_teacher = session.method.trained_teacher
     if trained_teacher is not None and isinstance(options, DistillOptions):
         teacher = metadata | {"model": options.teacher.name}
-        del teacher["test_top1"]  # the student's
+        teacher.pop("test_top1", None)  # the student's
         run.save_network(layout.TEACHER, trained_teacher, teacher)
 
 

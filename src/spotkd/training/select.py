@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..data import Dataset, Split
 from ..errors import SpotkdError
-from ..runs.summary import Scores
+from ..runs.summary import CONCEALED, Scores
 
 PROTOCOLS = {"last": "last epoch", "best_val": "best on validation", "best_test": "best on test"}
 
@@ -65,12 +65,13 @@ class Selection:
         self._best: dict[str, dict[str, Tensor]] = {}
         val = None if self.select == "best_test" else data.val
         self.watched: tuple[str, Split] = ("test", data.test) if val is None else ("val", val)
+        self._is_test_concealed = data.test is data.val
         self.epoch, self.score = 0, -1.0
 
     @property
     def protocol(self) -> str:
         """How the result was chosen, in words for tables."""
-        return PROTOCOLS[self.select]
+        return PROTOCOLS[self.select] + (CONCEALED if self._is_test_concealed else "")
 
     @property
     def stopping(self) -> str | None:
