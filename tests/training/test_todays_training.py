@@ -25,6 +25,7 @@ from spotkd.training import distill, evaluate_checkpoint, resume, train
 from spotkd.training.optim import make_optimizer
 from spotkd.training.trained import AveragedNetwork
 
+from .. import vision  # noqa: F401  # so that torchvision can be imported
 from ..conftest import IMAGE_SHAPE, OPTIONS, TRAINING_LABELS, TinyNet
 from . import killed_runs
 from .killed_runs import configured, differences, what_is_left
@@ -68,6 +69,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "ema": {"ema": 0.9},
     "mixup": {"mixup": 0.4},
     "cutmix": {"cutmix": 1.0},
+    "augmentation": {"data.crop_area": 0.5, "data.randaugment": 9, "data.jitter": 0.4},
 }
 
 
