@@ -195,6 +195,15 @@ def test_the_average_is_evaluated_chosen_and_saved(place: Path) -> None:
     assert saved.loss != pytest.approx(RunFolder(place / "usual").result.scores.loss, rel=1e-3)
 
 
+def test_what_is_not_off_is_told_before_the_first_step(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(plain(place, "told", **CHOICES["adamw"], **CHOICES["mixup"], ema=0.9, epochs=1, quiet=False))
+    assert "tinynet4 on labels; onecycle with rate 0.001, adamw, mixup 0.4, averaged weights 0.9 (" in (
+        capsys.readouterr().out
+    )
+    train(plain(place, "usual", epochs=1, quiet=False))
+    assert "tinynet4 on labels; onecycle with rate 0.05 (" in capsys.readouterr().out
+
+
 def test_the_average_begins_as_a_copy_and_follows_the_student() -> None:
     student = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(student.weight, 0.0)

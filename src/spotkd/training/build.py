@@ -19,16 +19,16 @@ from ..losses import Supervised
 from ..method import SpotKD
 from ..models import build_model, create_model
 from ..models.weights import read_metadata
-from ..options import DataOptions, DistillOptions, PolicyOptions, RunOptions, TrainOptions
+from ..options import DataOptions, DistillOptions, PolicyOptions, RunOptions, TrainOptions, learning_rate, with_values
 from ..options.grammar import parse_hazards, parse_loggers, parse_names, parse_spots
-from ..options.values import MOST_EPOCHS, check_values, epochs_for, learning_rate, milestones, warmup, with_values
+from ..options.values import MOST_EPOCHS, check_values, epochs_for, flatten, milestones, warmup
 from ..routing import PolicyPace, Strategy, make_strategy, scaled_bias, scaled_decay
 from ..runs.summary import Scores
 from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
 from ..runtime.random_state import seed_everything
 from ..spots import check_logits
-from .announcement import describe_hazard, describe_start, format_number
+from .announcement import describe_hazard, describe_start, describe_training, format_number
 from .loggers import check_installed
 from .prepare import PreparationPlan
 from .select import check_patience, resolve_select
@@ -311,7 +311,7 @@ def describe_choices(
     yield describe_start(data, device, epochs, steps)
     if images == steps * options.batch_size + 1:
         yield "in every epoch one image is left out: a batch of one has no statistics (--batch_size)"
-    rate = f"{options.optim.schedule} with rate {learning_rate(options.optim):g}"
+    rate = describe_training(learning_rate(options.optim), flatten(asdict(options)))
     if not isinstance(options, DistillOptions):
         yield f"{options.model.name} on labels; {rate} (--epochs, --optim.schedule, --optim.lr)"
         return

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..data import Dataset, Loader, load_data, make_preprocessing, normalised_with, read_preprocessing
+from ..data import Dataset, Loader, load_data, make_preprocessing
 from ..errors import RunError, SpotkdError, one_line, refused_memory_as_error
 from ..escaping import escape_lines, escape_shell
 from ..losses import Method
@@ -43,7 +43,7 @@ from .build import (
 from .evaluation import evaluate
 from .launch import launch, needs_launch
 from .loop import fit
-from .normalisation import adopt_normalisation
+from .normalisation import adopt_normalisation, normalised_as_noted
 from .prepare import prepare
 from .session import Session
 from .state import load_learned_state
@@ -213,10 +213,8 @@ def evaluate_checkpoint(options: EvaluateOptions) -> Scores:
     own = run.own_names if run.exists else ()
     with looking((options.model, options.data, *own), options.trust):
         data = load_data(data_spec(described))
-        if options.data is None and "preprocessing" in noted:
-            seen = read_preprocessing(noted["preprocessing"], options.checkpoint)
-            if (seen.mean, seen.std) != (data.mean, data.std):
-                data = normalised_with(data, seen.mean, seen.std)
+        if options.data is None:
+            data = normalised_as_noted(data, options.checkpoint)
         check_class_count(options.checkpoint, data)
         model = build_model(str(names["model"]), len(data.classes), options.checkpoint, data.image_shape)
     device = Device(make_fabric(options.accelerator, options.precision), choose_memory_format())
