@@ -253,7 +253,8 @@ if __name__ == "__main__":
     parser.add_argument("--page", type=Path, help="write this page, and its figures beside it, from the rows")
     arguments = parser.parse_args()
     if arguments.page:
-        write_page(read_rows(arguments.out / "results.csv"), arguments.page)
+        left = [cell.set for cell in missing_cells(arguments)]
+        write_page(arguments.out, arguments.page, left)
     else:
         arguments.out.mkdir(parents=True, exist_ok=True)
         work(arguments)

@@ -47,9 +47,10 @@ def read_rows(path: Path) -> list[Row]:
 
 
 class Results:
-    """Test accuracies by (set, seed, distiller, hazard, strategy)."""
+    """Test accuracies by (set, seed, distiller, hazard, strategy), and costs of a step over ``always``."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    def __init__(self, rows: Iterable[Row], costs: Iterable[Row] = ()) -> None:
+        self.costs = {row["strategy"]: float(row["cost"]) for row in costs}
         self.rows = {(r["set"], r["seed"], r["distiller"], r["hazard"], r["strategy"]): r for r in rows}
         students = [key for key in self.rows if key[2]]
         self.sets, self.distillers, self.hazards, self.strategies = (
@@ -73,14 +74,9 @@ class Results:
                 found.append(float(row["test"]) - float(beside["test"]))
         return found
 
-    def step_cost(self, strategy: str) -> float | None:
-        """Median of the step's time over that of ``always`` in the same cell."""
-        ratios = []
-        for (s, seed, d, h, where), row in self.rows.items():
-            beside = self.rows.get((s, seed, d, h, BASE))
-            if d and where == strategy and beside is not None:
-                ratios.append(float(row["step_ms"]) / float(beside["step_ms"]))
-        return statistics.median(ratios) if ratios else None
+    def seconds(self, name: str) -> list[float]:
+        """Wall time of the set's students."""
+        return [float(row["seconds"]) for key, row in self.rows.items() if key[2] and key[0] == name]
 
 
 def pool(differences: Sequence[float]) -> Effect | None:
@@ -114,7 +110,7 @@ def choose_default(results: Results) -> str | None:
     gains: dict[str, float] = {}
     for strategy in results.strategies:
         clean = pool([x for name in results.sets for x in results.differences(name, "none", strategy)])
-        cost = results.step_cost(strategy)
+        cost = results.costs.get(strategy)
         hazards = [h for h in results.hazards if h != "none"]
         harmed = [x for name in results.sets for h in hazards for x in results.differences(name, h, strategy)]
         if strategy == BASE or "@" in strategy or not harmed or cost is None or cost > DEAREST:
@@ -124,18 +120,24 @@ def choose_default(results: Results) -> str | None:
     return max(gains, key=gains.__getitem__) if gains else None
 
 
-def write_page(rows: list[Row], path: Path) -> None:
-    """Write the page, and its figures into ``assets/`` beside it."""
-    results = Results(rows)
+def write_page(folder: Path, path: Path, missing: Sequence[str] = ()) -> None:
+    """Write the page of a study's folder, and its figures into ``assets/`` beside the page.
+
+    Args:
+        folder: has ``results.csv`` and, from ``strategy_costs.py``, ``costs.csv``.
+        path: of the page.
+        missing: the set of each cell that has no row yet.
+    """
+    results = Results(read_rows(folder / "results.csv"), read_rows(folder / "costs.csv"))
     figures = path.parent / "assets"
     figures.mkdir(parents=True, exist_ok=True)
     for name in results.sets:
         draw_forest(results, name, figures / f"study-forest-{name}.svg")
         draw_doses(results, name, figures / f"study-dose-{name}.svg")
-    path.write_text("\n".join(page_lines(results)) + "\n", encoding="utf-8")
+    path.write_text("\n".join(page_lines(results, missing)) + "\n", encoding="utf-8")
 
 
-def page_lines(results: Results) -> Iterator[str]:
+def page_lines(results: Results, missing: Sequence[str] = ()) -> Iterator[str]:
     """The page in Markdown."""
     students = sum(1 for key in results.rows if key[2])
     yield "<!-- made by benchmarks/study.py --page from benchmarks/results/study: change that -->\n"
@@ -153,11 +155,11 @@ def page_lines(results: Results) -> Iterator[str]:
     for name in results.sets:
         yield from _set_lines(results, name)
     yield "## What a step costs\n"
-    yield from _table(
-        ["strategy", "step, over `always`"],
-        [[f"`{s}`", f"{c:.2f}"] for s in results.strategies if (c := results.step_cost(s)) is not None],
-    )
-    yield "Processor time on one thread, median over all cells.\n"
+    yield from _table(["strategy", "step, over `always`"], [[f"`{s}`", f"{c:.2f}"] for s, c in results.costs.items()])
+    yield _paragraph("""
+        Processor time on one thread, the median of rounds in which all take turns: AT, resnet20 → resnet8, 16 pixels,
+        batch 64, `benchmarks/strategy_costs.py`. `adaptive` is what is called `published` above.
+    """)
     yield "## How it was made\n"
     yield _paragraph("""
         `python benchmarks/study.py --out benchmarks/results/study` trains what is missing, and `--page docs/study.md`
@@ -172,6 +174,12 @@ def page_lines(results: Results) -> Iterator[str]:
         the rule pools was written then too. Constants of `trust` and `balance` come from pilots on the same sets. So
         confirm on data of your own.
     """)
+    seconds = [statistics.median(results.seconds(name) or [0.0]) for name in missing]
+    if seconds:
+        yield _paragraph(f"""
+            The whole plan has {len(seconds)} more students on these sets: some {sum(seconds) / 3600:.0f} hours on one
+            thread beside other work, as these were.
+        """)
 
 
 def _paragraph(text: str) -> str:
@@ -197,7 +205,8 @@ def replication(results: Results) -> str:
 def default_sentence(results: Results) -> str:
     """The rule for the default, and what it chooses."""
     chosen = choose_default(results)
-    answer = f"`{chosen}`" if chosen else "none yet"
+    clean = [x for name in results.sets for x in results.differences(name, "none", chosen or "")]
+    answer = f"`{chosen}`, on clean data {pool(clean)}" if chosen else "none yet"
     return _paragraph(f"""
         **The rule for the default**, written down before this study: among strategies whose pooled difference to
         `{BASE}` on clean data has a lower bound above {NOT_WORSE} points and whose step costs at most {DEAREST} times
@@ -212,7 +221,10 @@ def _set_lines(results: Results, name: str) -> Iterator[str]:
     )
     yield f"## {name}\n"
     words = [f"{what} {statistics.fmean(v):.1f} %" for what, v in (("teacher", teacher), ("student alone", alone)) if v]
-    yield f"Test top-1: {', '.join(words)}.\n"
+    yield _paragraph(f"""
+        Test top-1: {", ".join(words)}. In brackets the number of students; where it is smaller, distillers or seeds are
+        missing, so compare the differences, which are paired.
+    """)
     hazards = [h for h in results.hazards if results.values(name, h, BASE)]
     yield from _table(
         ["strategy", *hazards],

@@ -66,18 +66,21 @@ def test_what_is_refused_is_that_of_the_last_epoch(study: ModuleType) -> None:
     assert (damaged, intact) == (0.75, 0.25)
 
 
+COSTS = [{"strategy": name, "cost": cost} for name, cost in (("better", "1.05"), ("dear", "2.0"), ("harmful", "1.0"))]
+
+
 def rows_of_a_study(page: ModuleType) -> Iterator[dict[str, str]]:
     """``better`` gains 20 points under the hazard and nothing without; ``dear`` the same at twice the price."""
     for seed, distiller in product("12", ["at", "sp"]):
         luck = 3 * int(seed) + (distiller == "at")  # shared by what is compared
         for hazard, loss in (("none", 0), ("wrong:0.4", 30)):
             noise = 0.1 * (int(seed) - 1.5)
-            yield row(page, "digits", seed, distiller, hazard, "always", test=80 + luck - loss, step_ms=10, dose=1)
-            for name, cost in (("better", 10.5), ("dear", 20)):
+            yield row(page, "digits", seed, distiller, hazard, "always", test=80 + luck - loss, dose=1)
+            for name in ("better", "dear"):
                 test = 80 + luck - (10 if loss else 0) + noise
-                yield row(page, "digits", seed, distiller, hazard, name, test=test, step_ms=cost, dose=0.5)
+                yield row(page, "digits", seed, distiller, hazard, name, test=test, dose=0.5)
             test = 75 + luck + noise
-            yield row(page, "digits", seed, distiller, hazard, "harmful", test=test, step_ms=10, dose=0.1)
+            yield row(page, "digits", seed, distiller, hazard, "harmful", test=test, dose=0.1)
 
 
 def test_only_students_of_the_same_seed_and_distiller_are_compared(page: ModuleType) -> None:
@@ -93,13 +96,13 @@ def test_only_students_of_the_same_seed_and_distiller_are_compared(page: ModuleT
 
 def test_the_default_may_neither_harm_nor_be_dear(page: ModuleType) -> None:
     rows = list(rows_of_a_study(page))
-    assert page.choose_default(page.Results(rows)) == "better"
-    assert page.choose_default(page.Results(r for r in rows if r["strategy"] != "better")) is None
+    assert page.choose_default(page.Results(rows, COSTS)) == "better"
+    assert page.choose_default(page.Results([r for r in rows if r["strategy"] != "better"], COSTS)) is None
 
 
 def test_the_page_says_what_the_rows_do(page: ModuleType) -> None:
-    text = "\n".join(page.page_lines(page.Results(rows_of_a_study(page))))
+    text = "\n".join(page.page_lines(page.Results(rows_of_a_study(page), COSTS)))
     assert "32 students so far, on digits, with at, sp" in text
-    assert "By these students: `better`" in " ".join(text.split())
+    assert "By these students: `better`, on clean data +0.0 [" in " ".join(text.split())
     assert "| `better` | 1.05 |" in text
     assert re.search(r"\| `better` \| \+0\.0 \[.*\] \(n = 4\) \| \+20\.0 \[.*\] \(n = 4\) \* \|", text)

@@ -22,6 +22,7 @@ from spotkd.experiments.results import paired_difference, read_results
 from spotkd.experiments.tables import method_name
 from spotkd.models.weights import save_weights
 from spotkd.options import TrainOptions
+from spotkd.published import CAUTION, published_results
 from spotkd.runs.layout import MODEL
 from spotkd.runs.summary import Scores, Summary
 from spotkd.training.assemble import open_writer
@@ -189,6 +190,17 @@ def test_what_is_compared_met_the_same_hazard(tmp_path: Path) -> None:
     assert float(rows["wrong:0.4"]["to_always"]) == pytest.approx(20.7)
     assert "| SAKD-AT, wrong:0.4 | 71.10" in report
     assert "| SAKD-AT            | 81.10" in report
+
+
+def test_the_papers_numbers_stand_beside_ours(tmp_path: Path) -> None:
+    pair = "wrn_40_2-wrn_16_2"
+    report = finish_all(planned(data=["glyph94", "cifar100"], pairs=[pair]), tmp_path)
+    _, _, ours = report.partition("cifar100")
+    published = published_results()["cifar100", "at", "wrn_40_2", "wrn_16_2"]
+    assert f"in the paper's tables: {CAUTION}." in ours
+    assert f"| AT      | {published.standard:.2f}" in ours
+    assert f"| SAKD-AT | {published.sakd:.2f}" in ours
+    assert report.count("In the paper") == 1  # of CIFAR-100 alone
 
 
 def test_one_seed_tells_nothing_of_chance(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from spotkd.report.effects import Effect, find_controls, measure_effect
 from spotkd.report.groups import Group, group_runs
 from spotkd.report.patterns import describe_patterns
 from spotkd.report.run_record import RunRecord
+from spotkd.report.run_summary import tell_apart
 from spotkd.report.section import Section
 from spotkd.runs.summary import Scores, Summary
 from spotkd.runs.tables import Decisions
@@ -128,6 +129,19 @@ def test_a_policy_that_decides_nothing_is_named() -> None:
     subject = pick_subject(groups)
     assert subject is not None
     assert subject.name == "sakd", "the one that decides something"
+
+
+def test_configurations_of_a_kind_are_told_apart() -> None:
+    groups = group_runs(
+        [
+            made("a", ADAPTIVE, 70),
+            made("b", replace(ADAPTIVE, alpha=2.0, policy=PolicyOptions()), 69),
+            made("at", ALWAYS, 60),
+        ]
+    )
+    assert [tell_apart(group, groups) for group in groups] == [
+        "alpha 1.0, target_share 0.6", "alpha 2.0, target_share unset", "",
+    ]  # fmt: skip
 
 
 def test_a_teacher_that_guesses_is_named() -> None:

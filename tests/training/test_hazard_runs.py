@@ -10,12 +10,13 @@ from spotkd.data import DATASETS
 from spotkd.errors import SpotkdError, Stopped
 from spotkd.models import MODELS
 from spotkd.options import DistillOptions, ModelOptions, TrainOptions
-from spotkd.options.values import with_values
+from spotkd.options.values import check_values, with_values
 from spotkd.report.run_charts import metric_charts
 from spotkd.report.run_record import read_record
 from spotkd.runs.checkpoint import read_checkpoint
 from spotkd.runs.folder import RunFolder
 from spotkd.training import distill, resume, train
+from spotkd.training.assemble import default_folder
 from tests.conftest import TinyNet
 
 from . import killed_runs
@@ -40,6 +41,21 @@ def chosen(place: Path, out: str, **changes: object) -> DistillOptions:
     return with_values(options, common | {"hazard": "wrong:0.4,scale:2"} | changes)
 
 
+@pytest.mark.parametrize("hazard", ["wrong:0.4,scale:2", ["wrong:0.4", "scale:2"]])
+def test_a_run_without_a_folder_is_named_after_its_hazard(place: Path, hazard: object) -> None:
+    options = with_values(chosen(place, "", hazard=hazard), {"out": None})
+    expected = "runs/tiny-at-tinynet6-tinynet4-always-wrong-0.4-scale-2-seed1029"
+    assert default_folder(options, killed_runs.tiny_data()) == expected
+    check_values(options)
+
+
+def test_cached_outputs_are_the_damaged_ones(place: Path) -> None:
+    for name, gib in (("computed", 0.0), ("cached", 1.0)):
+        distill(chosen(place, name, cache_teacher=gib, **{"data.augment": False}))
+    computed, cached = (read_checkpoint(place / name / "last.ckpt")["method"] for name in ("computed", "cached"))
+    assert differences(computed, cached) == []
+
+
 @pytest.mark.slow
 def test_a_resumed_run_meets_the_same_damage(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distill(chosen(place, "whole"))
@@ -62,7 +78,9 @@ def test_what_was_refused_is_noted_and_shown(place: Path, capsys: pytest.Capture
     assert metrics["refused_damaged"][0] == metrics["refused_intact"][0] == 0
     assert metrics["refused_damaged"][-1] == metrics["refused_intact"][-1] == 1
     charts = {chart.title: chart for chart in metric_charts(read_record(place / "first_half", "run"))}
-    assert set(charts["Teacher outputs that were refused"].lines) == {"damaged", "intact"}
+    chart = charts["Teacher outputs that were refused"]
+    assert set(chart.lines) == {"damaged", "intact"}
+    assert chart.note.endswith("In the last epoch 100 % of the damaged and 100 % of the intact.")
     distill(chosen(place, "clean", hazard=None))
     assert "damaged" not in RunFolder(place / "clean").metrics
 

@@ -9,6 +9,7 @@ from itertools import chain
 
 from ..distillers import DISTILLERS
 from ..formatting import format_signed, join_words
+from ..published import CAUTION, published_top1
 from ..registry import PYTHON
 from ..statistics import interval_factor, mean_interval
 from .plan import Cell, Plan
@@ -107,8 +108,23 @@ class DataSetTables:
             yield self._accuracy_table(
                 "Accuracy after the last epoch", _EPOCH_OF[LAST], lambda result: result.last_top1, []
             )
+        yield from self._published_table()
         yield from self._difference_tables(f"the same distiller at every spot ({BASELINE})", distilled_everywhere)
         yield from self._difference_tables("the student alone", student_alone)
+
+    def _published_table(self) -> Iterator[Table]:
+        """The paper's own numbers for the same methods, if there are any."""
+
+        def top1(method: Cell) -> float | None:
+            pair = (method.data, method.distiller, method.teacher, method.student)
+            return None if method.hazard else published_top1(*pair, method.strategy)
+
+        sections = [[row for row in section if any(map(top1, row.methods))] for section in self.sections]
+        if any(sections):
+            yield self._fill(
+                "In the paper", f"Test top-1 (%) in the paper's tables: {CAUTION}.", sections,
+                lambda method: NO_VALUE if (found := top1(method)) is None else f"{found:.2f}", "", [],
+            )  # fmt: skip
 
     def _accuracy_table(self, title: str, epoch: str, value: Callable[[Result], float], remarks: list[str]) -> Table:
         def text(method: Cell) -> str:

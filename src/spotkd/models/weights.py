@@ -67,6 +67,7 @@ _METADATA_TYPES: dict[str, Any] = {  # the entries that spotkd writes, and their
     "classes": list,
     "test_top1": int | float,
     "protocol": str,
+    "output": str,
 }
 
 

@@ -25,6 +25,7 @@ class ModelOptions:
         checkpoint_key: which weights of the checkpoint to take, where it holds several: ema for averaged ones, raw, a
             key of the file, or a prefix of its names; unset takes the raw ones and tells of others.
         replace_head: start with a new classifier where the checkpoint's has another number of classes.
+        output: where the logits are in what a network from outside the zoo gives, if that is not one tensor: 0, logits.
         pretrained: start from weights that torchvision or timm offer, with a new classifier where theirs has another
             number of classes: true for the library's default, or their name or tag, as IMAGENET1K_V2 or a1_in1k. They
             are fetched once, and images are normalised as they were trained with.
@@ -35,6 +36,7 @@ class ModelOptions:
     checkpoint: str | None = option(None, affects="result")
     checkpoint_key: str | None = option(None, affects="result")
     replace_head: bool = option(False, affects="result")
+    output: str | None = option(None, affects="result")
     pretrained: bool | str = option(False, affects="result")
     at: list[str] | str | None = option(None, affects="result")
 

@@ -56,9 +56,11 @@ def metric_charts(run: RunRecord) -> Iterator[LineChart]:
         )  # fmt: skip
     refused = {name.removeprefix("refused_"): values for name, values in metrics.items() if name.startswith("refused_")}
     if refused:
+        last = " and ".join(f"{100 * values[-1]:.0f} % of the {name}" for name, values in refused.items())
         yield LineChart(
             f"{run.name}-refused", "Teacher outputs that were refused", "share", epochs, refused, share=True,
-            note="Distilled with less than half a weight; damaged: those that the hazard replaced by another image's.",
+            note="Distilled with less than half a weight; damaged: those that the hazard replaced by another image's. "
+            f"In the last epoch {last}.",
         )  # fmt: skip
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count
 
 from ..formatting import format_count
 from ..options import DistillOptions
+from ..options.values import flatten, result_differences
 from .charts import HeatMap
 from .costs import NetworkCost
 from .effects import Effect
@@ -72,6 +73,10 @@ def _join_names(names: Sequence[str] | str) -> str:
     return names if isinstance(names, str) else ", ".join(names)
 
 
+_SHOWN_ELSEWHERE = ("student.", "teacher.", "model.", "data.")
+_MOST_OPTIONS = 3  # that tell a configuration from others
+
+
 @dataclass(frozen=True)
 class Row:
     """A configuration in the table of results.
@@ -81,6 +86,7 @@ class Row:
         best: whether no student here has a higher accuracy.
         effect: beside its closest control; None where there is none.
         what: the distiller and the strategy, or what the network learnt from.
+        apart: the options that tell it from other configurations that are the same in that.
         networks: their names.
         epoch: which epoch's weights were tested, and how they were chosen.
         parameters, flops: of the network that was trained.
@@ -90,6 +96,7 @@ class Row:
     best: bool
     effect: Effect | None
     what: str
+    apart: str
     networks: str
     epoch: str
     parameters: str
@@ -108,6 +115,7 @@ def result_rows(groups: Sequence[Group], effects: Mapping[str, list[Effect]]) ->
                 _is_best(group, students),
                 next(iter(effects.get(group.name, [])), None),
                 "labels alone" if options is None else f"{options.distiller}, {options.strategy}",
+                tell_apart(group, groups),
                 items.get("pair", items.get("network", "").partition(",")[0]),
                 "not finished" if summary is None else f"{summary.epoch} ({summary.protocol})",
                 items.get("parameters", "-").partition(",")[0],
@@ -120,6 +128,29 @@ def result_rows(groups: Sequence[Group], effects: Mapping[str, list[Effect]]) ->
 def _is_best(group: Group, students: Sequence[float]) -> bool:
     found = group.top1
     return group.role != "teacher" and len(students) > 1 and found is not None and found.mean == max(students)
+
+
+def tell_apart(group: Group, groups: Sequence[Group]) -> str:
+    """``alpha 2.0, target_share 0.6``: options in which it differs from others of its kind, and its values.
+
+    Networks and data sets have columns of their own.
+    """
+    alike = [other for other in groups if _kind(other) == _kind(group) and other is not group]
+    names = dict.fromkeys(name for other in alike for name in result_differences(group.options, other.options))
+    values = flatten(asdict(group.options))
+    told = [name for name in names if name != "seed" and not name.startswith(_SHOWN_ELSEWHERE)]
+    more = [f"and {len(told) - _MOST_OPTIONS} more"] if len(told) > _MOST_OPTIONS else []
+    shown = (values.get(name) for name in told)
+    texts = [
+        f"{name.rpartition('.')[2]} {'unset' if value is None else value}"
+        for name, value in zip(told, shown, strict=True)
+    ]
+    return ", ".join([*texts[:_MOST_OPTIONS], *more])
+
+
+def _kind(group: Group) -> tuple[object, ...]:
+    options = group.options
+    return group.role, getattr(options, "distiller", None), getattr(options, "strategy", None)
 
 
 def share_map(groups: Sequence[Group]) -> HeatMap | None:

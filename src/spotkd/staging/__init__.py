@@ -16,17 +16,25 @@ from torch import nn
 from ..errors import SpotkdError, one_line
 from ..stages import Shape, StagedModel, feature_shapes
 from .cutting import PROBE_SIZE, cut_network
+from .outputs import select_output, unwrap
 from .proposals import propose_cuts
 from .tracing import mode_name, run_with_fixed_seed, set_mode
 
 __all__ = ["stage"]
 
 
-def stage(model: nn.Module, at: Sequence[str] | None = None, *, image_shape: Shape = (3, 224, 224)) -> StagedModel:
+def stage(
+    model: nn.Module,
+    at: Sequence[str] | None = None,
+    *,
+    image_shape: Shape = (3, 224, 224),
+    output: str | int | None = None,
+) -> StagedModel:
     """Cut ``model`` into stages; the result shares its parameters, buffers and submodules, under the same names.
 
     Args:
         model: any network from images ``(B, C, H, W)`` to logits ``(B, classes)``. It is left as it is and still works.
+            Wrappers of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel`` are taken off.
         at: the modules after which to cut, in the order of execution, by path (``layer1``, ``blocks.2``), or names of
             nodes of the traced graph, such as ``getitem_5``, to cut after a function. A map ``(C, 1, 1)`` that only a
             flatten or reshape uses is flattened in its own stage, and a map ``(H, W, C)`` of equal sides, as Swin has
@@ -36,11 +44,15 @@ def stage(model: nn.Module, at: Sequence[str] | None = None, *, image_shape: Sha
             good cuts are chosen and printed, a line for every stage.
         image_shape: ``(C, H, W)`` of one image. The model is run on noise of this shape, to see that the stages give
             what it gives, and whether one of them overwrites the feature before it; such a stage gets a copy.
+        output: where the logits are in the output of a network that gives a tuple, a dictionary or an object: an index,
+            a key or an attribute, such as ``0`` or ``"logits"``. In a mode in which the network gives one tensor, it is
+            that one.
 
     Raises:
         SpotkdError: unknown names (with the near ones), cuts out of order, modules that are called twice or never,
             more than one tensor across a cut, no linear classifier found, code that ``torch.fx`` cannot trace.
     """
+    model = unwrap(model)
     # All probing happens on a twin with the same weights but its own buffers and modes: the original is not touched.
     probe = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     reference = next(model.parameters(), torch.empty(0))
@@ -54,6 +66,9 @@ def stage(model: nn.Module, at: Sequence[str] | None = None, *, image_shape: Sha
         raise SpotkdError(
             f"{type(model).__name__} does not run on {_format_shape(image_shape)} images: {reason}"
         ) from error
+    chosen = select_output(model, probe, images, output)
+    if chosen is not model:
+        model, probe = chosen, select_output(probe, probe, images, output)
     names = propose_cuts(probe, images) if at is None else [at] if isinstance(at, str) else list(at)
     staged = cut_network(model, probe, names, images)
     staged._image_shape = image_shape

@@ -102,6 +102,11 @@ def cut_network(model: nn.Module, probe: nn.Module, names: list[str], images: Te
         cuts.append(next(node for node in trace.embedding_nodes() if not trace.applies(DROPOUT, node)))
         names = [*names, trace.label(cuts[-1])]
     shape = shapes.get(cuts[-1], ()) if cuts else ()
+    pooled, is_map = trace.pooled_logits(shapes), len(shape) == 3 and shape[1:] != (1, 1)
+    if linear and is_map and pooled is not None and cuts[-1] in trace.embedding_nodes():
+        # A convolution before the last pooling classifies: what stands for the embedding is what the pooling gives.
+        cuts[-1], classifier, shape = pooled, trace.logits, shapes[pooled]
+        names = [*names[:-1], trace.label(pooled)]
     squeezed = linear and shape[1:] == (1, 1)  # the classifier is a 1x1 convolution
     if len(shape) != 1 and not squeezed:
         raise SpotkdError(

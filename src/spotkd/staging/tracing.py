@@ -178,6 +178,13 @@ class Trace(fx.Tracer):
             node = before[0]
         return node
 
+    def pooled_logits(self, shapes: dict[fx.Node, Shape]) -> fx.Node | None:
+        """The map ``(classes, 1, 1)`` that only has to be flattened to become the logits, if there is one."""
+        before = [node for node in self.logits.all_input_nodes if node in self.input_dependent]
+        if not self.applies(_FLATTEN, self.logits) or len(before) != 1 or shapes.get(before[0], ())[1:] != (1, 1):
+            return None
+        return before[0]
+
     def embedding_nodes(self) -> list[fx.Node]:
         """What the classifier is given and, going back, the same before each dropout and identity."""
         nodes = [self.classifier().all_input_nodes[0]]

@@ -47,6 +47,7 @@ def default_folder(options: TrainOptions | DistillOptions, data: Dataset) -> str
         return named
     if isinstance(options, DistillOptions):
         names = [options.distiller, options.teacher.name, options.student.name, options.strategy]
+        names += [options.hazard] if isinstance(options.hazard, str) else options.hazard or []
         return f"runs/{_as_folder_name(data.name)}-{'-'.join(map(_as_folder_name, names))}-seed{options.seed}"
     return f"runs/train-{_as_folder_name(data.name)}-{_as_folder_name(options.model.name)}-seed{options.seed}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
 from typing import TypeVar
@@ -19,16 +19,24 @@ from ..losses import Supervised
 from ..method import SpotKD
 from ..models import build_model, create_model
 from ..models.weights import read_metadata
-from ..options import DataOptions, DistillOptions, PolicyOptions, RunOptions, TrainOptions, learning_rate, with_values
+from ..options import DataOptions, DistillOptions, ModelOptions, PolicyOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_hazards, parse_loggers, parse_names, parse_spots
-from ..options.values import MOST_EPOCHS, check_values, epochs_for, flatten, milestones, warmup
+from ..options.values import (
+    MOST_EPOCHS,
+    check_values,
+    epochs_for,
+    learning_rate,
+    milestones,
+    warmup,
+    with_values,
+)
 from ..routing import PolicyPace, Strategy, make_strategy, scaled_bias, scaled_decay
 from ..runs.summary import Scores
 from ..runtime.device import Device, choose_memory_format
 from ..runtime.process_group import connect, launched_processes
 from ..runtime.random_state import seed_everything
 from ..spots import check_logits
-from .announcement import describe_hazard, describe_start, describe_training, format_number
+from ..stages import StagedModel
 from .loggers import check_installed
 from .prepare import PreparationPlan
 from .select import check_patience, resolve_select
@@ -126,10 +134,24 @@ def build_supervised(options: TrainOptions, data: Dataset) -> Supervised:
         data.image_shape,
         checkpoint_key=model.checkpoint_key,
         replace_head=model.replace_head,
+        output=model.output,
         pretrained=model.pretrained,
     )
     check_logits(network, f"network {model.name}", data.image_shape)
     return Supervised(network)
+
+
+def _make_network(model: ModelOptions, data: Dataset) -> StagedModel:
+    return create_model(
+        model.name,
+        len(data.classes),
+        model.checkpoint,
+        at=parse_names(model.at),
+        image_shape=data.image_shape,
+        checkpoint_key=model.checkpoint_key,
+        replace_head=model.replace_head,
+        output=model.output,
+    )
 
 
 def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> SpotKD:
@@ -140,19 +162,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
     """
     _check_teacher_weights(options, data)
     with redirect_stdout(None) if quiet else nullcontext():
-        teacher, student = (
-            create_model(
-                model.name,
-                len(data.classes),
-                model.checkpoint,
-                at=parse_names(model.at),
-                image_shape=data.image_shape,
-                checkpoint_key=model.checkpoint_key,
-                replace_head=model.replace_head,
-                pretrained=model.pretrained,
-            )
-            for model in (options.teacher, options.student)
-        )
+        teacher, student = (_make_network(model, data) for model in (options.teacher, options.student))
     strategy, policy = make_strategy(options.strategy), options.policy
     if options.fold and not strategy.trains_teacher:
         teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
@@ -300,30 +310,6 @@ def cache_teacher(method: SpotKD, data: Dataset, options: DistillOptions, device
     method.cache_teacher(len(data.train), 2 if device.precision == "bf16-mixed" else 4, options.cache_teacher)
     if method.teacher_cache is not None and not options.quiet:
         print(f"teacher {options.teacher.name}: its outputs take {method.teacher_cache.gib:.3g} GiB")  # noqa: T201
-
-
-def describe_choices(
-    options: TrainOptions | DistillOptions, balanced: bool, data: Dataset, device: Device, teacher: Scores | None
-) -> Iterator[str]:
-    """Two lines before the first step: what was loaded; what was chosen, and which options choose otherwise."""
-    images = len(data.train)
-    epochs, steps = epochs_for(options, images), count_batches(images, options.batch_size)
-    yield describe_start(data, device, epochs, steps)
-    if images == steps * options.batch_size + 1:
-        yield "in every epoch one image is left out: a batch of one has no statistics (--batch_size)"
-    rate = describe_training(learning_rate(options.optim), flatten(asdict(options)))
-    if not isinstance(options, DistillOptions):
-        yield f"{options.model.name} on labels; {rate} (--epochs, --optim.schedule, --optim.lr)"
-        return
-    weight = "balanced" if balanced else "as published" if options.beta is None else f"{options.beta:g}"
-    known = ""
-    if teacher is not None:
-        known = f", right on {teacher.top1:.1f} % of {format_number(teacher.images)} test images,"
-    method = f"{options.distiller}, {options.strategy}, weight {weight}"
-    choices = "--distiller, --strategy, --balance, --epochs, --optim.schedule, --optim.lr"
-    yield f"{options.teacher.name}{known} teaches {options.student.name}: {method}; {rate} ({choices})"
-    if options.hazard:
-        yield describe_hazard(parse_hazards(options.hazard), data)
 
 
 def check_teacher_of(options: DistillOptions, method: SpotKD, data: Dataset, device: Device) -> Scores | None:
