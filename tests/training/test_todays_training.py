@@ -25,6 +25,7 @@ from spotkd.training import distill, evaluate_checkpoint, resume, train
 from spotkd.training.optim import make_optimizer
 from spotkd.training.trained import AveragedNetwork
 
+from .. import vision  # noqa: F401  # so that torchvision can be imported
 from ..conftest import IMAGE_SHAPE, OPTIONS, TRAINING_LABELS, TinyNet
 from . import killed_runs
 from .killed_runs import configured, differences, what_is_left
@@ -68,6 +69,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "ema": {"ema": 0.9},
     "mixup": {"mixup": 0.4},
     "cutmix": {"cutmix": 1.0},
+    "augmentation": {"data.crop_area": 0.5, "data.randaugment": 9, "data.jitter": 0.4},
 }
 
 
@@ -191,6 +193,15 @@ def test_the_average_is_evaluated_chosen_and_saved(place: Path) -> None:
     saved = evaluate_checkpoint(EvaluateOptions(str(place / "averaged"), data="tiny"))
     assert saved.loss == pytest.approx(summary.scores.loss, rel=1e-5)
     assert saved.loss != pytest.approx(RunFolder(place / "usual").result.scores.loss, rel=1e-3)
+
+
+def test_what_is_not_off_is_told_before_the_first_step(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(plain(place, "told", **CHOICES["adamw"], **CHOICES["mixup"], ema=0.9, epochs=1, quiet=False))
+    assert "tinynet4 on labels; onecycle with rate 0.001, adamw, mixup 0.4, averaged weights 0.9 (" in (
+        capsys.readouterr().out
+    )
+    train(plain(place, "usual", epochs=1, quiet=False))
+    assert "tinynet4 on labels; onecycle with rate 0.05 (" in capsys.readouterr().out
 
 
 def test_the_average_begins_as_a_copy_and_follows_the_student() -> None:

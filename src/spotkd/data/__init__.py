@@ -12,17 +12,20 @@ from ..errors import SpotkdError, one_line
 from ..registry import PYTHON, import_name
 from ..untrusted.names import is_looking
 from . import cifar, folders, glyph94, hub, tiny_imagenet  # noqa: F401  # fills the registries
+from .augmentation import NO_AUGMENTATION, Augmentation, augment
 from .glyph94 import load_glyph94
-from .images import DATASETS, SOURCES, Dataset, EpochSpec, ImageSet, Split, augment, reject_unused
+from .images import DATASETS, SOURCES, Dataset, EpochSpec, ImageSet, Split, reject_unused
 from .lazy import LazySet
 from .loader import Loader, count_batches, normalise, pick_images
 from .mixing import Mixing
+from .optional import import_optional
 from .preprocessing import Preprocessing, make_preprocessing, read_preprocessing
 from .spec import DataSpec
 
 __all__ = [
     "DATASETS",
     "SOURCES",
+    "Augmentation",
     "DataSpec",
     "Dataset",
     "EpochSpec",
@@ -93,6 +96,7 @@ def load_data(spec: DataSpec) -> Dataset:
         data = replace(data, augment=False)
     if not spec.flip:
         data = replace(data, flip=False)
+    data = _augment_more(data, spec)
     data = normalised_with(data, spec.mean, spec.std).limited(spec.limit).hold_out(spec.val_share)
     if not spec.conceal_test:
         return data
@@ -101,6 +105,22 @@ def load_data(spec: DataSpec) -> Dataset:
             f"data.conceal_test: {data.name} has no validation images; hold some out: --data.val_share 0.2"
         )
     return replace(data, test=data.val)
+
+
+def _augment_more(data: Dataset, spec: DataSpec) -> Dataset:
+    """The data set with torchvision's augmentations, where they are asked for.
+
+    Raises:
+        SpotkdError: nothing is augmented, or torchvision is missing or broken.
+    """
+    chosen = Augmentation(spec.crop_area, spec.randaugment, spec.jitter)
+    if chosen == NO_AUGMENTATION:
+        return data
+    if not spec.augment:
+        raise SpotkdError("data.augment is false, and so crop_area, randaugment and jitter do nothing: leave them out")
+    import_optional("torchvision.transforms.v2", "vision")
+    padding = 0 if spec.crop_area else data.padding  # one kind of crop is enough
+    return replace(data, padding=padding, augmentation=chosen)
 
 
 def normalised_with(data: Dataset, mean: Sequence[float] | None, std: Sequence[float] | None) -> Dataset:

@@ -18,7 +18,8 @@ from ..untrusted.images import WHITE
 from ..untrusted.names import is_trusted
 from .image_files import EXTENSIONS, FolderImages, find_white, is_image_file
 from .images import DATASETS, SOURCES, Dataset, reject_unused
-from .lazy import DEFAULT_EDGE, MEAN, STD, LazySet, build_dataset, check_image_size, import_optional
+from .lazy import DEFAULT_EDGE, MEAN, STD, LazySet, build_dataset, check_image_size
+from .optional import import_optional
 from .spec import DataSpec
 
 _SPLIT_NAMES = {  # how folders that hold a split are called, whatever their case, in front of _set, _data or _images

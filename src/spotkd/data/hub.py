@@ -29,9 +29,9 @@ from .lazy import (
     build_dataset,
     choose_size,
     decode_and_transform,
-    import_optional,
     make_transform,
 )
+from .optional import import_optional
 from .spec import DataSpec
 
 _VAL_NAMES = ("validation", "valid", "val")
@@ -255,7 +255,7 @@ class StreamSet(Split):
         """
         seed = epoch.generator().initial_seed()
         stream = self.stream.shuffle(seed=seed, buffer_size=_BUFFER) if epoch.training else self.stream
-        transform = make_transform(self.edge, epoch.training and epoch.augment, epoch.flip)
+        transform = make_transform(self.edge, epoch.training and epoch.augment, epoch.flip, epoch.augmentation)
         title = f"{self.title} at shuffled place" if epoch.training else self.title
         start = min(epoch.skip * epoch.batch_size, self.count)
         rows = islice(_iterate_rows(stream, self.title), start, None)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..deprecation import Renamed
@@ -20,6 +19,7 @@ from ..errors import SpotkdError
 from ..formatting import join_words
 from ..notebook import format_shape, html_table
 from ..registry import Registry
+from .augmentation import NO_AUGMENTATION, Augmentation, augment
 from .labels import check_labels
 from .spec import READ_BY_ALL, DataSpec
 
@@ -42,6 +42,7 @@ class EpochSpec:
         padding: zero pixels around the image before a random crop of its own size.
         flip: whether images are mirrored at random.
         augment: whether anything at all is done to training images at random.
+        augmentation: what is done to them beside crops of their own size and mirroring.
         workers: processes that decode images; None for one a core, at most eight. Has no influence on the images.
         skip: batches at the beginning that are left out; the others are what they are without.
         rank: which of the processes that compute every batch together this is.
@@ -55,6 +56,7 @@ class EpochSpec:
     padding: int = 0
     flip: bool = False
     augment: bool = True
+    augmentation: Augmentation = NO_AUGMENTATION
     workers: int | None = None
     skip: int = 0
     rank: int = 0
@@ -170,26 +172,8 @@ class ImageSet(Split):
             if epoch.training and epoch.augment:
                 offsets, flips = epoch.take_shard(offsets), epoch.take_shard(flips)
                 images = augment(images, offsets.to(device), flips.to(device), epoch.padding)
+                images = epoch.augmentation.apply(images, generator.initial_seed(), own)
             yield images, self.labels[own], own
-
-
-def augment(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
-    """Pad each image with zeros, cut out a window of its own size, and mirror some.
-
-    Args:
-        images: ``(B, C, H, W)``, any type.
-        offsets: ``(B, 2)`` top and left edge of each window in the padded image, ``0 .. 2 * padding``.
-        flips: ``(B,)`` bool.
-        padding: pixels on every side.
-    """
-    count, channels, height, width = images.shape
-    rows = offsets[:, :1] + torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device).expand(count, -1)
-    columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - columns, columns)
-    # One gather over flattened pixels is four times as fast as indexing rows and columns (benchmarks/augmentation.py).
-    pixels = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
-    padded = F.pad(images, (padding,) * 4).flatten(2)
-    return padded.gather(2, pixels.view(count, 1, -1).expand(-1, channels, -1)).view_as(images)
 
 
 @dataclass(frozen=True, repr=False)
@@ -206,6 +190,7 @@ class Dataset:
         padding: zero pixels around the image before a random crop of its own size; 0 for none.
         flip: whether training images are mirrored at random.
         augment: whether anything at all is done to training images at random.
+        augmentation: what is done to them beside crops of their own size and mirroring.
         val: images to choose the best epoch on; None for none.
         teacher_view: what a teacher sees in place of the training images, see :mod:`.hazards`; None for the same.
 
@@ -222,6 +207,7 @@ class Dataset:
     padding: int = 0
     flip: bool = False
     augment: bool = True
+    augmentation: Augmentation = NO_AUGMENTATION
     val: Split | None = None
     teacher_view: TeacherView | None = None
 

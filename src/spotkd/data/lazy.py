@@ -7,14 +7,13 @@ it for ImageNet. Pictures that are small are decoded once and for all into an :c
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,8 +24,10 @@ from torch.utils.data import Dataset as TorchDataset
 from ..cores import available_cores
 from ..errors import SpotkdError, one_line
 from ..untrusted.images import WHITE, decode_and_use, ignore_warnings
+from .augmentation import NO_AUGMENTATION, Augmentation, seeded
 from .image_files import FolderImages, ImageFiles, decode_images, find_common_size, image_to_tensor
 from .images import Dataset, EpochSpec, ImageSet, RawBatch, Split, split_per_class
+from .optional import import_optional
 from .spec import DataSpec
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet; customary for photographs of any kind
@@ -35,30 +36,14 @@ MAX_SMALL_EDGE = 96  # longest edge of pictures that are kept as they are
 MAX_RESIZED = 1 << 24  # pixels that a picture may have once its shorter edge is that of the images
 MAX_MEMORY = 2 << 30  # bytes that a data set may take when it is decoded
 _RESIZE_RATIO = 256 / 224  # shorter edge before the centre crop, for the edge after it
+_SMALLEST_AREA = 0.08  # of a picture, that a random crop takes; torchvision's own
 _MAX_WORKERS = 8  # at most, unless the user wants more
 _EDGE_BOUNDS = (8, 1024)  # edges that data.image_size may ask for
 
 
-def import_optional(name: str, extra: str) -> Any:
-    """An optional package, or a module of it, imported when it is needed.
-
-    Raises:
-        SpotkdError: it is missing or broken; the message names what installs it.
-    """
-    package, install = name.partition(".")[0], f"pip install 'spotkd[{extra}]'"
-    try:
-        importlib.import_module(package)
-        return importlib.import_module(name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == package:
-            raise SpotkdError(f"{package} is not installed: {install}") from error
-        raise SpotkdError(
-            f"{package} is installed but cannot be imported ({one_line(error)[:200]}): install builds of it and of "
-            f"torch that belong together ({install})"
-        ) from error
-
-
-def make_transform(edge: int, training: bool, flip: bool) -> Callable[[Tensor], Tensor]:
+def make_transform(
+    edge: int, training: bool, flip: bool, augmentation: Augmentation = NO_AUGMENTATION
+) -> Callable[[Tensor], Tensor]:
     """What torchvision makes of a picture ``(3, H, W)`` uint8: ``(3, edge, edge)`` uint8, by random in training.
 
     Raises:
@@ -67,7 +52,8 @@ def make_transform(edge: int, training: bool, flip: bool) -> Callable[[Tensor], 
     v2 = import_optional("torchvision.transforms.v2", "vision")
     if training:
         mirror = [v2.RandomHorizontalFlip()] if flip else []
-        steps = [v2.RandomResizedCrop(edge, antialias=True), *mirror]
+        scale = (augmentation.crop_area or _SMALLEST_AREA, 1.0)
+        steps = [v2.RandomResizedCrop(edge, scale, antialias=True), *mirror, *augmentation.colour_steps()]
     else:
         shorter = round(edge * _RESIZE_RATIO)
         steps = [partial(cut_ends, edge=shorter), v2.Resize(shorter, antialias=True), v2.CenterCrop(edge)]
@@ -93,9 +79,7 @@ def decode_and_transform(
     Raises:
         SpotkdError: the picture is damaged.
     """
-    with ignore_warnings(), torch.random.fork_rng(devices=[]):
-        mixed = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
-        torch.default_generator.manual_seed(int(mixed[0]))  # torch.manual_seed would reach for the GPU's, too
+    with ignore_warnings(), seeded(seed, index):
         return decode_and_use(*picture, lambda image: transform(image_to_tensor(image)), white)
 
 
@@ -162,7 +146,7 @@ class LazySet(Split):
         count, generator = len(self), epoch.generator()
         order = torch.randperm(count, generator=generator) if epoch.training else torch.arange(count)
         parts = [epoch.take_shard(part) for part in torch.split(order, epoch.batch_size)[epoch.skip :]]
-        transform = make_transform(self.edge, epoch.training and epoch.augment, epoch.flip)
+        transform = make_transform(self.edge, epoch.training and epoch.augment, epoch.flip, epoch.augmentation)
         source = _DecodingDataset(self.image_files, self.numbers, transform, generator.initial_seed())
         with ignore_warnings():  # of more processes than cores, and of processes that fork while threads run
             loader = DataLoader(

@@ -99,6 +99,7 @@ class Loader:
         self.split, self.device, self.memory_format = split.to(device), torch.device(device), memory_format
         self.batch_size, self.training, self.seed, self.workers = batch_size, training, seed, workers
         self.padding, self.flip, self.augment = data.padding, data.flip, data.augment
+        self.augmentation = data.augmentation
         self.rank, self.processes, self.mixing = rank, processes, mixing
         self.view = data.teacher_view.to(device) if training and data.teacher_view is not None else None
         self.mean, self.std = torch.tensor(data.mean, device=device), torch.tensor(data.std, device=device)
@@ -132,6 +133,7 @@ class Loader:
             padding=self.padding,
             flip=self.flip,
             augment=self.augment,
+            augmentation=self.augmentation,
             workers=self.workers,
             skip=skip,
             rank=self.rank,

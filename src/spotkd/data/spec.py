@@ -31,6 +31,9 @@ class DataSpec:
         streaming: read an hf: set while training, never whole; for sets larger than the disk.
         augment: crop and, where that makes sense, mirror training images at random.
         flip: with augment, mirror them where that makes sense; false for pictures in which left and right differ.
+        crop_area: smallest share of an image that is cut out at random and brought to the size; None for the usual.
+        randaugment: magnitude of torchvision's RandAugment, 0 to 30; 0 for none.
+        jitter: share by which brightness, contrast and saturation are changed at random; 0 for none.
         mean: of pixels in [0, 1], one number or three, to normalise with; None takes the data set's own.
         std: their deviation, likewise.
         workers: processes that decode images which are not kept in memory; None takes one a core, at most eight.
@@ -48,6 +51,9 @@ class DataSpec:
     streaming: bool = False
     augment: bool = _for_all(True)
     flip: bool = _for_all(True)
+    crop_area: float | None = _for_all(None)
+    randaugment: int = _for_all(0)
+    jitter: float = _for_all(0.0)
     mean: list[float] | None = _for_all(None)
     std: list[float] | None = _for_all(None)
     workers: int | None = _for_all(None)

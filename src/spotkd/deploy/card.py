@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ..data.lazy import import_optional
+from ..data.optional import import_optional
 from ..errors import RunError, SpotkdError, one_line
 from ..models import build_model
 from ..options import DistillOptions, TrainOptions, result_options

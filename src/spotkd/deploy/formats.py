@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..data.lazy import import_optional
+from ..data.optional import import_optional
 from ..deprecation import warn_renamed
 from ..errors import SpotkdError, one_line
 from ..models import save_weights

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.lazy import import_optional
+from ..data.optional import import_optional
 from ..errors import SpotkdError, one_line
 from ..files import atomic_write
 from ..options import ExportOptions

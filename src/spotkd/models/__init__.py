@@ -56,11 +56,9 @@ def _make(
     replace_head: bool,
     pretrained: bool | str,
 ) -> nn.Module:
+    if pretrained and checkpoint is not None:
+        raise SpotkdError(f"pretrained has no effect on {name}: its weights are those of {checkpoint}; leave one out")
     if pretrained:
-        if checkpoint is not None:
-            raise SpotkdError(
-                f"pretrained has no effect on {name}: its weights are those of {checkpoint}; leave one out"
-            )
         return find_pretrained(name, pretrained).load(num_classes, image_shape)
     model = build(name, num_classes, image_shape) if ":" in name else MODELS[name](num_classes)
     if checkpoint is not None:

@@ -58,6 +58,13 @@ class DataOptions:
         streaming: read an hf: set along while training, never whole; for sets larger than the disk.
         augment: crop and, where that makes sense, mirror training images at random.
         flip: with augment, mirror them where that makes sense; false for pictures in which left and right differ.
+        crop_area: cut a random part out of every training image, of at least this share of its area, and bring it to
+            the size (torchvision). Unset takes 0.08 for pictures that are decoded as they are needed, and shifts those
+            in memory by some pixels.
+        randaugment: magnitude of torchvision's RandAugment, two random changes of form or colour of every training
+            image; 9 is usual; 0 for none.
+        jitter: change brightness, contrast and saturation of every training image by up to this share (torchvision);
+            0.4 is usual; 0 for none.
         mean: of pixels in [0, 1], one number or one for each of three channels, to normalise with; unset takes the data
             set's own, or that of pretrained weights.
         std: their deviation, likewise.
@@ -77,6 +84,9 @@ class DataOptions:
     streaming: bool = option(False, affects="result", test_image_key=3)
     augment: bool = option(True, affects="result")
     flip: bool = option(True, affects="result")
+    crop_area: float | None = option(None, affects="result", above=0, at_most=1)
+    randaugment: int = option(0, affects="result", at_least=0, at_most=30)
+    jitter: float = option(0.0, affects="result", at_least=0, at_most=1)
     mean: list[float] | None = option(None, affects="result")
     std: list[float] | None = option(None, affects="result")
     workers: int | None = option(None, affects="speed", at_least=0)

@@ -13,6 +13,7 @@ import torch
 from ..data import Dataset, Loader
 from ..models import build_model
 from ..training import make_fabric
+from ..training.normalisation import normalised_as_noted
 
 _MOST_LISTED = 10  # confusions of either kind
 
@@ -66,6 +67,7 @@ def predict_labels(
     """
     fabric = make_fabric(accelerator, "32")
     model = build_model(student, len(data.classes), folder, data.image_shape).to(fabric.device).eval()
+    data = normalised_as_noted(data, folder)
     loader = Loader(data, data.test, batch_size, training=False, device=fabric.device)
     found = [(batch.labels.cpu(), model(batch.images).argmax(1).cpu()) for batch in loader.epoch(0)]
     labels, predicted = (torch.cat(part).numpy() for part in zip(*found, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..data import Dataset
 from ..runtime.device import Device
@@ -30,3 +31,28 @@ def describe_hazard(hazards: Mapping[str, float], data: Dataset) -> str:
 def format_number(number: int) -> str:
     """``1 200``"""
     return f"{number:,}".replace(",", " ")
+
+
+_EXTRAS = {
+    "optim.clip": "gradients of at most {:g}",
+    "label_smoothing": "label smoothing {:g}",
+    "mixup": "mixup {:g}",
+    "cutmix": "CutMix {:g}",
+    "data.crop_area": "crops from {:g} of the area",
+    "data.randaugment": "RandAugment {:g}",
+    "data.jitter": "jitter {:g}",
+    "ema": "averaged weights {:g}",
+    "patience": "patience {:g}",
+}
+
+
+def describe_training(rate: float, options: Mapping[str, Any]) -> str:
+    """``cosine with rate 0.001, adamw, mixup 0.2``: the schedule, and whatever is not off.
+
+    Args:
+        rate: the learning rate.
+        options: those of the run, by full name.
+    """
+    extras = [words.format(options[name]) for name, words in _EXTRAS.items() if options.get(name)]
+    kind = [] if options["optim.kind"] == "sgd" else [options["optim.kind"]]
+    return ", ".join([f"{options['optim.schedule']} with rate {rate:g}", *kind, *extras])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
 from typing import TypeVar
@@ -28,7 +28,6 @@ from ..runtime.process_group import connect, launched_processes
 from ..runtime.random_state import seed_everything
 from ..spots import check_logits
 from ..stages import StagedModel
-from .announcement import describe_hazard, describe_start, format_number
 from .loggers import check_installed
 from .policy import choose_bias, choose_decay, choose_pace
 from .prepare import PreparationPlan
@@ -291,30 +290,6 @@ def cache_teacher(method: SpotKD, data: Dataset, options: DistillOptions, device
     method.cache_teacher(len(data.train), 2 if device.precision == "bf16-mixed" else 4, options.cache_teacher)
     if method.teacher_cache is not None and not options.quiet:
         print(f"teacher {options.teacher.name}: its outputs take {method.teacher_cache.gib:.3g} GiB")  # noqa: T201
-
-
-def describe_choices(
-    options: TrainOptions | DistillOptions, balanced: bool, data: Dataset, device: Device, teacher: Scores | None
-) -> Iterator[str]:
-    """Two lines before the first step: what was loaded; what was chosen, and which options choose otherwise."""
-    images = len(data.train)
-    epochs, steps = epochs_for(options, images), count_batches(images, options.batch_size)
-    yield describe_start(data, device, epochs, steps)
-    if images == steps * options.batch_size + 1:
-        yield "in every epoch one image is left out: a batch of one has no statistics (--batch_size)"
-    rate = f"{options.optim.schedule} with rate {learning_rate(options.optim):g}"
-    if not isinstance(options, DistillOptions):
-        yield f"{options.model.name} on labels; {rate} (--epochs, --optim.schedule, --optim.lr)"
-        return
-    weight = "balanced" if balanced else "as published" if options.beta is None else f"{options.beta:g}"
-    known = ""
-    if teacher is not None:
-        known = f", right on {teacher.top1:.1f} % of {format_number(teacher.images)} test images,"
-    method = f"{options.distiller}, {options.strategy}, weight {weight}"
-    choices = "--distiller, --strategy, --balance, --epochs, --optim.schedule, --optim.lr"
-    yield f"{options.teacher.name}{known} teaches {options.student.name}: {method}; {rate} ({choices})"
-    if options.hazard:
-        yield describe_hazard(parse_hazards(options.hazard), data)
 
 
 def check_teacher_of(options: DistillOptions, method: SpotKD, data: Dataset, device: Device) -> Scores | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..data import Dataset, Loader, load_data, make_preprocessing, normalised_with, read_preprocessing
+from ..data import Dataset, Loader, count_batches, load_data, make_preprocessing
 from ..errors import RunError, SpotkdError, one_line, refused_memory_as_error
 from ..escaping import escape_lines, escape_shell
 from ..losses import Method
@@ -14,7 +15,16 @@ from ..method import SpotKD
 from ..models import build_model
 from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, EvaluateOptions, TrainOptions
-from ..options.values import check_values, options_of_test_images, test_image_keys, with_values
+from ..options.grammar import parse_hazards
+from ..options.values import (
+    check_values,
+    epochs_for,
+    flatten,
+    learning_rate,
+    options_of_test_images,
+    test_image_keys,
+    with_values,
+)
 from ..registry import PYTHON
 from ..runs import layout
 from ..runs.folder import RunFolder
@@ -24,6 +34,7 @@ from ..runtime.collectives import broadcast_state
 from ..runtime.device import Device, choose_memory_format, make_fabric
 from ..runtime.process_group import leaving_process_group
 from ..untrusted.names import looking
+from .announcement import describe_hazard, describe_start, describe_training, format_number
 from .assemble import assemble, check_sources, default_folder, open_run, trained_model
 from .build import (
     AnyRun,
@@ -35,7 +46,6 @@ from .build import (
     check_teacher_of,
     choose_epochs,
     data_spec,
-    describe_choices,
     open_data,
     open_device,
     plan_preparation,
@@ -43,7 +53,7 @@ from .build import (
 from .evaluation import evaluate
 from .launch import launch, needs_launch
 from .loop import fit
-from .normalisation import adopt_normalisation
+from .normalisation import adopt_normalisation, normalised_as_noted
 from .prepare import prepare
 from .session import Session
 from .state import load_learned_state
@@ -126,7 +136,7 @@ def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, 
             scores = check_teacher_of(options, method, data, device)
         if not options.quiet:
             balanced = isinstance(method, SpotKD) and method.balance is not None
-            for line in describe_choices(options, balanced, data, device, scores):
+            for line in _describe_choices(options, balanced, data, device, scores):
                 print(escape_lines(line))  # noqa: T201  # for the person
         session = assemble(options, method, data, device, run)
         broadcast_state(session.method)
@@ -138,6 +148,30 @@ def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, 
             _save_networks(options, session, data, run, summary)
             run.finish(summary)
         return summary
+
+
+def _describe_choices(
+    options: TrainOptions | DistillOptions, balanced: bool, data: Dataset, device: Device, teacher: Scores | None
+) -> Iterator[str]:
+    """Two lines before the first step: what was loaded; what was chosen, and which options choose otherwise."""
+    images = len(data.train)
+    epochs, steps = epochs_for(options, images), count_batches(images, options.batch_size)
+    yield describe_start(data, device, epochs, steps)
+    if images == steps * options.batch_size + 1:
+        yield "in every epoch one image is left out: a batch of one has no statistics (--batch_size)"
+    rate = describe_training(learning_rate(options.optim), flatten(asdict(options)))
+    if not isinstance(options, DistillOptions):
+        yield f"{options.model.name} on labels; {rate} (--epochs, --optim.schedule, --optim.lr)"
+        return
+    weight = "balanced" if balanced else "as published" if options.beta is None else f"{options.beta:g}"
+    known = ""
+    if teacher is not None:
+        known = f", right on {teacher.top1:.1f} % of {format_number(teacher.images)} test images,"
+    method = f"{options.distiller}, {options.strategy}, weight {weight}"
+    choices = "--distiller, --strategy, --balance, --epochs, --optim.schedule, --optim.lr"
+    yield f"{options.teacher.name}{known} teaches {options.student.name}: {method}; {rate} ({choices})"
+    if options.hazard:
+        yield describe_hazard(parse_hazards(options.hazard), data)
 
 
 def _save_networks(
@@ -217,10 +251,8 @@ def evaluate_checkpoint(options: EvaluateOptions) -> Scores:
     own = run.own_names if run.exists else ()
     with looking((options.model, options.data, *own), options.trust):
         data = load_data(data_spec(described))
-        if options.data is None and "preprocessing" in noted:
-            seen = read_preprocessing(noted["preprocessing"], options.checkpoint)
-            if (seen.mean, seen.std) != (data.mean, data.std):
-                data = normalised_with(data, seen.mean, seen.std)
+        if options.data is None:
+            data = normalised_as_noted(data, options.checkpoint)
         check_class_count(options.checkpoint, data)
         model = build_model(str(names["model"]), len(data.classes), options.checkpoint, data.image_shape)
     device = Device(make_fabric(options.accelerator, options.precision), choose_memory_format())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..data import Dataset, normalised_with, read_preprocessing
 from ..errors import tell
 from ..models.pretrained import find_pretrained
@@ -44,3 +46,16 @@ def adopt_normalisation(
         told = (" ".join(f"{number:.3g}" for number in numbers) for numbers in (chosen.mean, chosen.std))
         tell(f"images are normalised as for {whose}: mean {', deviation '.join(told)} (--data.mean, --data.std)")
     return chosen
+
+
+def normalised_as_noted(data: Dataset, checkpoint: str | Path) -> Dataset:
+    """The data set with the mean and deviation that a weights file notes; as it is where the file notes none.
+
+    Raises:
+        SpotkdError: the file is missing or damaged.
+    """
+    noted = read_metadata(checkpoint)
+    if "preprocessing" not in noted:
+        return data
+    seen = read_preprocessing(noted["preprocessing"], str(checkpoint))
+    return data if (seen.mean, seen.std) == (data.mean, data.std) else normalised_with(data, seen.mean, seen.std)
