@@ -291,6 +291,11 @@ def test_soft_labels_reach_the_cross_entropy_and_their_classes_the_distillers(
         assert getattr(soft, term).item() == pytest.approx(getattr(hard, term).item(), rel=1e-9), term
 
 
+def test_a_hazard_and_mixed_images_do_not_go_together(place: Path) -> None:
+    with pytest.raises(SpotkdError, match="hazard: pictures that are damaged on purpose are not mixed"):
+        distill(configured(place, place / "mixed", "at", mixup=0.2, hazard="wrong:0.4"))
+
+
 def test_a_cache_of_the_teacher_and_mixed_images_do_not_go_together(place: Path) -> None:
     train(with_values(plain(place, "teacher", epochs=1), {"model.name": "tinynet6"}))
     config = configured(place, place / "cached", "at", mixup=0.2, cache_teacher=1.0)

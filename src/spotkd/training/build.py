@@ -48,6 +48,10 @@ def check_run_options(options: RunOptions) -> None:
     for check in (milestones, warmup):
         check(options.optim, MOST_EPOCHS if options.epochs == "auto" else options.epochs)
     check_installed(parse_loggers(options.logger))
+    if isinstance(options, DistillOptions) and options.hazard and (options.mixup or options.cutmix):
+        raise SpotkdError(
+            "hazard: pictures that are damaged on purpose are not mixed; leave it out, or mixup and cutmix"
+        )
 
 
 def check_devices(options: RunOptions) -> None:
