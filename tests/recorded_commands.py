@@ -33,6 +33,9 @@ COMMANDS = {
     "inspect": "run",
     "report": "run --figures made/figures",
     "bench": "plan.yaml --dry-run",
+    "search": "--teacher resnet8 --teacher.checkpoint teacher --student resnet8 --runs 1 --data.val_share 0.5 "
+    + RUN.replace("--quiet ", "")
+    + " --distillers kd --strategies always --out made/search",
     "demo": "--faces 1 --teacher_epochs 1 --epochs 1 --out demo",
 }
 MINE = "from spotkd import create_model\ndef build(classes): return create_model('resnet8', classes)\n"
