@@ -79,8 +79,8 @@ def page_lines(results: Results, missing: Sequence[str] = (), pictures: bool = F
         lack of time the plan was cut after its first 23 students had been seen, to glyph94 and four strategies (later
         five), and how the rule pools was written then too. What the rule says has changed while students were added:
         `trust+balance` with 5 and 6 pairs on clean data, `balance` with 7, `trust+balance` with 9. So it is not
-        settled, and the last seed may lack a distiller. Constants of `trust` and `balance` come from pilots on the same sets.
-        Confirm on data of your own.
+        settled, and the last seed may lack a distiller. Constants of `trust` and `balance` come from pilots on the same
+        sets. Confirm on data of your own.
     """)
     seconds = [statistics.median(results.seconds(name) or [0.0]) for name in missing]
     if seconds:
