@@ -139,3 +139,20 @@ def test_squeezenet() -> None:
     teacher = stage(torchvision.models.resnet18(num_classes=7), image_shape=(3, 64, 64))
     losses = SpotKD(teacher, staged, "at", image_shape=(3, 64, 64))((torch.randn(4, 3, 64, 64), torch.arange(4)))
     assert torch.isfinite(losses.total)
+
+
+def test_the_mean_of_two_heads_is_one_classifier() -> None:
+    class Two(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            features = self.pool(self.body(self.stem(x)))
+            mean: Tensor = (self.head(features) + self.other(features)) / 2
+            return mean
+
+    torch.manual_seed(0)
+    net = Two()
+    images = torch.randn(3, *SHAPE)
+    for at in (["stem", "body"], None):
+        staged = stage(net, at, image_shape=SHAPE)
+        assert feature_shapes(staged, SHAPE)[-2:] == ((8,), (5,))
+        for mode in (True, False):
+            assert torch.equal(staged.train(mode)(images), net.train(mode)(images))

@@ -326,19 +326,29 @@ def test_a_convolution_as_classifier() -> None:
     check(model, staged)
 
 
-def test_no_classifier_is_found() -> None:
+def test_several_heads_on_one_vector_are_the_classifier() -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         x = net.norm(net.conv(x).mean((2, 3)))
         return net.one(x) + net.two(x)
 
     parts = {"conv": nn.Conv2d(3, 8, 3), "norm": nn.LayerNorm(8), "one": nn.Linear(8, 5), "two": nn.Linear(8, 5)}
     model = Lambda(forward, **parts)
+    for at in (["conv"], ["conv", "norm"]):
+        staged = stage(model, at, image_shape=SMALL)
+        assert staged.stage_names == ("conv", "norm", "add")
+        check(model, staged)
+
+
+def test_no_classifier_is_found() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = net.conv(x)
+        return net.one(x.mean((2, 3))) + net.two(x.amax((2, 3)))
+
+    parts = {"conv": nn.Conv2d(3, 8, 3), "one": nn.Linear(8, 5), "two": nn.Linear(8, 5)}
+    model = Lambda(forward, **parts)
     for at in ([], ["conv"]):
         with pytest.raises(SpotkdError, match="name as last cut the module before the classifier"):
             stage(model, at, image_shape=SMALL)
-    staged = stage(model, ["conv", "norm"], image_shape=SMALL)
-    assert staged.stage_names == ("conv", "norm", "add")
-    check(model, staged)
 
 
 def test_the_callers_embedding_is_taken_as_it_is() -> None:

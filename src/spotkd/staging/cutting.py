@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import SpotkdError
-from ..stages import Rectified, StagedModel
+from ..stages import Rectified, Shape, StagedModel
 from .tracing import (
     DROPOUT,
     ShapeRecorder,
@@ -94,20 +94,7 @@ def cut_network(model: nn.Module, probe: nn.Module, names: list[str], images: Te
     cuts = trace.cut_nodes(names, flat)
     if cuts and not trace.has_weights_after(cuts[-1]):
         raise SpotkdError(f"cut '{names[-1]}' leaves no classifier after it: let the last cut be before the classifier")
-    classifier = trace.classifier()
-    linear = trace.is_linear(classifier) and not (cuts and trace.place[cuts[-1]] >= trace.place[classifier])
-    if not linear:  # then the last cut that the caller names is the embedding
-        classifier = trace.logits
-    elif not (cuts and cuts[-1] in trace.embedding_nodes()):
-        cuts.append(next(node for node in trace.embedding_nodes() if not trace.applies(DROPOUT, node)))
-        names = [*names, trace.label(cuts[-1])]
-    shape = shapes.get(cuts[-1], ()) if cuts else ()
-    pooled, is_map = trace.pooled_logits(shapes), len(shape) == 3 and shape[1:] != (1, 1)
-    if linear and is_map and pooled is not None and cuts[-1] in trace.embedding_nodes():
-        # A convolution before the last pooling classifies: what stands for the embedding is what the pooling gives.
-        cuts[-1], classifier, shape = pooled, trace.logits, shapes[pooled]
-        names = [*names[:-1], trace.label(pooled)]
-    squeezed = linear and shape[1:] == (1, 1)  # the classifier is a 1x1 convolution
+    classifier, names, shape, squeezed = find_classifier(trace, cuts, names, shapes)
     if len(shape) != 1 and not squeezed:
         raise SpotkdError(
             f"{type(model).__name__} does not end in an nn.Linear on a vector that could be found: name as last cut "
@@ -143,6 +130,33 @@ def cut_network(model: nn.Module, probe: nn.Module, names: list[str], images: Te
         root._buffers = {**root._buffers, **constants}
         root._non_persistent_buffers_set = root._non_persistent_buffers_set | constants.keys()
     return TracedModel(root, stage_names, segments(copying))
+
+
+def find_classifier(
+    trace: Trace, cuts: list[fx.Node], names: list[str], shapes: dict[fx.Node, Shape]
+) -> tuple[fx.Node, list[str], Shape, bool]:
+    """The node of the classifier; the names and (in place) the cuts with the embedding, its shape, and whether it is a
+    map ``(D, 1, 1)`` that must be made a vector.
+    """
+    classifier = trace.classifier()
+    linear = trace.is_linear(classifier) and not (cuts and trace.place[cuts[-1]] >= trace.place[classifier])
+    if not linear:  # then the last cut that the caller names is the embedding, or the vector that several heads share
+        classifier = trace.logits
+        shared = trace.shared_vector(shapes)
+        if shared is not None and not (cuts and len(shapes.get(cuts[-1], ())) == 1):
+            cuts.append(shared)
+            names = [*names, trace.label(shared)]
+    elif not (cuts and cuts[-1] in trace.embedding_nodes()):
+        cuts.append(next(node for node in trace.embedding_nodes() if not trace.applies(DROPOUT, node)))
+        names = [*names, trace.label(cuts[-1])]
+    shape = shapes.get(cuts[-1], ()) if cuts else ()
+    pooled, is_map = trace.pooled_logits(shapes), len(shape) == 3 and shape[1:] != (1, 1)
+    if linear and is_map and pooled is not None and cuts[-1] in trace.embedding_nodes():
+        # A convolution before the last pooling classifies: what stands for the embedding is what the pooling gives.
+        cuts[-1], classifier, shape = pooled, trace.logits, shapes[pooled]
+        names = [*names[:-1], trace.label(pooled)]
+    squeezed = linear and shape[1:] == (1, 1)  # the classifier is a 1x1 convolution
+    return classifier, names, shape, squeezed
 
 
 def make_stage_code(

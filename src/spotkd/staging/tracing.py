@@ -178,6 +178,14 @@ class Trace(fx.Tracer):
             node = before[0]
         return node
 
+    def shared_vector(self, shapes: dict[fx.Node, Shape]) -> fx.Node | None:
+        """The last vector from which alone the logits are computed, by several heads."""
+        for node in reversed(self.nodes[: self.place[self.logits]]):
+            is_vector = len(shapes.get(node, ())) == 1 and node in self.input_dependent
+            if is_vector and self.has_weights_after(node) and not self.crossing_nodes(node):
+                return node
+        return None
+
     def pooled_logits(self, shapes: dict[fx.Node, Shape]) -> fx.Node | None:
         """The map ``(classes, 1, 1)`` that only has to be flattened to become the logits, if there is one."""
         before = [node for node in self.logits.all_input_nodes if node in self.input_dependent]
