@@ -156,3 +156,31 @@ def test_the_mean_of_two_heads_is_one_classifier() -> None:
         assert feature_shapes(staged, SHAPE)[-2:] == ((8,), (5,))
         for mode in (True, False):
             assert torch.equal(staged.train(mode)(images), net.train(mode)(images))
+
+
+class Changes(nn.Module):
+    """Changes the list that it is given, which torch.fx does not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        maps[0] = self.conv(maps[0])
+        return maps[0]
+
+
+def test_a_trace_that_does_not_run_is_one_line() -> None:
+    class Branches(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.changes = Changes()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.pool(self.changes([self.body(self.stem(x))])))
+            return out
+
+    for at in (["body"], None):
+        with pytest.raises(SpotkdError, match=r"torch\.fx does not trace Branches rightly") as caught:
+            stage(Branches(), at, image_shape=SHAPE)
+        assert "\n" not in str(caught.value)

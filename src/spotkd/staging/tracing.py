@@ -259,7 +259,13 @@ class ShapeRecorder(fx.Interpreter):
     def __init__(self, trace: Trace, images: Tensor) -> None:
         super().__init__(set_mode(trace.root, False), graph=trace.graph)
         self.shapes: dict[fx.Node, Shape] = {}
-        run_with_fixed_seed(self.run, images)
+        try:
+            run_with_fixed_seed(self.run, images)
+        except Exception as error:  # the network itself ran: what was traced is not what it does
+            raise SpotkdError(
+                f"torch.fx does not trace {type(trace.root).__name__} rightly ({one_line(error)[:120]}): cut elsewhere "
+                "or write a StagedModel by hand"
+            ) from error
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
