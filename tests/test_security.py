@@ -136,7 +136,9 @@ OPERATIONS = {
 }
 
 
-@pytest.mark.parametrize("kind", OPERATIONS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind == "lists in lists")) for kind in OPERATIONS]
+)
 def test_pickles_that_compute_for_ever(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     path.write_bytes(torch_file(OPERATIONS[kind]))
@@ -496,6 +498,7 @@ def test_commands_in_messages_can_be_copied(word: str, tmp_path: Path) -> None:
     assert shlex.split(command) == ["spotkd", "train", "--resume", escape_terminal(str(tmp_path / word))]
 
 
+@pytest.mark.slow
 def test_no_control_characters_reach_the_terminal(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -522,6 +525,7 @@ def test_no_control_characters_reach_the_terminal(
             assert text.isprintable(), ascii(text)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_names_that_are_no_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
