@@ -1,4 +1,4 @@
-"""KD: the teacher's softened logits.
+"""KD: the teacher's logits, softened by a temperature.
 
 Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531.
 
