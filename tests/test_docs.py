@@ -35,6 +35,9 @@ def test_no_page_is_left_over() -> None:
 def test_every_distiller_says_all_that_matters(name: str) -> None:
     text = (ROOT / "docs" / "distillers" / f"{name}.md").read_text(encoding="utf-8")
     assert [section for section in SECTIONS if f"**{section}.**" not in text] == []
+    formula = text.partition("**Formula.**")[2].partition("**Constants.**")[0]
+    assert "```math\n" in formula, "typeset on the site and on code hosts"
+    assert "\n    " not in re.sub(r"```math\n.*?```", "", formula, flags=re.DOTALL)
 
 
 def test_every_strategy_is_described() -> None:

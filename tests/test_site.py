@@ -67,6 +67,9 @@ def test_the_site_is_built_without_a_warning_and_asks_the_network_for_nothing(tm
     python = (site / "reference" / "python.html").read_text(encoding="utf-8")
     assert "Spot-adaptive distillation of one batch." in python
     assert ":class:" not in python
+    kd = (site / "distillers" / "kd.html").read_text(encoding="utf-8")
+    assert '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block"><mrow><mi>L</mi>' in kd
+    assert [name for name in pages if "arithmatex" in (site / name).read_text(encoding="utf-8")] == []
 
 
 @pytest.mark.process

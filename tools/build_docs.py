@@ -80,8 +80,8 @@ def distiller_index() -> str:
 Every one works with every [strategy](../strategies.md), which decides for each sample at which of the distiller's spots
 it acts. KD stands at the logits beside every distiller of features; one of the logits takes its place.
 
-In the formulas `B` is the size of the batch, `m_b` is 1 where sample `b` is selected at the spot and `n` is the number
-of such samples; `f_s`, `f_t` are the features of student and teacher. A loss is always `n / B` times that of the
+In the formulas $B$ is the size of the batch, $m_b$ is 1 where sample $b$ is selected at the spot and $n$ is the number
+of such samples; $f_s$, $f_t$ are the features of student and teacher. A loss is always $n / B$ times that of the
 selected samples alone, computed with static shapes from a mask. What each costs in time and memory stands in
 [the benchmarks](../../benchmarks/README.md#distillers).
 

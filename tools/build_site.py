@@ -10,6 +10,7 @@ any builder that reads ``mkdocs.yml`` can make the site of it.
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import posixpath
@@ -20,6 +21,8 @@ import sys
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
+
+from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = (
@@ -36,6 +39,7 @@ BEHIND = "---\nsearch: { boost: 0.2 }\n---\n"
 LINK = re.compile(r"(?<=\]\()([^)#:\s]+)")  # the path of a link or a picture, without its anchor
 
 DIALOG = 'data-md-component="search" role="dialog"'
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[]\s*(.*?)\s*\\[)\]]</\1>', re.DOTALL)
 ROLE = re.compile(r":\w+:<code>(?:~[\w.]+\.)?(\w)")
 
 
@@ -54,6 +58,11 @@ def for_site(text: str, path: str) -> str:
         return posixpath.relpath(site_path(target), posixpath.dirname(site_path(path)) or ".")
 
     return LINK.sub(moved, text)
+
+
+def formula(found: re.Match[str]) -> str:
+    """A formula in LaTeX as MathML, which browsers show without any script."""
+    return convert(html.unescape(found[2]), display="inline" if found[1] == "span" else "block")
 
 
 def notebook_page(notebook: dict[str, Any], pictures: Path) -> str:
@@ -102,9 +111,9 @@ def build(folder: Path) -> subprocess.CompletedProcess[str]:
     site = folder / "site"
     for page in (*site.glob("reference/*.html"), *site.glob("search/*.js*")):  # :class:`~spotkd.stages.Batch` as Batch
         page.write_text(ROLE.sub(r"<code>\1", page.read_text(encoding="utf-8")), encoding="utf-8")
-    for page in site.rglob("*.html"):  # the theme's dialog has no name for those who hear it
-        text = page.read_text(encoding="utf-8")
-        page.write_text(text.replace(DIALOG, f'{DIALOG} aria-label="Search"'), encoding="utf-8")
+    for page in site.rglob("*.html"):  # formulas; and the theme's dialog has no name for those who hear it
+        text = page.read_text(encoding="utf-8").replace(DIALOG, f'{DIALOG} aria-label="Search"')
+        page.write_text(FORMULA.sub(formula, text), encoding="utf-8")
     return done
 
 

@@ -1,19 +1,23 @@
-"""RKD: distances and angles between samples.
+r"""RKD: distances and angles between samples.
 
 Park, Kim, Lu, Cho, "Relational Knowledge Distillation", CVPR 2019, arXiv:1904.05068.
 
 **Idea.** Keep the shape of the cloud of embeddings: how far samples lie apart and at which angles three of them meet.
 
-**Formula.** Over the `n` selected samples, with `h` the smooth-L1 function of threshold 1, `d_ij` the distances
-divided by their mean over pairs, and `A_ijk` the cosine of the angle at sample `i` between `j` and `k`:
+**Formula.** Over the $n$ selected samples, with $h$ the smooth-L1 function of threshold 1, $d_{ij}$ the distances
+divided by their mean over pairs, $A_{ijk}$ the cosine of the angle at sample $i$ between $j$ and $k$, and the weights
+$\lambda_d$ (`distance`) and $\lambda_a$ (`angle`):
 
-    L = n / B * ( distance / n^2 * sum_ij h(d_ij^s - d_ij^t) + angle / n^3 * sum_ijk h(A_ijk^s - A_ijk^t) )
+```math
+L = \frac{n}{B} \Big( \frac{\lambda_d}{n^2} \sum_{ij} h(d^s_{ij} - d^t_{ij})
+    + \frac{\lambda_a}{n^3} \sum_{ijk} h(A^s_{ijk} - A^t_{ijk}) \Big)
+```
 
 **Constants.** `distance = 25`, `angle = 50`, weight 1.
 
 **Spots.** The pooled embedding. Takes vectors. The loss relates samples, so the mask goes into pairs and triples.
 
-**Cost.** Differences `B x B x D` of both networks and angles `B x B x B`; no parameters.
+**Cost.** Differences $B \times B \times D$ of both networks and angles $B \times B \times B$; no parameters.
 
 **Paper and author code.** Distances come from differences, not from the Gram matrix: duplicates are at distance 0
 exactly, where the code's gradient reaches 1e11. Fewer than two selected samples give 0 (the code logs NaN for one).
