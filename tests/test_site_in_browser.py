@@ -42,7 +42,7 @@ READ = (
     "which-distiller",
     "distillers/at",
     "reference/options",
-    "reference/python",
+    "reference/SpotKD",
     "results",
     "families",
 )
