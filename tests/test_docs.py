@@ -61,6 +61,15 @@ def test_the_strategies_shown_do_what_is_said(pair: tuple[TinyNet, TinyNet], bat
     torch.testing.assert_close(method(batch).mask, sure[:, None].expand(-1, 4))
 
 
+@pytest.mark.slow
+def test_sakd_in_five_minutes_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "five-minutes.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "five-minutes.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["layer1", "layer2", "layer3", "logits"]
+
+
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_distiller_of_ones_own_in_four_steps(tmp_path: Path) -> None:
