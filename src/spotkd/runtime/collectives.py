@@ -53,3 +53,27 @@ def _average(tensors: Sequence[Tensor], weight: float) -> None:
         values = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, value in zip(tensors, values, strict=True):
             tensor.copy_(value.view_as(tensor))
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def merge_rows(values: Tensor, known: Tensor) -> None:
+    """Give the first process the rows that any process knows, bit for bit; what the others have is lost.
+
+    Args:
+        values: ``(N, ...)``.
+        known: ``(N,)`` bool, which rows this process knows.
+    """
+    if not dist.is_initialized():
+        return
+    mine = dist.get_rank() + 1
+    owners = known.to(torch.int32) * mine
+    dist.all_reduce(owners, dist.ReduceOp.MAX)  # a row that several know may differ in its last bits
+    values[owners != mine] = 0
+    order = sorted(range(values.dim()), key=values.stride, reverse=True)
+    dist.reduce(values.permute(order).view(torch.uint8), 0, dist.ReduceOp.MAX)
+    known.copy_(owners > 0)

@@ -273,29 +273,6 @@ def plan_preparation(method: SpotKD, options: DistillOptions, images: int) -> Pr
     return PreparationPlan(names, epochs, chosen.lr, chosen.checkpoint, options.quiet, options.skip_nonfinite)
 
 
-def cache_teacher(method: SpotKD, data: Dataset, options: DistillOptions, device: Device) -> None:
-    """Make room for the teacher's outputs, where that is asked for.
-
-    Raises:
-        SpotkdError: they take more than is allowed, or the teacher sees other images in every epoch.
-    """
-    if not options.cache_teacher:
-        return
-    if data.augment:
-        raise SpotkdError(
-            "cache_teacher: the teacher sees other images in every epoch; set data.augment to false, or leave it out"
-        )
-    if options.mixup or options.cutmix:
-        raise SpotkdError(
-            "cache_teacher: mixed images are other ones in every epoch; leave it out, or mixup and cutmix"
-        )
-    if data.train.labels is None:
-        raise SpotkdError(f"cache_teacher: the images of {data.name} stream by and cannot be told apart; leave it out")
-    method.cache_teacher(len(data.train), 2 if device.precision == "bf16-mixed" else 4, options.cache_teacher)
-    if method.teacher_cache is not None and not options.quiet:
-        print(f"teacher {options.teacher.name}: its outputs take {method.teacher_cache.gib:.3g} GiB")  # noqa: T201
-
-
 def check_teacher_of(options: DistillOptions, method: SpotKD, data: Dataset, device: Device) -> Scores | None:
     """See :func:`.teacher.check_teacher`."""
     loader = Loader(

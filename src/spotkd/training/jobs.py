@@ -40,7 +40,6 @@ from .build import (
     AnyRun,
     build_distillation,
     build_supervised,
-    cache_teacher,
     check_class_count,
     check_run_options,
     check_teacher_of,
@@ -50,6 +49,7 @@ from .build import (
     open_device,
     plan_preparation,
 )
+from .caching import cache_teacher
 from .evaluation import evaluate
 from .launch import launch, needs_launch
 from .loop import fit
