@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from spotkd import SpotkdError
+from spotkd import DATASETS, MODELS, SpotkdError
 from spotkd.data import Loader
 from spotkd.models import save_weights
 from spotkd.options import DataOptions, DistillOptions, ModelOptions, with_values
@@ -23,23 +23,25 @@ from spotkd.training import distill, resume
 from spotkd.training.launch import launch
 
 from ..conftest import TinyNet
-from .killed_runs import configured, differences, prepare_names, tiny_data, what_is_left
+from .killed_runs import configured, differences, tiny_data, what_is_left
 
 HERE = "python:tests.training.distributed_runs."
-CROPS = {"cache_teacher": 1.0, "cache.crops": 3}
+CROPS: dict[str, Any] = {"cache_teacher": 1.0, "cache.crops": 3}
 
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder with a teacher; the data set and the networks have names."""
-    prepare_names()
+    monkeypatch.setitem(DATASETS._entries, "tiny", lambda config: tiny_data())
+    monkeypatch.setitem(MODELS._entries, "tinynet6", lambda classes: TinyNet(6, classes))
+    monkeypatch.setitem(MODELS._entries, "tinynet4", lambda classes: TinyNet(4, classes))
     (tmp_path / "teacher").mkdir()
     torch.manual_seed(0)
     save_weights(TinyNet(6, 5), tmp_path / "teacher" / "model.safetensors", {"model": "tinynet6"})
     return tmp_path
 
 
-def run(place: Path, out: str, distiller: str = "at", **options: Any) -> dict[str, list[float]]:
+def run(place: Path, out: str, distiller: str = "at", /, **options: Any) -> dict[str, list[float]]:
     """The metrics of a run, but for its time."""
     distill(configured(place, place / out, distiller, logger="none", **options))
     found = dict(RunFolder(place / out).metrics)
@@ -81,10 +83,15 @@ def test_as_many_crops_as_epochs_are_what_a_run_sees_without(place: Path, teache
 
 
 def test_another_distiller_finds_what_is_there(place: Path, teacher_passes: list[int]) -> None:
-    folder = {"cache.folder": str(place / "kept"), "data.augment": False, "cache_teacher": 1.0, "inspect_every": 0}
+    folder: dict[str, Any] = {
+        "cache.folder": str(place / "kept"),
+        "data.augment": False,
+        "cache_teacher": 1.0,
+        "inspect_every": 0,
+    }
     run(place, "kd", "kd", **folder)
     before = {path.name: path.stat().st_mtime_ns for path in (place / "kept").iterdir()}
-    assert run(place, "at", **folder) == run(place, "plain", **{"data.augment": False, "inspect_every": 0})
+    assert run(place, "at", **folder) == run(place, "plain", inspect_every=0, **{"data.augment": False})
     after = {path.name: path.stat().st_mtime_ns for path in (place / "kept").iterdir()}
     assert before.items() < after.items()  # the embedding and the logits are not written again
 
@@ -130,7 +137,7 @@ def test_crops_are_each_sample_s_own_and_the_order_is_not(place: Path) -> None:
 
 
 def test_a_cache_of_something_else_is_refused(place: Path) -> None:
-    kept = {"cache.folder": str(place / "kept"), "epochs": 1, **CROPS}
+    kept: dict[str, Any] = {"cache.folder": str(place / "kept"), "epochs": 1, **CROPS}
     run(place, "first", **kept)
     torch.manual_seed(1)
     (place / "other").mkdir()
@@ -152,7 +159,7 @@ def test_a_cache_of_something_else_is_refused(place: Path) -> None:
 
 
 def test_damage_and_strangers_are_one_line(place: Path) -> None:
-    kept = {"cache.folder": str(place / "kept"), "epochs": 1, **CROPS}
+    kept: dict[str, Any] = {"cache.folder": str(place / "kept"), "epochs": 1, **CROPS}
     run(place, "first", **kept)
     path = place / "kept" / "crop0001-stage1.safetensors"
     content = bytearray(path.read_bytes())
@@ -205,7 +212,7 @@ def test_packed_logits_keep_the_largest_and_the_probability_of_the_rest() -> Non
 
 @pytest.mark.slow
 def test_the_largest_logits_alone_give_the_same_run_from_a_new_and_a_filled_folder(place: Path) -> None:
-    kept = {"cache.folder": str(place / "kept"), "cache.top": 2, **CROPS}
+    kept: dict[str, Any] = {"cache.folder": str(place / "kept"), "cache.top": 2, **CROPS}
     first, second = run(place, "first", **kept), run(place, "second", **kept)
     assert first == second
     assert first["loss_kl"] != run(place, "all", **CROPS)["loss_kl"]
