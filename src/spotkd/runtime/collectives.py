@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..distributed import Shard
+from ..distributed import Shard, is_sharded
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
@@ -23,7 +23,8 @@ def broadcast_state(method: nn.Module) -> None:
     """Copy the first process's parameters and buffers to all others."""
     if dist.is_initialized():
         for name, tensor in method.state_dict().items():
-            if not name.endswith("_extra_state"):  # what is no tensor of the device is the same everywhere
+            # What is no tensor of the device is the same everywhere, and so are weights of which each has a share.
+            if not name.endswith("_extra_state") and not is_sharded(tensor):
                 dist.broadcast(tensor, src=0)
 
 

@@ -27,6 +27,7 @@ from ..runs.folder import RunFolder
 from ..runs.follower import RunFollower, share_state
 from ..runs.writer import RunWriter
 from ..runtime.device import Device
+from ..runtime.sharding import shard_network
 from .build import policy_decay
 from .decision_log import WATCHED_IMAGES, DecisionLog
 from .guard import Guard
@@ -173,6 +174,8 @@ def assemble(
     method.label_smoothing = options.label_smoothing
     optimizer, schedule = _optimizer(options, method, data)
     method.to(memory_format=device.memory_format)  # type: ignore[call-overload]
+    if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and options.shard_teacher:
+        shard_network(method.teacher, device.fabric.device, device.fabric.world_size)
     trained = TrainedNetwork(method.student)
     if options.ema:
         trained = AveragedNetwork(method.student, options.ema, device.fabric.device)

@@ -95,6 +95,22 @@ def open_device(options: AnyRun) -> tuple[AnyRun, Device]:
     return replace(options, quiet=options.quiet or not device.is_first), device
 
 
+def check_sharding(method: SpotKD, options: DistillOptions, device: Device) -> None:
+    """A teacher can be shared out among devices, if it stays as it is.
+
+    Raises:
+        SpotkdError: there is one device, the teacher is trained, or its passes are compiled.
+    """
+    if not options.shard_teacher:
+        return
+    if device.fabric.world_size == 1:
+        raise SpotkdError("shard_teacher has no effect on one device: use several (--devices 2), or leave it out")
+    if method.joint:
+        raise SpotkdError("shard_teacher: this strategy trains the teacher; leave it out")
+    if options.compile:
+        raise SpotkdError("shard_teacher: passes that gather weights are not compiled; leave it out, or compile")
+
+
 def data_spec(options: DataOptions) -> DataSpec:
     """What `data` is asked for."""
     return DataSpec(**asdict(options))
