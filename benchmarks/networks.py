@@ -13,13 +13,12 @@ import argparse
 import csv
 import sys
 from contextlib import redirect_stdout
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tests.vision import timm, torchvision
 
 from spotkd import MODELS, create_model
 from spotkd.distillers.base import all_maps
@@ -97,6 +96,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("networks.csv"))
     parser.add_argument("--page", type=Path, help="write the page from the rows, too")
     chosen = parser.parse_args()
+    import_module("tests.vision")  # torchvision under a torch of another build
     torch.set_num_threads(1)
     rows = read_rows(chosen.out)
     wanted = [(name, 100, 32) for name in MODELS]

@@ -29,7 +29,7 @@ OUTSIDE = (
     "CHANGELOG.md",
     "CITATION.cff",
     "CONTRIBUTING.md",
-    "benchmarks/README.md",
+    "benchmarks/*.md",
     "benchmarks/results/**/*",
     "examples/*.py",
     "src/spotkd/distillers/*.py",

@@ -200,7 +200,7 @@ class SpotKD(RoutedMethod):
         self.strategy.start_epoch(epoch, epochs)
         self.progress = (epoch - 1) / epochs
         if self.teacher_cache is not None:
-            self.teacher_cache.start_epoch()
+            self.teacher_cache.start_epoch(epoch)
         for distiller in filter(None, (self.logit_distiller, self.distiller)):
             distiller.start_epoch(epoch, epochs)
 

@@ -20,7 +20,7 @@ from .distributed import all_gather, all_reduce_mean, own_rows, per_rank_generat
 from .errors import SpotkdError
 from .losses import Method
 from .stages import Batch, Shape, StagedModel, StageOutputs
-from .teacher_cache import TeacherCache
+from .teacher_cache import Store, TeacherCache
 
 
 class Observation(NamedTuple):
@@ -163,19 +163,32 @@ class TeacherStudentMethod(Method):
         """Means (scalars) over this process's samples, or with ``gather`` over those of all processes."""
         return tuple(all_reduce_mean(torch.stack(means))) if self.gather else means
 
-    def cache_teacher(self, samples: int, itemsize: int = 4, limit: float = 4.0) -> None:
+    def cache_teacher(
+        self,
+        samples: int,
+        itemsize: int = 4,
+        limit: float = 4.0,
+        *,
+        crops: int = 1,
+        top: int = 0,
+        store: Store | None = None,
+    ) -> None:
         """Compute the frozen teacher's outputs once for each of ``samples`` samples, and look them up from then on.
 
-        Exact where a sample's image is the same in every epoch. Call :meth:`start_epoch` when an epoch begins, and
-        give every batch its indices.
+        Exact where a sample's image is the same in every epoch, or in every ``crops``-th. Call :meth:`start_epoch`
+        when an epoch begins, and give every batch its indices; with a store, ``teacher_cache.finish_epoch()`` when it
+        ends.
 
         Args:
             samples: how many there are.
             itemsize: bytes of one of the outputs' numbers.
             limit: GiB that they may take.
+            crops: in how many augmentations each sample is seen, in turn.
+            top: keep only so many of the largest logits, in half precision; 0 keeps all, as they are.
+            store: keeps the outputs beyond the run, see :class:`~spotkd.teacher_cache.Store`.
 
         Raises:
-            SpotkdError: they take more, or the strategy trains the teacher.
+            SpotkdError: they take more, ``top`` does not fit, or the strategy trains the teacher.
         """
         if self.joint:
             raise SpotkdError("cache_teacher: this strategy trains the teacher, whose outputs change; leave it out")
@@ -184,7 +197,7 @@ class TeacherStudentMethod(Method):
         # Routing starts from the feature at the first spot, the policy from the embedding.
         features = {*(at_spots[:1] if preactivations else at_spots), last - 1, last}
         self.teacher_cache = TeacherCache(
-            samples, self._teacher_shapes, sorted(features), preactivations, itemsize, limit
+            samples, self._teacher_shapes, sorted(features), preactivations, itemsize, limit, crops, top, store
         )
 
     remember_teacher = Renamed("cache_teacher")

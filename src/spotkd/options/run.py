@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .cache import CacheOptions
 from .fields import option, section
 from .grammar import parse_hazards, parse_interval, parse_loggers, parse_spots
 
@@ -279,8 +280,11 @@ class DistillOptions(RunOptions):
         fold: fold the frozen teacher's BatchNorms into its convolutions, where that leaves its outputs as they are.
         gather: with several devices, whatever compares or counts the samples of a batch (relational distillers, the
             gamma rule, the balance and share terms) sees those of all devices; without it, those of its own.
+        shard_teacher: with several devices, each keeps its share of the frozen teacher's weights and gets the others as
+            they are needed (FSDP2), for a teacher that is too large for a device.
         cache_teacher: GiB that the frozen teacher's outputs may take: they are computed in the first epoch and looked
-            up afterwards. 0 keeps none. Only with data.augment false.
+            up afterwards. 0 keeps none. Only with data.augment false, or cache.crops.
+        cache: where they are kept, and for which augmentations.
         hazard: damage done on purpose, to see what a strategy makes of it: wrong:0.4 (for 40 % of the training images
             the teacher sees another one, of another class), subgroup:0.2 (the same for all images of 20 % of the
             classes), shift:1 (noise of that deviation over all that the teacher sees), scale:30 (the distiller's weight
@@ -310,7 +314,9 @@ class DistillOptions(RunOptions):
     )
     fold: bool = option(True, affects="result")
     gather: bool = option(False, affects="result")
+    shard_teacher: bool = option(False, affects="numerics", free_on_resume=True)
     cache_teacher: float = option(0.0, affects="speed", at_least=0)
+    cache: CacheOptions = section(CacheOptions)
     hazard: list[str] | str | None = option(None, affects="result", parse=parse_hazards)
     policy: PolicyOptions = section(PolicyOptions)
     preparation: PreparationOptions = section(PreparationOptions)

@@ -27,6 +27,7 @@ from ..runs.folder import RunFolder
 from ..runs.follower import RunFollower, share_state
 from ..runs.writer import RunWriter
 from ..runtime.device import Device
+from ..runtime.sharding import shard_network
 from .build import policy_decay
 from .decision_log import WATCHED_IMAGES, DecisionLog
 from .guard import Guard
@@ -37,6 +38,7 @@ from .progress import Notes, Progress
 from .select import Selection
 from .session import Schedule, Session, TrainingData
 from .state import changing_buffers
+from .teacher_files import CacheKeeper
 from .trained import AveragedNetwork, TrainedNetwork
 
 
@@ -172,6 +174,8 @@ def assemble(
     method.label_smoothing = options.label_smoothing
     optimizer, schedule = _optimizer(options, method, data)
     method.to(memory_format=device.memory_format)  # type: ignore[call-overload]
+    if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and options.shard_teacher:
+        shard_network(method.teacher, device.fabric.device, device.fabric.world_size)
     trained = TrainedNetwork(method.student)
     if options.ema:
         trained = AveragedNetwork(method.student, options.ema, device.fabric.device)
@@ -226,9 +230,12 @@ def _loaders(options: RunOptions, data: Dataset, selection: Selection, device: D
     split, watched = selection.watched
     mixes = options.mixup or options.cutmix
     mixing = Mixing(len(data.classes), options.mixup, options.cutmix) if mixes else None
+    crops: dict[str, Any] = {}
+    if isinstance(options, DistillOptions):
+        crops = {"crops": options.cache.crops, "crop_seed": options.cache.seed}
     return TrainingData(
         dataset=data,
-        train=Loader(data, data.train, options.batch_size, training=True, mixing=mixing, **common),
+        train=Loader(data, data.train, options.batch_size, training=True, mixing=mixing, **crops, **common),
         watched=Loader(data, watched, options.eval_batch_size, training=False, **common),
         watched_split=split,
         test=Loader(data, data.test, options.eval_batch_size, training=False, **common),
@@ -255,6 +262,8 @@ def _hooks(
     ]
     if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and method.strategy.tells_samples_apart:
         hooks += _decision_log(options, method, images.dataset, device, loggers)
+    if isinstance(method, SpotKD) and method.teacher_cache is not None:
+        hooks.append(CacheKeeper(method.teacher_cache))
     hooks += [progress, _notes(options, method, progress)]
     if options.compile:
         shard = train.shard(1, 0)  # what this process has of a full batch

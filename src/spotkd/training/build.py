@@ -95,6 +95,22 @@ def open_device(options: AnyRun) -> tuple[AnyRun, Device]:
     return replace(options, quiet=options.quiet or not device.is_first), device
 
 
+def check_sharding(method: SpotKD, options: DistillOptions, device: Device) -> None:
+    """A teacher can be shared out among devices, if it stays as it is.
+
+    Raises:
+        SpotkdError: there is one device, the teacher is trained, or its passes are compiled.
+    """
+    if not options.shard_teacher:
+        return
+    if device.fabric.world_size == 1:
+        raise SpotkdError("shard_teacher has no effect on one device: use several (--devices 2), or leave it out")
+    if method.joint:
+        raise SpotkdError("shard_teacher: this strategy trains the teacher; leave it out")
+    if options.compile:
+        raise SpotkdError("shard_teacher: passes that gather weights are not compiled; leave it out, or compile")
+
+
 def data_spec(options: DataOptions) -> DataSpec:
     """What `data` is asked for."""
     return DataSpec(**asdict(options))
@@ -271,29 +287,6 @@ def plan_preparation(method: SpotKD, options: DistillOptions, images: int) -> Pr
     share = 0.0 if preparation is None else preparation.share
     epochs = max(round(epochs_for(options, images) * share), 1) if chosen.epochs is None else chosen.epochs
     return PreparationPlan(names, epochs, chosen.lr, chosen.checkpoint, options.quiet, options.skip_nonfinite)
-
-
-def cache_teacher(method: SpotKD, data: Dataset, options: DistillOptions, device: Device) -> None:
-    """Make room for the teacher's outputs, where that is asked for.
-
-    Raises:
-        SpotkdError: they take more than is allowed, or the teacher sees other images in every epoch.
-    """
-    if not options.cache_teacher:
-        return
-    if data.augment:
-        raise SpotkdError(
-            "cache_teacher: the teacher sees other images in every epoch; set data.augment to false, or leave it out"
-        )
-    if options.mixup or options.cutmix:
-        raise SpotkdError(
-            "cache_teacher: mixed images are other ones in every epoch; leave it out, or mixup and cutmix"
-        )
-    if data.train.labels is None:
-        raise SpotkdError(f"cache_teacher: the images of {data.name} stream by and cannot be told apart; leave it out")
-    method.cache_teacher(len(data.train), 2 if device.precision == "bf16-mixed" else 4, options.cache_teacher)
-    if method.teacher_cache is not None and not options.quiet:
-        print(f"teacher {options.teacher.name}: its outputs take {method.teacher_cache.gib:.3g} GiB")  # noqa: T201
 
 
 def check_teacher_of(options: DistillOptions, method: SpotKD, data: Dataset, device: Device) -> Scores | None:

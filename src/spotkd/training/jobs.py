@@ -40,9 +40,9 @@ from .build import (
     AnyRun,
     build_distillation,
     build_supervised,
-    cache_teacher,
     check_class_count,
     check_run_options,
+    check_sharding,
     check_teacher_of,
     choose_epochs,
     data_spec,
@@ -50,6 +50,7 @@ from .build import (
     open_device,
     plan_preparation,
 )
+from .caching import cache_teacher
 from .evaluation import evaluate
 from .launch import launch, needs_launch
 from .loop import fit
@@ -84,6 +85,7 @@ def distill(options: DistillOptions) -> Summary:
     data = open_data(options)
     options, data = _adopt_normalisation(choose_epochs(options, data), data)
     method = build_distillation(options, data, options.quiet)
+    check_sharding(method, options, device)
     cache_teacher(method, data, options, device)
     # Which options have an effect is known before the teacher is looked at.
     plan_preparation(method, options, len(data.train))
@@ -131,6 +133,7 @@ def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, 
             print(escape_lines(run.note))  # noqa: T201  # for the person
         if run.finished:
             return RunFolder(run.folder).result
+        session = assemble(options, method, data, device, run)
         scores = None
         if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and run.state is None:
             scores = check_teacher_of(options, method, data, device)
@@ -138,7 +141,6 @@ def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, 
             balanced = isinstance(method, SpotKD) and method.balance is not None
             for line in _describe_choices(options, balanced, data, device, scores):
                 print(escape_lines(line))  # noqa: T201  # for the person
-        session = assemble(options, method, data, device, run)
         broadcast_state(session.method)
         if isinstance(options, DistillOptions) and isinstance(session.method, SpotKD):
             plan = plan_preparation(session.method, options, len(data.train))
