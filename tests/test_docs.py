@@ -116,3 +116,12 @@ def test_a_distiller_in_a_file_of_ones_own(
     losses.total.backward()
     assert losses.distill.item() > 0
     assert torch.isfinite(losses.total)
+
+
+ODD = ("the house", "to hear that it is yours", "shared code has it", "that note nothing", "the field shares")
+
+
+def test_pages_are_in_plain_english() -> None:
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("src/**/*.py")]
+    texts = {path: " ".join(path.read_text(encoding="utf-8").split()) for path in pages}
+    assert [(path.name, words) for path, text in texts.items() for words in ODD if words in text] == []

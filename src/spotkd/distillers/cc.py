@@ -19,8 +19,8 @@ brings the selected samples together.
 
 **Cost.** Two linear layers, $128 (D_s + D_t)$ weights.
 
-**Paper and author code.** The paper compares full correlation matrices through a kernel; the code that the field
-shares compares neighbours in the batch, followed here: shuffling makes them a random pairing. The code trains the
+**Paper and author code.** The paper compares full correlation matrices through a kernel; the commonly used
+code compares neighbours in the batch, followed here: shuffling makes them a random pairing. The code trains the
 teacher's layer in some scripts and not in others. Here that is one option, `train_teacher`, for all strategies: off
 (as in the code's adaptive runs), the teacher's layer is a fixed random projection; on, both layers can shrink towards
 zero together. Fewer than two selected samples give 0 (the code logs NaN for one).

@@ -3,8 +3,8 @@ r"""FT: factors of the teacher's map, paraphrased.
 Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS 2018,
 arXiv:1802.04977.
 
-**Idea.** An autoencoder, the paraphraser, first learns to say the teacher's map in half as many channels. Then a
-translator on the student's side learns to say the same.
+**Idea.** An autoencoder, the paraphraser, first learns to express the teacher's map in half as many channels. Then
+a translator on the student's side learns to express the same.
 
 **Formula.** With $\phi(u)$ the mean over channels of $u^2$, scaled to length 1 over the $HW$ positions:
 

@@ -1,4 +1,4 @@
-r"""OFD: what a teacher's map says above a margin.
+r"""OFD: a teacher's map above a margin.
 
 Heo, Kim, Yun, Park, Kwak, Choi, "A Comprehensive Overhaul of Feature Distillation", ICCV 2019, arXiv:1904.01866.
 
