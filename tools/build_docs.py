@@ -207,7 +207,7 @@ def object_page(name: str) -> str:
 {example.strip()}
 ```
 
-All it takes: `help({module.__name__}.{name})`, and on the documentation site (`make docs`) below.
+Arguments, shapes and errors: `help({module.__name__}.{name})`.
 
 ::: {path}
 """

@@ -8,7 +8,7 @@ Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv:161
 length 1:
 
 ```math
-l_b = \frac{1}{HW} \lVert A(f_s)_b - A(f_t)_b \rVert^2
+l_b = \frac{1}{HW} \left\lVert A(f_s)_b - A(f_t)_b \right\rVert^2
 ```
 
 ```math

@@ -9,7 +9,7 @@ arXiv:1904.01802.
 Over the $n$ selected samples in the order of the batch, with $p$ and $p + 1$ neighbours:
 
 ```math
-L = \frac{n}{B} \frac{1}{n - 1} \sum_p \delta_p \cdot \delta_{p+1}
+L = \frac{n}{B} \cdot \frac{1}{n - 1} \sum_p \delta_p \cdot \delta_{p+1}
 ```
 
 **Constants.** `dim = 128`, weight 0.02.

@@ -7,7 +7,7 @@ Romero, Ballas, Kahou, Chassang, Gatta, Bengio, "FitNets: Hints for Thin Deep Ne
 **Formula.** With $r$ the regressor and $E$ the number of elements of a feature:
 
 ```math
-l_b = \frac{1}{E} \lVert r(f_s)_b - f_{t,b} \rVert^2
+l_b = \frac{1}{E} \left\lVert r(f_s)_b - f_{t,b} \right\rVert^2
 ```
 
 ```math

@@ -10,7 +10,7 @@ between the channels of two consecutive maps describes that.
 positions of the products of their channels, $C_{k+1} \times C_k$:
 
 ```math
-l_b = \frac{1}{C_{k+1} C_k} \lVert G_{s,b} - G_{t,b} \rVert^2
+l_b = \frac{1}{C_{k+1} C_k} \left\lVert G_{s,b} - G_{t,b} \right\rVert^2
 ```
 
 ```math

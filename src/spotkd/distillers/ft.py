@@ -9,7 +9,7 @@ a translator on the student's side learns to express the same.
 **Formula.** With $\phi(u)$ the mean over channels of $u^2$, scaled to length 1 over the $HW$ positions:
 
 ```math
-l_b = \frac{1}{HW} \big\lVert \phi(\text{translator}(f_s))_b - \phi(\text{encoder}(f_t))_b \big\rVert_1
+l_b = \frac{1}{HW} \left\lVert \phi(\text{translator}(f_s))_b - \phi(\text{encoder}(f_t))_b \right\rVert_1
 ```
 
 ```math

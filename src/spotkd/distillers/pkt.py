@@ -9,7 +9,7 @@ distributions.
 and $\epsilon = 10^{-7}$:
 
 ```math
-L = \frac{n}{B} \frac{1}{n^2} \sum_{ij} p^t_{ij} \ln \frac{p^t_{ij} + \epsilon}{p^s_{ij} + \epsilon}
+L = \frac{n}{B} \cdot \frac{1}{n^2} \sum_{ij} p^t_{ij} \ln \frac{p^t_{ij} + \epsilon}{p^s_{ij} + \epsilon}
 ```
 
 **Constants.** Weight 30000.

@@ -9,7 +9,7 @@ are.
 1:
 
 ```math
-L = \frac{n}{B} \frac{1}{n^2} \lVert G_t - G_s \rVert^2
+L = \frac{n}{B} \cdot \frac{1}{n^2} \left\lVert G_t - G_s \right\rVert^2
 ```
 
 **Constants.** Weight 3000.
