@@ -60,6 +60,8 @@ def compare(rank: int, port: int) -> None:
             method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if shard:
                 shard_network(method.teacher, torch.device("cpu"), 2)
+            with torch.inference_mode():  # as the teacher is checked before the first step
+                method.teacher(batch.images)
             outcomes.append(take_steps(method, batch))
             prints.append(fingerprint(method.teacher.state_dict()))
             load_learned_state(method, learned_state(method))  # as a resumed run does

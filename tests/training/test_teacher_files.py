@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spotkd import DATASETS, MODELS, SpotkdError
-from spotkd.data import Loader
+from spotkd.data import EpochSpec, ImageSet, Loader, Split
+from spotkd.data.images import RawBatch
 from spotkd.models import save_weights
 from spotkd.options import DataOptions, DistillOptions, ModelOptions, with_values
 from spotkd.runs.folder import RunFolder
@@ -190,6 +192,28 @@ def test_options_that_do_not_fit(options: dict[str, Any], message: str, place: P
     with pytest.raises(SpotkdError, match=message) as error:
         distill(configured(place, place / "refused", "at", **options))
     assert "\n" not in str(error.value)
+
+
+def test_a_split_of_ones_own_may_augment_in_its_own_way(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(Split):
+        def __init__(self, split: ImageSet) -> None:
+            self.split, self.labels, self.size = split, split.labels, split.size
+
+        def __len__(self) -> int:
+            return len(self.split)
+
+        def subset(self, indices: Tensor) -> Split:
+            return Own(self.split.subset(indices))
+
+        def batches(self, epoch: EpochSpec) -> Iterator[RawBatch]:
+            return self.split.batches(epoch)
+
+    data = tiny_data()
+    assert isinstance(data.train, ImageSet)
+    data = replace(data, train=Own(data.train))
+    monkeypatch.setitem(DATASETS._entries, "tiny", lambda config: data)
+    with pytest.raises(SpotkdError, match=r"cache.crops: Own of tiny may augment images in its own way; leave it out"):
+        run(place, "own", **CROPS)
 
 
 def test_a_full_disk_is_told_before_it_is_full(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,4 +24,6 @@ def shard_network(network: nn.Module, device: torch.device, processes: int) -> N
     mesh = init_device_mesh(device.type, (processes,))
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP2 knows no other layout
     for module in [m for m in network.modules() if next(m.parameters(recurse=False), None) is not None]:
-        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+        sharded = fully_shard(module, mesh=mesh, reshard_after_forward=True)
+        sharded.unshard()  # or an evaluation would make the memory for it, which training could not use
+        sharded.reshard()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict
 
-from ..data import Dataset
+from ..data import Dataset, ImageSet, LazySet
 from ..errors import SpotkdError
 from ..method import SpotKD
 from ..options import DistillOptions
@@ -54,6 +54,9 @@ def _check_images(data: Dataset, options: DistillOptions) -> None:
     if not data.augment and (options.cache.crops or options.cache.seed is not None):
         name = "crops" if options.cache.crops else "seed"
         raise SpotkdError(f"cache.{name} has no effect: data.augment is false; leave one of them out")
+    if options.cache.crops and not isinstance(data.train, ImageSet | LazySet):
+        kind = type(data.train).__name__
+        raise SpotkdError(f"cache.crops: {kind} of {data.name} may augment images in its own way; leave it out")
     if options.mixup or options.cutmix:
         raise SpotkdError(
             "cache_teacher: mixed images are other ones in every epoch; leave it out, or mixup and cutmix"
@@ -79,7 +82,9 @@ def _facts(method: SpotKD, data: Dataset, options: DistillOptions, device: Devic
     if options.cache.crops:
         seed = options.seed if options.cache.seed is None else options.cache.seed
         facts["augmentation"] = f"{data.padding} pixels, {data.flip}, {data.augmentation}"
-        facts |= {"cache.seed": str(seed), "batch_size": str(options.batch_size)}  # crops are drawn batch by batch
+        facts["cache.seed"] = str(seed)
+        if isinstance(data.train, ImageSet):  # their crops are drawn batch by batch
+            facts["batch_size"] = str(options.batch_size)
     return facts
 
 
