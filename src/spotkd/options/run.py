@@ -108,6 +108,8 @@ class OptimOptions:
         warmup: epochs in which the rate of cosine rises, 2.5 is possible; unset takes a twentieth of all.
         clip: longest gradient; a longer one is shortened to it before the step, the student's and the policy's each by
             itself; 0 for none.
+        dot_delta: DOT: the teacher's gradients get so much more momentum and the labels' so much less (0.075 in the
+            paper), for a second backward pass in each step; 0 for one momentum. For sgd.
     """
 
     lr: float | None = option(None, affects="result", above=0)
@@ -118,6 +120,7 @@ class OptimOptions:
     milestones: list[int] | None = option(None, affects="result")
     warmup: float | None = option(None, affects="result", at_least=0)
     clip: float = option(0.0, affects="result", at_least=0)
+    dot_delta: float = option(0.0, affects="result", at_least=0, below=1)
 
 
 @dataclass(frozen=True)

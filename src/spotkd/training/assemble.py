@@ -203,6 +203,7 @@ def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dat
         milestones=milestones(optim, epochs),
         warmup=warmup(optim, epochs),
         clip=optim.clip,
+        dot_delta=optim.dot_delta,
         **policy,  # type: ignore[arg-type]  # of DistillOptions' own types
     )
     return optimizer, Schedule(epochs, rates)

@@ -48,10 +48,28 @@ def check_run_options(options: RunOptions) -> None:
     for check in (milestones, warmup):
         check(options.optim, MOST_EPOCHS if options.epochs == "auto" else options.epochs)
     check_installed(parse_loggers(options.logger))
+    _check_dot(options)
     if isinstance(options, DistillOptions) and options.hazard and (options.mixup or options.cutmix):
         raise SpotkdError(
             "hazard: pictures that are damaged on purpose are not mixed; leave it out, or mixup and cutmix"
         )
+
+
+def _check_dot(options: RunOptions) -> None:
+    delta, momentum = options.optim.dot_delta, options.optim.momentum
+    if not delta:
+        return
+    if not isinstance(options, DistillOptions):
+        raise SpotkdError("optim.dot_delta has no effect: without a teacher there is one gradient; leave it out")
+    if not delta <= momentum < 1 - delta:
+        raise SpotkdError(
+            f"optim.dot_delta is {delta:g}: with optim.momentum {momentum:g} both momenta must be between 0 and 1"
+        )
+    for key, excluded in (("optim.kind adamw", options.optim.kind == "adamw"), ("optim.clip", options.optim.clip)):
+        if excluded:
+            raise SpotkdError(f"optim.dot_delta is for SGD as it is; leave out it or {key}")
+    if options.compile:
+        raise SpotkdError("optim.dot_delta takes two gradients, and compiled passes give one; leave it out, or compile")
 
 
 def check_devices(options: RunOptions) -> None:
