@@ -49,8 +49,7 @@ def make_optimizer(
         warmup: epochs in which the rate of a cosine schedule rises; None for another schedule, which is one-cycle
             where there are no milestones either.
         clip: longest gradient of each side; 0 for any.
-        dot_delta: how far the momenta of the teacher's and the labels' gradients are from ``momentum``, see
-            :class:`~spotkd.training.dot.DOT`; 0 for one momentum. For sgd alone.
+        dot_delta: see :class:`~spotkd.training.dot.DOT`; 0 for one momentum. For sgd alone.
         policy_lr: learning rate of the policy side; None takes half of ``lr``.
         policy_weight_decay: of the policy side.
     """
@@ -59,8 +58,8 @@ def make_optimizer(
     if clip:
         optimizer.register_step_pre_hook(_clipping(clip))
     if milestones is None and warmup is None:
-        peaks = [group["lr"] for group in groups]
         steps = max(epochs * steps_per_epoch, 2)  # the schedule cannot have fewer
+        peaks = [group["lr"] for group in groups]
         return optimizer, OneCycleLR(optimizer, peaks, total_steps=steps, cycle_momentum=False)
     drops = [epoch * steps_per_epoch for epoch in milestones or ()]
     rise, total = round((warmup or 0) * steps_per_epoch), epochs * steps_per_epoch
