@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,20 @@ def _spell_out(arguments: Sequence[str], named: Sequence[str], switches: Sequenc
     return spelled
 
 
+def _gather_teachers(arguments: Sequence[str]) -> list[str]:
+    """``--teacher`` given more than once: the first is the teacher, the others are ``more_teachers``."""
+    first, others, words = True, [], iter(arguments)
+    kept: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != "--teacher.name" or first:
+            first = first and name != "--teacher.name"
+            kept.append(word)
+        else:
+            others.append(value if equals else next(words, ""))
+    return [*kept, f"--more_teachers={json.dumps(others)}"] if others else kept
+
+
 def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> Any:
     """The configuration that the arguments of a command describe, over those of a recipe if one is named."""
     parser = parser_of(command)
@@ -90,6 +105,8 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     named = [name for name in _NAMED if f"{name}.name" in defaults]
     switches = [name for name, value in defaults.items() if isinstance(value, bool)]
     spelled = _spell_out(arguments, named, switches)
+    if "more_teachers" in defaults:
+        spelled = _gather_teachers(spelled)
     if "recipe" in defaults:
         plain = [argument for argument in spelled if argument.partition("=")[0] != "--print_config"]
         given = _parse(parser, plain, named, defaults=False).as_dict()

@@ -264,6 +264,9 @@ class DistillOptions(RunOptions):
     Args:
         teacher: the trained network; its checkpoint is required.
         student: the network to train.
+        more_teachers: further teachers, as run folders or weights files that note their network, runs/b,runs/c; each
+            has spots of its own, and the losses are averaged (strategy confidence: weighed). --teacher given more than
+            once is short for it. For strategies without a policy.
         distiller: what to distil; 'spotkd distillers' lists them; kd is the logits alone. python:MODULE.CLASS for one
             of yours.
         strategy: where to distil: always (at every spot), adaptive (SAKD), trust (where the teacher can be believed)
@@ -299,6 +302,7 @@ class DistillOptions(RunOptions):
 
     teacher: ModelOptions = section(ModelOptions, checkpoint="place")
     student: ModelOptions = section(lambda: ModelOptions("resnet8"))
+    more_teachers: list[str] | str | None = option(None, affects="result")
     distiller: str = option("kd", affects="result")
     strategy: str = option("always", affects="result")
     options: dict[str, bool | int | float | str] = option({}, affects="result")

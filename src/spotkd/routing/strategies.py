@@ -55,6 +55,9 @@ class Evidence(NamedTuple):
         progress: the share of the epochs that are over, from 0 up to (not including) 1.
         task_gradients: gives the gradients of the labels' loss at the student's features of each spot, ``K + 1``
             tensors ``(B, ...)``. Each call costs a part of a backward pass, so call it every few steps.
+        logits_of_teachers: the logits ``(B, classes)`` of each of several teachers; ``teacher[-1]`` are the joint ones.
+            Empty where there is one teacher.
+        teacher_of_column: whose each column of the weights is, by the place in ``logits_of_teachers``.
     """
 
     policy_logits: Tensor
@@ -64,6 +67,8 @@ class Evidence(NamedTuple):
     losses: Tensor | None
     progress: float
     task_gradients: Callable[[], list[Tensor]]
+    logits_of_teachers: Sequence[Tensor] = ()
+    teacher_of_column: Sequence[int] = ()
 
     def require_losses(self) -> Tensor:
         """The losses, for a strategy that asked for them."""
