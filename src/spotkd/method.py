@@ -100,17 +100,10 @@ class SpotKD(RoutedMethod):
         _check_numbers(gamma, temperature, target_share)
         self.student = student
         self.strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
-        teacher = as_one_teacher(teacher)
-        teachers = teachers_of(teacher)
-        if len(teachers) > 1 and (self.strategy.learns or self.strategy.trains_teacher):
-            raise SpotkdError(
-                f"strategy {type(self.strategy).__name__} routes through one teacher: give one, or another"
-            )
-        shapes = check_pair(student, teacher, image_shape)
-        self._student_shapes, self._teacher_shapes = shapes
-        self.joint = self.strategy.trains_teacher
+        teacher, teachers = _take_teachers(teacher, self.strategy)
+        shapes = self._student_shapes, self._teacher_shapes = check_pair(student, teacher, image_shape)
+        self.joint, self.gather = self.strategy.trains_teacher, gather
         self.teacher = teacher.requires_grad_(self.joint).train(self.joint)
-        self.gather = gather
         # A distiller of the logits takes the place of KD there; any other stands beside KD at spots of its own.
         at = [resolve_spots(spots, student, each) for each in teachers]
         chosen = make_distillers(distiller, *shapes, teachers, spots=at, labels=labels, options=options)
@@ -125,8 +118,7 @@ class SpotKD(RoutedMethod):
             raise SpotkdError("share_cost and target_share shape a learning policy, and this strategy has none")
         self.distiller = None if at_logits else chosen
         self.spots = () if self.distiller is None else self.distiller.spots
-        columns = (*self.spots, *self.logit_distiller.spots)
-        self.spot_names = name_spots(columns, student, teachers)
+        self.spot_names = name_spots((*self.spots, *self.logit_distiller.spots), student, teachers)
         self.alpha, self.gamma = alpha, gamma
         self.beta = chosen.default_weight if beta is None else beta
         self.share_cost, self.target_share, self.target_weight = share_cost, target_share, target_weight
@@ -233,6 +225,19 @@ class SpotKD(RoutedMethod):
         super().train(mode)
         self.teacher.train(mode and self.joint)
         return self
+
+
+def _take_teachers(
+    teacher: StagedModel | Sequence[StagedModel], strategy: Strategy
+) -> tuple[StagedModel, list[StagedModel]]:
+    """The teacher, several as one, and its single networks."""
+    one = as_one_teacher(teacher)
+    teachers = teachers_of(one)
+    if len(teachers) > 1 and (strategy.learns or strategy.trains_teacher):
+        raise SpotkdError(
+            f"strategy {type(strategy).__name__} routes through one teacher: give one, or another strategy"
+        )
+    return one, teachers
 
 
 def _check_numbers(gamma: float, temperature: float | None, target_share: float | None) -> None:
