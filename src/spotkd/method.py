@@ -169,8 +169,8 @@ class SpotKD(RoutedMethod):
             on_features = self.distiller_loss(at_spots, feature_mask, batch, losses)
             distill = self.beta * at_spots.distiller.warmup_factor * on_features
         if self.balance is not None:
-            plain = self.alpha * masked_mean(kd_loss(s[-1], t[-1], KD.temperature), logit_mask.mean(1))
-            self.balance.measure(task + plain, kl if alone else distill, compared, attached)
+            reference = task + self._plain_kd(s[-1], t[-1], logit_mask) if self.balance.is_due else task
+            self.balance.measure(reference, kl if alone else distill, compared, attached)
 
         route = task.new_zeros(()) if decisions.loss is None else decisions.loss
         balance = share = task.new_zeros(())
@@ -184,6 +184,10 @@ class SpotKD(RoutedMethod):
                 route = route + self.gamma_weighted(routed, task.detach())
                 balance = F.relu(len(routes) / 2 - routes[:, -1].sum())
         return Losses(task, kl, distill, teacher, route, balance, share, s[-1].detach(), decisions.mask)
+
+    def _plain_kd(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        """The loss that any distiller of the logits is measured by."""
+        return self.alpha * masked_mean(kd_loss(student, teacher, KD.temperature), weights.mean(1))
 
     def scale_distiller(self, factor: float) -> None:
         """Multiply the weight of the distiller: beta, or alpha where it distils the logits."""
