@@ -109,6 +109,14 @@ def test_every_distiller_learns_from_two_and_goes_on_to_the_bit(
     assert torch.equal(*found)
 
 
+def test_trust_asks_the_teachers_who_are_right(pair: Pair, batch: Batch) -> None:
+    teachers, student = make_teachers(pair, "at")
+    mask = build(teachers, student, "at", "trust")(batch).mask
+    right = [teacher(batch.images).argmax(1) == batch.labels for teacher in teachers]
+    assert not torch.equal(*right)
+    assert torch.equal(mask.bool(), torch.stack([right[k] for k in (0, 0, 0, 1, 1, 1, 0, 1)], dim=1))
+
+
 def test_one_in_a_list_is_the_plain_case(pair: Pair, batch: Batch) -> None:
     teacher, student = pair
     plain, listed = build(teacher, student, "at", "always"), build([teacher], student, "at", "confidence")

@@ -70,6 +70,12 @@ class Evidence(NamedTuple):
     logits_of_teachers: Sequence[Tensor] = ()
     teacher_of_column: Sequence[int] = ()
 
+    def is_teacher_right(self) -> Tensor:
+        """Whether a column's teacher names the label: ``(B, 1)``, of several teachers ``(B, K + 1)``."""
+        logits = self.logits_of_teachers or self.teacher[-1:]
+        right = torch.stack([x.argmax(1) == self.labels for x in logits], dim=1)
+        return right[:, list(self.teacher_of_column)] if self.logits_of_teachers else right
+
     def require_losses(self) -> Tensor:
         """The losses, for a strategy that asked for them."""
         if self.losses is None:
