@@ -57,6 +57,7 @@ class TeacherStudentMethod(Method):
         gather: whether what compares or counts samples sees those of all processes.
         distiller: the distiller of features, if any.
         spots: its pairs ``(student stage, teacher stage)``.
+        logit_distiller: the distiller of the logits.
         teacher_cache: the teacher's outputs, see :meth:`cache_teacher`; None where they are computed in every step.
         teacher_view: gives what the teacher sees of training samples from their images ``(B, C, H, W)`` and indices
             ``(B,)``, see :mod:`spotkd.data.hazards`; None where it sees the same.
@@ -67,6 +68,7 @@ class TeacherStudentMethod(Method):
     joint: bool
     gather: bool
     distiller: Distiller | None
+    logit_distiller: LogitDistiller
     spots: tuple[tuple[int, int], ...]
     teacher_cache: TeacherCache | None = None
     teacher_view: Callable[[Tensor, Tensor | None], Tensor] | None = None
@@ -103,6 +105,10 @@ class TeacherStudentMethod(Method):
         features = network.features(images)
         return features, features
 
+    def logits_of(self, seen: Observation) -> list[Tensor]:
+        """The logits ``(B, classes)`` of each teacher."""
+        return [seen.teacher[t] for _, t in self.logit_distiller.spots]
+
     @property
     def compares_preactivations(self) -> bool:
         """Whether the distiller compares features before the ReLU that ends a stage."""
@@ -124,7 +130,8 @@ class TeacherStudentMethod(Method):
         loss: Tensor
         distiller = at.distiller
         if losses is not None and distiller.separable and not distiller.relational:
-            mine = losses[:, -1:] if isinstance(distiller, LogitDistiller) else losses[:, :-1]
+            logits = isinstance(distiller, LogitDistiller)
+            mine = losses[:, -len(distiller.spots) :] if logits else losses[:, : len(distiller.spots)]
             loss = weighted_means(mine, weights)
         elif self.gather and distiller.relational:
             (at, whole), weights = self._gather(at, batch), all_gather(weights)
@@ -196,6 +203,7 @@ class TeacherStudentMethod(Method):
         preactivations = at_spots if self.compares_preactivations else []
         # Routing starts from the feature at the first spot, the policy from the embedding.
         features = {*(at_spots[:1] if preactivations else at_spots), last - 1, last}
+        features |= {t for _, t in self.logit_distiller.spots}
         self.teacher_cache = TeacherCache(
             samples, self._teacher_shapes, sorted(features), preactivations, itemsize, limit, crops, top, store
         )

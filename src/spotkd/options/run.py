@@ -109,6 +109,8 @@ class OptimOptions:
         warmup: epochs in which the rate of cosine rises, 2.5 is possible; unset takes a twentieth of all.
         clip: longest gradient; a longer one is shortened to it before the step, the student's and the policy's each by
             itself; 0 for none.
+        dot_delta: DOT: the teacher's gradients get so much more momentum and the labels' so much less (0.075 in the
+            paper), for a second backward pass in each step; 0 for one momentum. For sgd.
     """
 
     lr: float | None = option(None, affects="result", above=0)
@@ -119,6 +121,7 @@ class OptimOptions:
     milestones: list[int] | None = option(None, affects="result")
     warmup: float | None = option(None, affects="result", at_least=0)
     clip: float = option(0.0, affects="result", at_least=0)
+    dot_delta: float = option(0.0, affects="result", at_least=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -262,6 +265,9 @@ class DistillOptions(RunOptions):
     Args:
         teacher: the trained network; its checkpoint is required.
         student: the network to train.
+        more_teachers: further teachers, as run folders or weights files that note their network, runs/b,runs/c; each
+            has spots of its own, and the losses are averaged (strategy confidence: weighed). --teacher given more than
+            once is short for it. For strategies without a policy.
         distiller: what to distil; 'spotkd distillers' lists them; kd is the logits alone. python:MODULE.CLASS for one
             of yours.
         strategy: where to distil: always (at every spot), adaptive (SAKD), trust (where the teacher can be believed)
@@ -300,6 +306,7 @@ class DistillOptions(RunOptions):
 
     teacher: ModelOptions = section(ModelOptions, checkpoint="place")
     student: ModelOptions = section(lambda: ModelOptions("resnet8"))
+    more_teachers: list[str] | str | None = option(None, affects="result")
     distiller: str = option("kd", affects="result")
     strategy: str = option("always", affects="result")
     options: dict[str, bool | int | float | str] = option({}, affects="result")

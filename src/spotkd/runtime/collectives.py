@@ -30,8 +30,13 @@ def broadcast_state(method: nn.Module) -> None:
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace the gradients by their mean over the processes, after a backward pass."""
+    average_tensors(p.grad for p in parameters if p.grad is not None)
+
+
+def average_tensors(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by their mean over the processes."""
     if dist.is_initialized():
-        _average([p.grad for p in parameters if p.grad is not None], 1 / dist.get_world_size())
+        _average(list(tensors), 1 / dist.get_world_size())
 
 
 def average_statistics(method: nn.Module, shard: Shard) -> None:

@@ -19,7 +19,7 @@ from ..losses import Method
 from ..method import SpotKD
 from ..models.weights import find_weights
 from ..options import DistillOptions, ModelOptions, RunOptions, TrainOptions
-from ..options.grammar import parse_interval, parse_loggers
+from ..options.grammar import parse_interval, parse_loggers, parse_names
 from ..options.parsing import parse_options
 from ..options.values import changes_of_run, epochs_for, flatten, learning_rate, milestones, warmup
 from ..runs import layout
@@ -48,7 +48,8 @@ def default_folder(options: TrainOptions | DistillOptions, data: Dataset) -> str
     if named:
         return named
     if isinstance(options, DistillOptions):
-        names = [options.distiller, options.teacher.name, options.student.name, options.strategy]
+        more = [Path(path).resolve().name for path in parse_names(options.more_teachers) or ()]
+        names = [options.distiller, options.teacher.name, *more, options.student.name, options.strategy]
         names += [options.hazard] if isinstance(options.hazard, str) else options.hazard or []
         return f"runs/{_as_folder_name(data.name)}-{'-'.join(map(_as_folder_name, names))}-seed{options.seed}"
     return f"runs/train-{_as_folder_name(data.name)}-{_as_folder_name(options.model.name)}-seed{options.seed}"
@@ -72,8 +73,10 @@ def check_sources(folder: str, options: TrainOptions | DistillOptions) -> None:
     Raises:
         SpotkdError: they are.
     """
-    teacher = options.teacher.checkpoint if isinstance(options, DistillOptions) else None
-    for checkpoint in filter(None, [trained_model(options).checkpoint, teacher]):
+    teachers: list[str | None] = []
+    if isinstance(options, DistillOptions):
+        teachers = [options.teacher.checkpoint, *(parse_names(options.more_teachers) or ())]
+    for checkpoint in filter(None, [trained_model(options).checkpoint, *teachers]):
         if find_weights(checkpoint).resolve() in [Path(folder).resolve() / name for name in layout.FILES]:
             raise SpotkdError(
                 f"out is {folder}: {checkpoint}, which this run starts from, lies there; give another --out"
@@ -207,6 +210,7 @@ def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dat
         milestones=milestones(optim, epochs),
         warmup=warmup(optim, epochs),
         clip=optim.clip,
+        dot_delta=optim.dot_delta,
         **policy,  # type: ignore[arg-type]  # of DistillOptions' own types
     )
     return optimizer, Schedule(epochs, rates)

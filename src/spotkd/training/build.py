@@ -7,6 +7,7 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
 from typing import TypeVar
 
+from ..committee import teachers_of
 from ..cores import available_cores
 from ..data import Dataset, Loader, count_batches, load_data
 from ..data.hazards import damage
@@ -20,7 +21,17 @@ from ..models import build_model, create_model
 from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, ModelOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_hazards, parse_loggers, parse_names, parse_spots
-from ..options.values import MOST_EPOCHS, check_values, epochs_for, learning_rate, milestones, warmup, with_values
+from ..options.values import (
+    MOST_EPOCHS,
+    check_dot,
+    check_values,
+    describe_teachers,
+    epochs_for,
+    learning_rate,
+    milestones,
+    warmup,
+    with_values,
+)
 from ..routing import Strategy, make_strategy
 from ..runs.summary import Scores
 from ..runtime.device import Device, choose_memory_format
@@ -32,7 +43,7 @@ from .loggers import check_installed
 from .policy import choose_bias, choose_decay, choose_pace
 from .prepare import PreparationPlan
 from .select import check_patience, resolve_select
-from .teacher import check_teacher, sample_of
+from .teacher import check_teacher, load_teacher, sample_of
 
 _DEVICES_ANYWHERE = 16  # processes that are tried even where there are few cores
 AnyRun = TypeVar("AnyRun", TrainOptions, DistillOptions)
@@ -48,6 +59,8 @@ def check_run_options(options: RunOptions) -> None:
     for check in (milestones, warmup):
         check(options.optim, MOST_EPOCHS if options.epochs == "auto" else options.epochs)
     check_installed(parse_loggers(options.logger))
+    if options.optim.dot_delta:
+        check_dot(options.optim, options.compile, isinstance(options, DistillOptions))
     if isinstance(options, DistillOptions) and options.hazard and (options.mixup or options.cutmix):
         raise SpotkdError(
             "hazard: pictures that are damaged on purpose are not mixed; leave it out, or mixup and cutmix"
@@ -175,16 +188,20 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
     _check_teacher_weights(options, data)
     with redirect_stdout(None) if quiet else nullcontext():
         teacher, student = (_make_network(model, data) for model in (options.teacher, options.student))
+        given = (options.data.mean, options.data.std) != (None, None)
+        more = [load_teacher(path, data, options.data.name, given) for path in parse_names(options.more_teachers) or ()]
     strategy, policy = make_strategy(options.strategy), options.policy
     scaled = policy.schedule == "scaled"
+    teachers = [teacher, *more]
     if options.fold and not strategy.trains_teacher:
-        teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
-        if reason is not None and not quiet:
-            print(f"teacher {options.teacher.name}: BatchNorm is not folded, {reason}")  # noqa: T201
+        for place, teacher in enumerate(teachers):
+            teachers[place], _, reason = fold_batchnorm(teacher, data.image_shape)
+            if reason is not None and not quiet:
+                print(f"teacher {options.teacher.name}: BatchNorm is not folded, {reason}")  # noqa: T201
     hazards = parse_hazards(options.hazard)
     check_hazards(hazards, strategy)
     method = SpotKD(
-        teacher,
+        teachers,
         student,
         mismatch(options.distiller) if "mismatch" in hazards else options.distiller,
         strategy,
@@ -283,7 +300,7 @@ def plan_preparation(method: SpotKD, options: DistillOptions, images: int) -> Pr
         raise SpotkdError(
             f"preparation.{given[0]} has no effect: preparation.checkpoint takes the result of another run"
         )
-    names = {"distiller": options.distiller, "teacher": options.teacher.name, "student": options.student.name}
+    names = {"distiller": options.distiller, "teacher": describe_teachers(options), "student": options.student.name}
     share = 0.0 if preparation is None else preparation.share
     epochs = max(round(epochs_for(options, images) * share), 1) if chosen.epochs is None else chosen.epochs
     return PreparationPlan(names, epochs, chosen.lr, chosen.checkpoint, options.quiet, options.skip_nonfinite)
@@ -300,13 +317,18 @@ def check_teacher_of(options: DistillOptions, method: SpotKD, data: Dataset, dev
         memory_format=device.memory_format,
         workers=options.data.workers,
     )
-    return check_teacher(
-        method.teacher,
-        loader,
-        len(data.classes),
-        device,
-        checkpoint=str(options.teacher.checkpoint),
-        data_name=options.data.name,
-        min_top1=options.min_teacher_top1,
-        warn=(lambda _: None) if options.quiet else print,
-    )
+    checkpoints = [str(options.teacher.checkpoint), *(parse_names(options.more_teachers) or ())]
+    scores = [
+        check_teacher(
+            teacher,
+            loader,
+            len(data.classes),
+            device,
+            checkpoint=checkpoint,
+            data_name=options.data.name,
+            min_top1=options.min_teacher_top1,
+            warn=(lambda _: None) if options.quiet else print,
+        )
+        for teacher, checkpoint in zip(teachers_of(method.teacher), checkpoints, strict=True)
+    ]
+    return scores[0]

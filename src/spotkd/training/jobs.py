@@ -18,6 +18,7 @@ from ..options import DataOptions, DistillOptions, EvaluateOptions, TrainOptions
 from ..options.grammar import parse_hazards
 from ..options.values import (
     check_values,
+    describe_teachers,
     epochs_for,
     flatten,
     learning_rate,
@@ -171,7 +172,7 @@ def _describe_choices(
         known = f", right on {teacher.top1:.1f} % of {format_number(teacher.images)} test images,"
     method = f"{options.distiller}, {options.strategy}, weight {weight}"
     choices = "--distiller, --strategy, --balance, --epochs, --optim.schedule, --optim.lr"
-    yield f"{options.teacher.name}{known} teaches {options.student.name}: {method}; {rate} ({choices})"
+    yield f"{describe_teachers(options)}{known} teaches {options.student.name}: {method}; {rate} ({choices})"
     if options.hazard:
         yield describe_hazard(parse_hazards(options.hazard), data)
 
