@@ -206,8 +206,6 @@ if __name__ == "__main__":
     counts = Counter(kind for kind in KINDS for result in results if any(f.startswith(kind) for f in result["found"]))
     statuses = Counter(str(result["status"]) for result in results)
     print(f"{len(results)} commands, seed {options.seed}; by status: {dict(sorted(statuses.items()))}")
-    print(
-        ", ".join(f"{counts[kind]} {kind}" for kind in KINDS),
-        f"; the longest took {max(r['seconds'] for r in results)} s",
-    )
+    print(f"The longest took {max(result['seconds'] for result in results)} s.\n")
+    print(f"| {' | '.join(KINDS)} |\n|{'---|' * len(KINDS)}\n| {' | '.join(str(counts[kind]) for kind in KINDS)} |")
     sys.exit(any(counts.values()))

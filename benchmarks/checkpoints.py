@@ -1,6 +1,6 @@
 """Checkpoints as trainers write them: each of these layouts loads, or one short line says what to do.
 
-python benchmarks/checkpoints.py          prints the table in benchmarks/README.md
+python benchmarks/checkpoints.py          prints the table in benchmarks/results/README.md
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Folders of pictures as people have them: each of these layouts is read, or one line says what to do.
 
-python benchmarks/folders.py          prints the table in benchmarks/README.md
+python benchmarks/folders.py          prints the table in benchmarks/results/README.md
 """
 
 from __future__ import annotations

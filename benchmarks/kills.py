@@ -27,9 +27,11 @@ options = parser.parse_args()
 
 torch.set_num_threads(1)
 warnings.simplefilter("error")
-found = []
+found, rows = [], []
 for distiller in ("at", "crd", "ft", "rkd"):
     with tempfile.TemporaryDirectory() as folder:
-        found += kill(distiller, options.kills // 4, Path(folder), options.seed, timed=True)
-print("\n".join(found[:20]))
+        mine = kill(distiller, options.kills // 4, Path(folder), options.seed, timed=True)
+    found += mine
+    rows.append(f"| {distiller} | {options.kills // 4} | {len(mine)} |")
+print("\n".join(["| distiller | kills | differences |\n|---|---|---|", *rows, "", *found[:20]]))
 sys.exit(bool(found))

@@ -29,10 +29,10 @@ VALUES = {"constant": "constant:0.5", "dual": "dual:0.5", "expert_choice": "expe
 class Stepper:
     """One method and its optimizer."""
 
-    def __init__(self, strategy: str) -> None:
+    def __init__(self, strategy: str, distiller: str) -> None:
         torch.manual_seed(0)
         teacher, student = create_model("resnet20", CLASSES), create_model("resnet8", CLASSES)
-        self.method = SpotKD(teacher, student, "at", strategy, image_shape=(3, SIZE, SIZE)).train()
+        self.method = SpotKD(teacher, student, distiller, strategy, image_shape=(3, SIZE, SIZE)).train()
         self.optimizer = torch.optim.SGD(self.method.parameter_groups(0.01), momentum=0.9)
         self.method.start_epoch(1, 10)
 
@@ -42,9 +42,9 @@ class Stepper:
         self.optimizer.step()
 
 
-def measure(strategies: list[str], rounds: int, steps: int) -> dict[str, float]:
+def measure(strategies: list[str], distiller: str, rounds: int, steps: int) -> dict[str, float]:
     """Median cost of a step over that of ``always``, by strategy."""
-    steppers = {name: Stepper(VALUES.get(name, name)) for name in strategies}
+    steppers = {name: Stepper(VALUES.get(name, name), distiller) for name in strategies}
     batch = Batch(torch.randn(IMAGES, 3, SIZE, SIZE), torch.randint(CLASSES, (IMAGES,)), torch.arange(IMAGES))
     found: dict[str, list[float]] = {name: [] for name in strategies}
     for number in range(rounds + 1):
@@ -65,10 +65,13 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("costs.csv"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=10, help="a round; a multiple of 10 holds each strategy's rhythm")
+    parser.add_argument("--distiller", default="at")
+    parser.add_argument("--strategies", help="some of them, as trust,wsl; all where it is left out")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    names = [BASE, *sorted({*STRATEGIES, "trust+balance"} - {BASE})]
+    names = chosen.strategies.split(",") if chosen.strategies else sorted({*STRATEGIES, "trust+balance"})
+    names = [BASE, *(name for name in names if name != BASE)]
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    costs = measure(names, chosen.rounds, chosen.steps)
+    costs = measure(names, chosen.distiller, chosen.rounds, chosen.steps)
     with chosen.out.open("w", newline="") as file:
         csv.writer(file).writerows([("strategy", "cost"), *((name, f"{cost:.3f}") for name, cost in costs.items())])

@@ -16,7 +16,7 @@ LAYERS = [  # from the ground up; modules on one layer do not know each other
     {"errors", "templates"},
     {"untrusted"},
     {"registry", "files", "precision", "stages", "options"},
-    {"adapters", "teacher_cache", "staging", "folding", "losses", "balance", "config"},
+    {"adapters", "committee", "teacher_cache", "staging", "folding", "losses", "balance", "config"},
     {"models", "data", "distillers", "runtime"},
     {"routing", "runs"},
     {"spots", "teacher_student"},
@@ -32,7 +32,7 @@ LAYERS = [  # from the ground up; modules on one layer do not know each other
     {"__main__"},
 ]
 MATHEMATICS = {
-    *("distillers", "routing", "adapters", "stages", "method", "losses", "spots"),
+    *("distillers", "routing", "adapters", "committee", "stages", "method", "losses", "spots"),
     *("teacher_student", "preparation", "routed_method", "teacher_cache"),
 }
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -157,7 +157,7 @@ def test_no_file_and_no_function_is_long(path: Path) -> None:
 # Every module outside of options/ through which the options of a run pass, from the words of a command to the run.
 KNOW_OPTIONS_OF_A_RUN = {
     "cli/commands.py", "cli/arguments.py", "recipes.py", "runs/folder.py", "training/jobs.py", "training/build.py",
-    "training/assemble.py", "training/launch.py", "training/worker.py",
+    "training/assemble.py", "training/caching.py", "training/launch.py", "training/worker.py",
 }  # fmt: skip
 
 

@@ -35,6 +35,9 @@ def test_no_page_is_left_over() -> None:
 def test_every_distiller_says_all_that_matters(name: str) -> None:
     text = (ROOT / "docs" / "distillers" / f"{name}.md").read_text(encoding="utf-8")
     assert [section for section in SECTIONS if f"**{section}.**" not in text] == []
+    formula = text.partition("**Formula.**")[2].partition("**Constants.**")[0]
+    assert "```math\n" in formula, "typeset on the site and on code hosts"
+    assert "\n    " not in re.sub(r"```math\n.*?```", "", formula, flags=re.DOTALL)
 
 
 def test_every_strategy_is_described() -> None:
@@ -56,6 +59,15 @@ def test_the_strategies_shown_do_what_is_said(pair: tuple[TinyNet, TinyNet], bat
     method = SpotKD(*pair, "at", space["BelieveTheSure"](), image_shape=IMAGE_SHAPE)
     sure = method.teacher(batch.images).softmax(1)[range(len(batch.labels)), batch.labels]
     torch.testing.assert_close(method(batch).mask, sure[:, None].expand(-1, 4))
+
+
+@pytest.mark.slow
+def test_sakd_in_five_minutes_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "five-minutes.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "five-minutes.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["layer1", "layer2", "layer3", "logits"]
 
 
 @pytest.mark.process
@@ -104,3 +116,12 @@ def test_a_distiller_in_a_file_of_ones_own(
     losses.total.backward()
     assert losses.distill.item() > 0
     assert torch.isfinite(losses.total)
+
+
+ODD = ("the house", "to hear that it is yours", "shared code has it", "that note nothing", "the field shares")
+
+
+def test_pages_are_in_plain_english() -> None:
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("src/**/*.py")]
+    texts = {path: " ".join(path.read_text(encoding="utf-8").split()) for path in pages}
+    assert [(path.name, words) for path, text in texts.items() for words in ODD if words in text] == []

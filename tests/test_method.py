@@ -95,7 +95,7 @@ def test_two_steps_leave_the_teacher_alone(distiller: str, strategy: str, pair: 
     assert all(torch.equal(value, before[key]) for key, value in method.teacher.state_dict().items())
 
 
-SEPARABLE = ["kd", "dkd", "fitnet", "at", "nst", "vid", "ft", "ab", "ofd", "reviewkd"]
+SEPARABLE = ["kd", "dkd", "fitnet", "at", "nst", "vid", "ft", "ab", "ofd", "reviewkd", "semckd"]
 
 
 @pytest.mark.parametrize("distiller", SEPARABLE)

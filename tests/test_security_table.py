@@ -86,4 +86,4 @@ def test_attacks_come_to_nothing() -> None:
     attack = [sys.executable, str(ROOT / "benchmarks" / "attack.py"), "--commands", "25", "--seed", "2"]
     done = subprocess.run(attack, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 executions, 0 writes outside, 0 fetches, 0 hangs" in done.stdout
+    assert "| 0 | 0 | 0 | 0 | 0 | 0 | 0 |" in done.stdout  # executions, writes outside, fetches, hangs ...

@@ -64,9 +64,12 @@ def test_the_site_is_built_without_a_warning_and_asks_the_network_for_nothing(tm
         for target in [*page.loaded, *(link for link in page.links if not link.startswith(("https:", "#")))]:
             file = (site / name).parent / target.partition("#")[0]
             assert file.exists(), f"{name}: {target}"
-    python = (site / "reference" / "python.html").read_text(encoding="utf-8")
-    assert "Spot-adaptive distillation of one batch." in python
-    assert ":class:" not in python
+    method = (site / "reference" / "SpotKD.html").read_text(encoding="utf-8")
+    assert method.count("Spot-adaptive distillation of one batch.") >= 2  # above the example, and in the docstring
+    assert ":class:" not in method
+    kd = (site / "distillers" / "kd.html").read_text(encoding="utf-8")
+    assert '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block"><mrow><mi>L</mi>' in kd
+    assert [name for name in pages if "arithmatex" in (site / name).read_text(encoding="utf-8")] == []
 
 
 @pytest.mark.process

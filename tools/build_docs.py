@@ -12,6 +12,7 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
@@ -80,8 +81,8 @@ def distiller_index() -> str:
 Every one works with every [strategy](../strategies.md), which decides for each sample at which of the distiller's spots
 it acts. KD stands at the logits beside every distiller of features; one of the logits takes its place.
 
-In the formulas `B` is the size of the batch, `m_b` is 1 where sample `b` is selected at the spot and `n` is the number
-of such samples; `f_s`, `f_t` are the features of student and teacher. A loss is always `n / B` times that of the
+In the formulas $B$ is the size of the batch, $m_b$ is 1 where sample $b$ is selected at the spot and $n$ is the number
+of such samples; $f_s$, $f_t$ are the features of student and teacher. A loss is always $n / B$ times that of the
 selected samples alone, computed with static shapes from a mask. What each costs in time and memory stands in
 [the benchmarks](../../benchmarks/README.md#distillers).
 
@@ -184,24 +185,76 @@ def cell(text: str) -> str:
 
 
 def python_page() -> str:
-    """What Python offers, for mkdocstrings to fill in from the docstrings."""
+    """All that Python offers, by what it is for."""
     parts = [f"{NOTE}\n# Python", PYTHON]
-    for title, module in (("spotkd", spotkd), ("spotkd.training", spotkd.training)):
-        parts.append(f"## {title}")
-        for name in module.__all__:  # by where it is defined: a function may be called as its module is
-            entry = getattr(module, name)
-            parts.append(f"::: {entry.__module__ if hasattr(entry, '__qualname__') else title}.{name}")
+    for title, names in PUBLIC.items():
+        rows = [f"| [`{name}`]({name}.md) | {cell(as_markdown(summary_of(name)))} |" for name in names]
+        parts.append("\n".join([f"## {title}\n", "| name | what |", "|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
 
 
-PYTHON = """What `from spotkd import ...` offers, and below it what runs a whole training. On the documentation site
-(`make docs`) every entry stands here with its signature and docstring; in the repository read `help(spotkd.SpotKD)` or
-the code."""
+def object_page(name: str) -> str:
+    """The page of one object: what it is, an example that a test runs, and for mkdocstrings its docstring."""
+    module, entry = where(name)
+    path = f"{entry.__module__ if hasattr(entry, '__qualname__') else module.__name__}.{name}"
+    example = (DOCS / "reference" / "examples" / f"{SHARED.get(name, name)}.py").read_text(encoding="utf-8")
+    return f"""{NOTE}
+# {name}
+
+{as_markdown(summary_of(name))}
+
+```python
+{example.strip()}
+```
+
+Arguments, shapes and errors: `help({module.__name__}.{name})`.
+
+::: {path}
+"""
+
+
+def where(name: str) -> tuple[ModuleType, Any]:
+    """The module that offers a public name, and what that is."""
+    module = next(module for module in (spotkd, spotkd.training) if name in module.__all__)
+    return module, getattr(module, name)
+
+
+def summary_of(name: str) -> str:
+    """The first sentence of a public object's docstring."""
+    return REGISTRIES.get(name) or " ".join((inspect.getdoc(where(name)[1]) or "").partition("\n\n")[0].split())
+
+
+def as_markdown(text: str) -> str:
+    """Literals and roles of a docstring in Markdown."""
+    return re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text).replace("``", "`")
+
+
+PYTHON = """What `from spotkd import ...` and `from spotkd.training import ...` offer; every page begins with an example
+that runs."""
+PUBLIC = {
+    "Distil in your own loop": ["SpotKD", "Losses", "Batch", "Supervised", "compile_method", "fold_batchnorm"],
+    "Networks": ["create_model", "stage", "StagedModel", "MODELS"],
+    "Data": ["load_dataset", "load_glyph94", "Dataset", "Loader", "DATASETS"],
+    "Distillers and strategies of your own": ["Distiller", "Strategy", "Decisions", "DISTILLERS", "STRATEGIES"],
+    "Runs": ["RunFolder", "SpotkdError"],
+    "Whole trainings, from spotkd.training": [
+        *("train", "distill", "resume", "evaluate_checkpoint", "restore", "Summary", "Scores"),
+        *("fit", "Session", "evaluate", "make_optimizer", "make_fabric"),
+    ],
+}
+REGISTRIES = {
+    "MODELS": "The networks of the zoo, by name: functions from a number of classes to a network.",
+    "DATASETS": "The data sets that `--data` takes, by name.",
+    "DISTILLERS": "The distillers, by name: classes of WHAT to distil.",
+    "STRATEGIES": "The strategies, by name: classes of WHERE to distil.",
+}
+SHARED = {"Session": "fit"}  # two objects of one example
 
 
 def pages() -> dict[Path, str]:
     """Every page that this script makes, by its path."""
     made = {DOCS / "distillers" / f"{name}.md": distiller_page(name) for name in DISTILLERS}
+    made |= {DOCS / "reference" / f"{name}.md": object_page(name) for names in PUBLIC.values() for name in names}
     return made | {
         DOCS / "distillers" / "README.md": distiller_index(),
         DOCS / "strategies.md": strategies_page(),

@@ -10,6 +10,7 @@ any builder that reads ``mkdocs.yml`` can make the site of it.
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import posixpath
@@ -21,18 +22,24 @@ from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
+
 ROOT = Path(__file__).parents[1]
 OUTSIDE = (
     "CHANGELOG.md",
     "CITATION.cff",
     "CONTRIBUTING.md",
-    "benchmarks/README.md",
+    "benchmarks/*.md",
     "benchmarks/results/**/*",
     "examples/*.py",
     "src/spotkd/distillers/*.py",
 )
+ASIDE = ("decisions/", "benchmarks/", "CHANGELOG", "CONTRIBUTING", "design")  # found behind the pages for users
+BEHIND = "---\nsearch: { boost: 0.2 }\n---\n"
 LINK = re.compile(r"(?<=\]\()([^)#:\s]+)")  # the path of a link or a picture, without its anchor
 
+DIALOG = 'data-md-component="search" role="dialog"'
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[]\s*(.*?)\s*\\[)\]]</\1>', re.DOTALL)
 ROLE = re.compile(r":\w+:<code>(?:~[\w.]+\.)?(\w)")
 
 
@@ -51,6 +58,11 @@ def for_site(text: str, path: str) -> str:
         return posixpath.relpath(site_path(target), posixpath.dirname(site_path(path)) or ".")
 
     return LINK.sub(moved, text)
+
+
+def formula(found: re.Match[str]) -> str:
+    """A formula in LaTeX as MathML, which browsers show without any script."""
+    return convert(html.unescape(found[2]), display="inline" if found[1] == "span" else "block")
 
 
 def notebook_page(notebook: dict[str, Any], pictures: Path) -> str:
@@ -83,7 +95,8 @@ def stage(folder: Path) -> None:
             notebook = json.loads(file.read_text(encoding="utf-8"))
             page.write_text(for_site(notebook_page(notebook, page.with_suffix("")), path), encoding="utf-8")
         elif file.suffix == ".md":
-            page.write_text(for_site(file.read_text(encoding="utf-8"), path), encoding="utf-8")
+            head = BEHIND if site_path(path).startswith(ASIDE) else ""
+            page.write_text(head + for_site(file.read_text(encoding="utf-8"), path), encoding="utf-8")
         else:
             shutil.copy(file, page)
 
@@ -96,8 +109,11 @@ def build(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(folder / "mkdocs.yml")]
     done = subprocess.run(command, env=quiet, capture_output=True, text=True, check=False)
     site = folder / "site"
-    for page in (*site.glob("reference/*.html"), *site.glob("search/*.json")):  # :class:`~spotkd.stages.Batch` as Batch
+    for page in (*site.glob("reference/*.html"), *site.glob("search/*.js*")):  # :class:`~spotkd.stages.Batch` as Batch
         page.write_text(ROLE.sub(r"<code>\1", page.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in site.rglob("*.html"):  # formulas; and the theme's dialog has no name for those who hear it
+        text = page.read_text(encoding="utf-8").replace(DIALOG, f'{DIALOG} aria-label="Search"')
+        page.write_text(FORMULA.sub(formula, text), encoding="utf-8")
     return done
 
 

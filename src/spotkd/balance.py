@@ -56,6 +56,11 @@ class Balance(nn.Module):
         """The same features ``(B, ...)``, through which gradients flow back scaled by the weights then in force."""
         return [_ScaleGradient.apply(x, self.weights, spot) for spot, x in enumerate(features)]  # type: ignore[no-untyped-call]
 
+    @property
+    def is_due(self) -> bool:
+        """Whether :meth:`measure` measures in this step; its reference is not looked at in others."""
+        return self.training and torch.is_grad_enabled() and self._steps % EVERY == 0
+
     def measure(
         self, reference: Tensor, distiller: Tensor, features: Sequence[Tensor], attached: Sequence[Tensor]
     ) -> None:
@@ -71,7 +76,7 @@ class Balance(nn.Module):
         """
         if not (self.training and torch.is_grad_enabled()):
             return
-        due, first = self._steps % EVERY == 0, self._steps == 0
+        due, first = self.is_due, self._steps == 0
         self._steps += 1
         if not due:
             return

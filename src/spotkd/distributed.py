@@ -108,6 +108,11 @@ def per_rank_generator(device: torch.device) -> Iterator[None]:
         yield
 
 
+def is_sharded(x: Tensor) -> bool:
+    """Whether each process has a share of it; asked of a ``DTensor``'s method, as importing that takes a second."""
+    return hasattr(x, "full_tensor")
+
+
 def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum over the processes of what each computed from its own samples; without gradient."""
     if not _current.get().is_split:

@@ -12,16 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .balance import Balance
+from .committee import as_one_teacher, teachers_of
 from .deprecation import Renamed
-from .distillers import KD, Distiller, DistillerFactory, LogitDistiller, make_distiller
+from .distillers import KD, Distiller, DistillerFactory, LogitDistiller
 from .distillers.base import masked_mean
 from .distillers.kd import kd_loss
+from .distillers.several import is_plain_kd, make_distillers, plain_kd
 from .errors import SpotkdError
 from .losses import Losses, Method, Supervised, as_batch, unless_finite
 from .notebook import format_shape, html_table, pair_rows
 from .routed_method import RoutedMethod
 from .routing import PolicyPace, Strategy, make_strategy
-from .spots import check_pair, resolve_spots
+from .spots import check_pair, name_spots, resolve_spots
 from .stages import Batch, Shape, StagedModel
 from .teacher_student import Compared
 
@@ -36,7 +38,8 @@ class SpotKD(RoutedMethod):
     tensor: the routing pass sees the student through a :class:`~spotkd.stages.FrozenTwin`.
 
     Args:
-        teacher: a trained network; frozen in place and kept in eval mode, unless the strategy trains it.
+        teacher: a trained network; frozen in place and kept in eval mode, unless the strategy trains it. Or several,
+            each with spots of its own, whose losses are averaged; for strategies without a policy.
         student: the network to train.
         distiller: WHAT to distil: a registered name, a :class:`~spotkd.distillers.Distiller` class, or any callable
             with its constructor's arguments.
@@ -71,7 +74,7 @@ class SpotKD(RoutedMethod):
 
     def __init__(
         self,
-        teacher: StagedModel,
+        teacher: StagedModel | Sequence[StagedModel],
         student: StagedModel,
         distiller: str | DistillerFactory = "kd",
         strategy: str | Strategy = "adaptive",
@@ -95,17 +98,17 @@ class SpotKD(RoutedMethod):
     ) -> None:
         super().__init__()
         _check_numbers(gamma, temperature, target_share)
-        shapes = check_pair(student, teacher, image_shape)
-        self._student_shapes, self._teacher_shapes = shapes
         self.student = student
         self.strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
-        self.joint = self.strategy.trains_teacher
+        teacher, teachers = _take_teachers(teacher, self.strategy)
+        shapes = self._student_shapes, self._teacher_shapes = check_pair(student, teacher, image_shape)
+        self.joint, self.gather = self.strategy.trains_teacher, gather
         self.teacher = teacher.requires_grad_(self.joint).train(self.joint)
-        self.gather = gather
         # A distiller of the logits takes the place of KD there; any other stands beside KD at spots of its own.
-        indices = resolve_spots(spots, student, teacher)
-        chosen = make_distiller(distiller, *shapes, spots=indices, labels=labels, options=options)
-        self.logit_distiller = chosen if (at_logits := isinstance(chosen, LogitDistiller)) else KD(*shapes)
+        at = [resolve_spots(spots, student, each) for each in teachers]
+        chosen = make_distillers(distiller, *shapes, teachers, spots=at, labels=labels, options=options)
+        at_logits = isinstance(chosen, LogitDistiller)
+        self.logit_distiller = chosen if isinstance(chosen, LogitDistiller) else plain_kd(*shapes, teachers)
         if temperature is not None:
             self.logit_distiller.temperature = temperature
         self.logit_distiller.standardise = standardise
@@ -115,11 +118,11 @@ class SpotKD(RoutedMethod):
             raise SpotkdError("share_cost and target_share shape a learning policy, and this strategy has none")
         self.distiller = None if at_logits else chosen
         self.spots = () if self.distiller is None else self.distiller.spots
-        self.spot_names = (*(student.stage_names[s] for s, _ in self.spots), "logits")
+        self.spot_names = name_spots((*self.spots, *self.logit_distiller.spots), student, teachers)
         self.alpha, self.gamma = alpha, gamma
         self.beta = chosen.default_weight if beta is None else beta
         self.share_cost, self.target_share, self.target_weight = share_cost, target_share, target_weight
-        count = len(self.spots) if self.distiller is not None else int(type(self.logit_distiller) is not KD)
+        count = len(self.spots) if self.distiller is not None else int(not is_plain_kd(self.logit_distiller))
         self.balance = Balance(count) if (balanced or self.strategy.balances) and count else None
         self.pace = pace if self.strategy.learns else None
         self._fixed_shape = image_shape if self.spots or self.strategy.learns else None  # logits alone take any
@@ -153,20 +156,21 @@ class SpotKD(RoutedMethod):
         alone = self.distiller is None  # where a distiller of the logits is in the place of KD
         compared = s[-1:] if alone else seen.student_at_spots
         attached = compared if self.balance is None else self.balance.attach(compared)
-        at_logits = Compared(self.logit_distiller, attached if alone else s[-1:], t[-1:])
+        at_logits = Compared(self.logit_distiller, attached if alone else s[-1:], self.logits_of(seen))
         at_spots = None if self.distiller is None else Compared(self.distiller, attached, seen.teacher_at_spots)
         losses = self.sample_losses(at_spots, at_logits, batch) if self.strategy.needs_losses else None
         decisions = self.decide(self.evidence(batch, seen, losses, task))
 
-        on_logits = self.distiller_loss(at_logits, decisions.mask[:, -1:], batch, losses)
+        feature_mask, logit_mask = decisions.mask.tensor_split([len(self.spots)], dim=1)
+        on_logits = self.distiller_loss(at_logits, logit_mask, batch, losses)
         kl = self.alpha * self.logit_distiller.warmup_factor * on_logits + unless_finite(t[-1])
         distill = task.new_zeros(())
         if at_spots is not None:
-            on_features = self.distiller_loss(at_spots, decisions.mask[:, :-1], batch, losses)
+            on_features = self.distiller_loss(at_spots, feature_mask, batch, losses)
             distill = self.beta * at_spots.distiller.warmup_factor * on_features
         if self.balance is not None:
-            plain = self.alpha * masked_mean(kd_loss(s[-1], t[-1], KD.temperature), decisions.mask[:, -1])
-            self.balance.measure(task + plain, kl if alone else distill, compared, attached)
+            reference = task + self._plain_kd(s[-1], t[-1], logit_mask) if self.balance.is_due else task
+            self.balance.measure(reference, kl if alone else distill, compared, attached)
 
         route = task.new_zeros(()) if decisions.loss is None else decisions.loss
         balance = share = task.new_zeros(())
@@ -180,6 +184,10 @@ class SpotKD(RoutedMethod):
                 route = route + self.gamma_weighted(routed, task.detach())
                 balance = F.relu(len(routes) / 2 - routes[:, -1].sum())
         return Losses(task, kl, distill, teacher, route, balance, share, s[-1].detach(), decisions.mask)
+
+    def _plain_kd(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        """The loss that any distiller of the logits is measured by."""
+        return self.alpha * masked_mean(kd_loss(student, teacher, KD.temperature), weights.mean(1))
 
     def scale_distiller(self, factor: float) -> None:
         """Multiply the weight of the distiller: beta, or alpha where it distils the logits."""
@@ -200,7 +208,7 @@ class SpotKD(RoutedMethod):
         self.strategy.start_epoch(epoch, epochs)
         self.progress = (epoch - 1) / epochs
         if self.teacher_cache is not None:
-            self.teacher_cache.start_epoch()
+            self.teacher_cache.start_epoch(epoch)
         for distiller in filter(None, (self.logit_distiller, self.distiller)):
             distiller.start_epoch(epoch, epochs)
 
@@ -221,6 +229,19 @@ class SpotKD(RoutedMethod):
         super().train(mode)
         self.teacher.train(mode and self.joint)
         return self
+
+
+def _take_teachers(
+    teacher: StagedModel | Sequence[StagedModel], strategy: Strategy
+) -> tuple[StagedModel, list[StagedModel]]:
+    """The teacher, several as one, and its single networks."""
+    one = as_one_teacher(teacher)
+    teachers = teachers_of(one)
+    if len(teachers) > 1 and (strategy.learns or strategy.trains_teacher):
+        raise SpotkdError(
+            f"strategy {type(strategy).__name__} routes through one teacher: give one, or another strategy"
+        )
+    return one, teachers
 
 
 def _check_numbers(gamma: float, temperature: float | None, target_share: float | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .distillers import Distiller, LogitDistiller, Preparation
+from .distillers import Distiller, Preparation
 from .distributed import per_rank_generator
 from .errors import SpotkdError
 from .losses import as_batch
@@ -18,13 +18,7 @@ from .teacher_student import TeacherStudentMethod
 
 
 class PreparedMethod(TeacherStudentMethod):
-    """A method whose distiller may have a preparation.
-
-    Attributes:
-        logit_distiller: the distiller of the logits.
-    """
-
-    logit_distiller: LogitDistiller
+    """A method whose distiller may have a preparation."""
 
     @property
     def preparation(self) -> Preparation | None:

@@ -35,7 +35,7 @@ class RoutedMethod(PreparedMethod):
 
     def build_strategy(self, s_shapes: Sequence[Shape], t_shapes: Sequence[Shape], policy_bias: float) -> None:
         """Make what the strategy has of its own and, where it learns, the policy and the routing network."""
-        self.strategy.build(len(self.spots) + 1, s_shapes, t_shapes)
+        self.strategy.build(len(self.spot_names), s_shapes, t_shapes)
         if not self.strategy.learns:
             return
         normalise = self.pace is not None and self.pace.settling > 0
@@ -50,7 +50,7 @@ class RoutedMethod(PreparedMethod):
         if self.strategy.learns:
             logits: Tensor = self.policy(teacher[-2], student[-2])
             return logits
-        return torch.zeros(len(student[-1]), len(self.spots) + 1, 2, device=student[-1].device)
+        return torch.zeros(len(student[-1]), len(self.spot_names), 2, device=student[-1].device)
 
     def evidence(self, batch: Batch, seen: Observation, losses: Tensor | None, task: Tensor | None = None) -> Evidence:
         """What the strategy decides from.
@@ -65,11 +65,17 @@ class RoutedMethod(PreparedMethod):
         def task_gradients() -> list[Tensor]:
             if task is None or not task.requires_grad:
                 raise SpotkdError("there are no gradients here: task_gradients is for training")
-            return list(torch.autograd.grad(task, [*seen.student_at_spots, seen.student[-1]], retain_graph=True))
+            at_logits = [seen.student[-1]] * len(self.logit_distiller.spots)
+            return list(torch.autograd.grad(task, [*seen.student_at_spots, *at_logits], retain_graph=True))
 
         teacher, student = (tuple(x.detach() for x in outputs) for outputs in (seen.teacher, seen.student))
         logits, detached = self.policy_logits(teacher, student), None if losses is None else losses.detach()
-        return Evidence(logits, teacher, student, batch.classes, detached, self.progress, task_gradients)
+        evidence = Evidence(logits, teacher, student, batch.classes, detached, self.progress, task_gradients)
+        ends = [t for _, t in self.logit_distiller.spots]
+        if len(ends) == 1:
+            return evidence
+        owners = [sum(end < t for end in ends) for _, t in (*self.spots, *self.logit_distiller.spots)]
+        return evidence._replace(logits_of_teachers=[teacher[end] for end in ends], teacher_of_column=owners)
 
     def decide(self, evidence: Evidence) -> Decisions:
         """The strategy's decisions; while statistics settle everybody is distilled, and nothing is routed."""
@@ -90,7 +96,7 @@ class RoutedMethod(PreparedMethod):
         seen = self.observe(batch, cached=False)
         losses = None
         if self.strategy.needs_losses:
-            at_logits = Compared(self.logit_distiller, seen.student[-1:], seen.teacher[-1:])
+            at_logits = Compared(self.logit_distiller, seen.student[-1:], self.logits_of(seen))
             at_spots = None
             if self.distiller is not None:
                 at_spots = Compared(self.distiller, seen.student_at_spots, seen.teacher_at_spots)

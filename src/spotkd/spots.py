@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from .committee import Committee, teachers_of
 from .distillers import Spots
 from .errors import SpotkdError
 from .registry import unknown_name
@@ -22,6 +23,8 @@ def check_pair(
         SpotkdError: the networks share parameters, have different numbers of classes, or give no vector before the
             classifier, or one puts out probabilities.
     """
+    for each in teachers_of(teacher) if isinstance(teacher, Committee) else ():
+        check_pair(student, each, image_shape)
     for which, network in (("student", student), ("teacher", teacher)):
         check_logits(network, which, image_shape)
     if {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:
@@ -90,6 +93,18 @@ def resolve_spots(
                 f"(the logits always are the last spot); they are {', '.join(network.stage_names[:-1])}"
             )
     return pairs
+
+
+def name_spots(spots: Spots, student: StagedModel, teachers: Sequence[StagedModel]) -> tuple[str, ...]:
+    """The names of all spots ``(student stage, teacher stage)``, the logits' too: the student's stages.
+
+    Of several teachers the number is in them, ``layer1@2``.
+    """
+    names = [*student.stage_names[:-1], "logits"]
+    if len(teachers) == 1:
+        return tuple(names[s] for s, _ in spots)
+    owners = [number for number, teacher in enumerate(teachers, 1) for _ in teacher.stage_names]
+    return tuple(f"{names[s]}@{owners[t]}" for s, t in spots)
 
 
 def _stage_index(stage: str | int, network: StagedModel) -> int:

@@ -20,7 +20,7 @@ from .distributed import all_gather, all_reduce_mean, own_rows, per_rank_generat
 from .errors import SpotkdError
 from .losses import Method
 from .stages import Batch, Shape, StagedModel, StageOutputs
-from .teacher_cache import TeacherCache
+from .teacher_cache import Store, TeacherCache
 
 
 class Observation(NamedTuple):
@@ -57,6 +57,7 @@ class TeacherStudentMethod(Method):
         gather: whether what compares or counts samples sees those of all processes.
         distiller: the distiller of features, if any.
         spots: its pairs ``(student stage, teacher stage)``.
+        logit_distiller: the distiller of the logits.
         teacher_cache: the teacher's outputs, see :meth:`cache_teacher`; None where they are computed in every step.
         teacher_view: gives what the teacher sees of training samples from their images ``(B, C, H, W)`` and indices
             ``(B,)``, see :mod:`spotkd.data.hazards`; None where it sees the same.
@@ -67,6 +68,7 @@ class TeacherStudentMethod(Method):
     joint: bool
     gather: bool
     distiller: Distiller | None
+    logit_distiller: LogitDistiller
     spots: tuple[tuple[int, int], ...]
     teacher_cache: TeacherCache | None = None
     teacher_view: Callable[[Tensor, Tensor | None], Tensor] | None = None
@@ -103,6 +105,10 @@ class TeacherStudentMethod(Method):
         features = network.features(images)
         return features, features
 
+    def logits_of(self, seen: Observation) -> list[Tensor]:
+        """The logits ``(B, classes)`` of each teacher."""
+        return [seen.teacher[t] for _, t in self.logit_distiller.spots]
+
     @property
     def compares_preactivations(self) -> bool:
         """Whether the distiller compares features before the ReLU that ends a stage."""
@@ -124,7 +130,8 @@ class TeacherStudentMethod(Method):
         loss: Tensor
         distiller = at.distiller
         if losses is not None and distiller.separable and not distiller.relational:
-            mine = losses[:, -1:] if isinstance(distiller, LogitDistiller) else losses[:, :-1]
+            logits = isinstance(distiller, LogitDistiller)
+            mine = losses[:, -len(distiller.spots) :] if logits else losses[:, : len(distiller.spots)]
             loss = weighted_means(mine, weights)
         elif self.gather and distiller.relational:
             (at, whole), weights = self._gather(at, batch), all_gather(weights)
@@ -163,19 +170,32 @@ class TeacherStudentMethod(Method):
         """Means (scalars) over this process's samples, or with ``gather`` over those of all processes."""
         return tuple(all_reduce_mean(torch.stack(means))) if self.gather else means
 
-    def cache_teacher(self, samples: int, itemsize: int = 4, limit: float = 4.0) -> None:
+    def cache_teacher(
+        self,
+        samples: int,
+        itemsize: int = 4,
+        limit: float = 4.0,
+        *,
+        crops: int = 1,
+        top: int = 0,
+        store: Store | None = None,
+    ) -> None:
         """Compute the frozen teacher's outputs once for each of ``samples`` samples, and look them up from then on.
 
-        Exact where a sample's image is the same in every epoch. Call :meth:`start_epoch` when an epoch begins, and
-        give every batch its indices.
+        Exact where a sample's image is the same in every epoch, or in every ``crops``-th. Call :meth:`start_epoch`
+        when an epoch begins, and give every batch its indices; with a store, ``teacher_cache.finish_epoch()`` when it
+        ends.
 
         Args:
             samples: how many there are.
             itemsize: bytes of one of the outputs' numbers.
             limit: GiB that they may take.
+            crops: in how many augmentations each sample is seen, in turn.
+            top: keep only so many of the largest logits, in half precision; 0 keeps all, as they are.
+            store: keeps the outputs beyond the run, see :class:`~spotkd.teacher_cache.Store`.
 
         Raises:
-            SpotkdError: they take more, or the strategy trains the teacher.
+            SpotkdError: they take more, ``top`` does not fit, or the strategy trains the teacher.
         """
         if self.joint:
             raise SpotkdError("cache_teacher: this strategy trains the teacher, whose outputs change; leave it out")
@@ -183,8 +203,9 @@ class TeacherStudentMethod(Method):
         preactivations = at_spots if self.compares_preactivations else []
         # Routing starts from the feature at the first spot, the policy from the embedding.
         features = {*(at_spots[:1] if preactivations else at_spots), last - 1, last}
+        features |= {t for _, t in self.logit_distiller.spots}
         self.teacher_cache = TeacherCache(
-            samples, self._teacher_shapes, sorted(features), preactivations, itemsize, limit
+            samples, self._teacher_shapes, sorted(features), preactivations, itemsize, limit, crops, top, store
         )
 
     remember_teacher = Renamed("cache_teacher")

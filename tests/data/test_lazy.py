@@ -144,6 +144,15 @@ def test_passes_repeat_and_differ() -> None:
         assert not any(torch.equal(one, another) for one, another in zip(first, other, strict=True))
 
 
+def test_crops_of_another_pass_come_in_an_order_of_their_own() -> None:
+    split = lazy(pictures())
+    images, _, order = seen(split, training=True, seed=1, epoch=5, crop=(3, 2))
+    others, _, other_order = seen(split, training=True, seed=3, epoch=2)
+    assert torch.equal(images[order.argsort()], others[other_order.argsort()])
+    assert torch.equal(order, seen(split, training=True, seed=1, epoch=5)[2])
+    assert not torch.equal(order, other_order)
+
+
 def test_the_order_is_that_of_images_in_memory() -> None:
     split = lazy(pictures())
     memory = ImageSet(torch.zeros(11, 3, 2, 2, dtype=torch.uint8), split.labels)

@@ -119,6 +119,19 @@ def reviewed(student: list[Tensor], teacher: list[Tensor], w: Mapping[str, Tenso
     return results
 
 
+def chosen_layers(student: list[Tensor], teacher: list[Tensor], w: Mapping[str, Tensor]) -> list[Tensor]:
+    """SemCKD: for each of the student's maps the weights ``(B, K)`` of the teacher's."""
+
+    def embed(x: Tensor, name: str) -> Tensor:
+        hidden = x.mean((2, 3)) @ w[f"{name}.first.weight"].T + w[f"{name}.first.bias"]
+        out = F.normalize(hidden).relu() @ w[f"{name}.second.weight"].T + w[f"{name}.second.bias"]
+        return F.normalize(out)
+
+    keys = [embed(t, f"keys.{j}") for j, t in enumerate(teacher)]
+    queries = [embed(s, f"queries.{i}") for i, s in enumerate(student)]
+    return [torch.stack([(q * k).sum(1) for k in keys], dim=1).softmax(1) for q in queries]
+
+
 def through_own_layers(
     name: str, distiller: Distiller, student: list[Tensor], teacher: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
@@ -143,6 +156,10 @@ def through_own_layers(
     if name == "reviewkd":
         ours, theirs = ([f if f.dim() == 4 else f[:, :, None, None] for f in fs] for fs in (student, teacher))
         return reviewed(ours, theirs, w), theirs
+    if name == "semckd":
+        regressors = iter(distiller.get_submodule("regressors").children())
+        errors = [[(next(regressors)(s) - t).pow(2).flatten(1).mean(1) for t in teacher] for s in student]
+        return chosen_layers(student, teacher, w), [torch.stack(mine, dim=1) for mine in errors]
     if name in ("cc", "crd"):
         s = student[0] @ w["embed_student.weight"].T + w["embed_student.bias"]
         t = teacher[0] @ w["embed_teacher.weight"].T + w["embed_teacher.bias"]

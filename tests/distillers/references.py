@@ -120,6 +120,11 @@ def reviewkd(s: Tensor, t: Tensor) -> Tensor:
     return loss / weights
 
 
+def semckd(weights: Tensor, errors: Tensor) -> Tensor:
+    """Of one student map: weights ``(n, K)`` of the teacher's maps, and the mean squared error to each."""
+    return torch.stack([w @ e / len(e) for w, e in zip(weights, errors, strict=True)]).mean()
+
+
 # Two consecutive maps, each sample by itself.
 
 
@@ -247,6 +252,7 @@ REFERENCES: dict[str, Reference] = {
     "ab": ab,
     "ofd": ofd,
     "reviewkd": reviewkd,
+    "semckd": semckd,
     "fsp": fsp,
     "kdsvd": kdsvd,
     "sp": sp,

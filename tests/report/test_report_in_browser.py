@@ -13,17 +13,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from spotkd.cli import main
 
+from ..chromium import browser, marks
 from ..hostile_runs import CLASSES, copied
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
-]
+__all__ = ["browser"]
+pytestmark = marks
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +30,6 @@ def report(hostile_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     with copied(hostile_runs, folder):
         assert main(["report", str(folder), "--trust"]) == 0
     return folder / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # which Chromium refuses to root
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

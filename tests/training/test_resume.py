@@ -90,6 +90,7 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     ("random", {"distiller": "ofd"}, 5),
     ("anti", {"distiller": "ab"}, 4),
     ("adaptive", {"distiller": "reviewkd", "precision": "bf16-mixed"}, 6),
+    ("adaptive", {"optim": OptimOptions(dot_delta=0.075)}, 5),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,25 @@ def _spell_out(arguments: Sequence[str], named: Sequence[str], switches: Sequenc
     return spelled
 
 
+def _gather_teachers(arguments: Sequence[str]) -> list[str]:
+    """``--teacher`` given more than once: runs and weights files after the first are ``more_teachers``.
+
+    Of names of networks the last one holds, as of any option.
+    """
+    first, others, words = True, [], iter(arguments)
+    kept: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        names_teacher = name == "--teacher.name"
+        rest = [] if equals or not names_teacher else [next(words, "")]
+        if names_teacher and not first and _is_path(rest[0] if rest else value):
+            others.append(rest[0] if rest else value)
+        else:
+            kept += [word, *rest]
+        first = first and not names_teacher
+    return [*kept, f"--more_teachers={json.dumps(others)}"] if others else kept
+
+
 def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> Any:
     """The configuration that the arguments of a command describe, over those of a recipe if one is named."""
     parser = parser_of(command)
@@ -90,6 +110,8 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
     named = [name for name in _NAMED if f"{name}.name" in defaults]
     switches = [name for name, value in defaults.items() if isinstance(value, bool)]
     spelled = _spell_out(arguments, named, switches)
+    if "more_teachers" in defaults:
+        spelled = _gather_teachers(spelled)
     if "recipe" in defaults:
         plain = [argument for argument in spelled if argument.partition("=")[0] != "--print_config"]
         given = _parse(parser, plain, named, defaults=False).as_dict()
@@ -130,6 +152,11 @@ def _expand_home(options: Any) -> Any:
     return str(Path(options).expanduser()) if isinstance(options, str) and options.startswith("~/") else options
 
 
+def _is_path(name: str) -> bool:
+    """Whether a network is given by its run or weights file."""
+    return ":" not in name and (Path(name).is_dir() or Path(name).suffix in (".safetensors", ".pt", ".pth"))
+
+
 def _name_networks(options: Any) -> Any:
     """A network given by its run or weights file, ``--teacher runs/teacher``: its name stands there.
 
@@ -143,7 +170,7 @@ def _name_networks(options: Any) -> Any:
         if not is_dataclass(network) or isinstance(network, type):
             continue
         path = getattr(network, "name", "")
-        if ":" in path or not (Path(path).is_dir() or Path(path).suffix in (".safetensors", ".pt", ".pth")):
+        if not _is_path(path):
             continue
         told = f"--{key} NAME --{key}.checkpoint {escape_shell([path])}"
         if getattr(network, "checkpoint", path) is not None:

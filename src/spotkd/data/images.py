@@ -45,6 +45,8 @@ class EpochSpec:
         augmentation: what is done to them beside crops of their own size and mirroring.
         workers: processes that decode images; None for one a core, at most eight. Has no influence on the images.
         skip: batches at the beginning that are left out; the others are what they are without.
+        crop: seed and epoch whose random changes the images have, each its own, whatever this pass's order is; None for
+            those of this pass.
         rank: which of the processes that compute every batch together this is.
         processes: how many they are; each gets its part of every batch, with the order and augmentation of the whole.
     """
@@ -61,6 +63,7 @@ class EpochSpec:
     skip: int = 0
     rank: int = 0
     processes: int = 1
+    crop: tuple[int, int] | None = None
 
     def shard(self, total: int) -> Shard:
         """What this process gets of a batch of ``total`` images."""
@@ -76,6 +79,11 @@ class EpochSpec:
     def generator(self) -> torch.Generator:
         """Random numbers of this pass."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+
+    @property
+    def changes(self) -> EpochSpec:
+        """The pass whose random changes the images have."""
+        return self if self.crop is None else replace(self, seed=self.crop[0], epoch=self.crop[1], crop=None)
 
 
 # uint8 images (B, 1 or 3, H, W), labels (B,) int64, and which samples of the split they are, if that is known
@@ -159,21 +167,27 @@ class ImageSet(Split):
 
     def batches(self, epoch: EpochSpec) -> Iterator[RawBatch]:
         count, device = len(self), self.images.device
-        generator = epoch.generator()
-        order = torch.randperm(count, generator=generator) if epoch.training else torch.arange(count)
-        for number, indices in enumerate(torch.split(order.to(device), epoch.batch_size)):
-            if epoch.training and epoch.augment:  # drawn for whole batches, shards and skipped ones alike
-                offsets = torch.randint(2 * epoch.padding + 1, (len(indices), 2), generator=generator)
-                flips = (torch.rand(len(indices), generator=generator) < 0.5) & epoch.flip
-            if number < epoch.skip:
-                continue
+        order = torch.randperm(count, generator=epoch.generator()) if epoch.training else torch.arange(count)
+        changing = epoch.training and epoch.augment
+        if changing:
+            offsets, flips = (drawn.to(device) for drawn in self._draw(epoch.changes))
+            seed = epoch.changes.generator().initial_seed()
+        for indices in torch.split(order.to(device), epoch.batch_size)[epoch.skip :]:
             own = epoch.take_shard(indices)
             images = self.images[own]
-            if epoch.training and epoch.augment:
-                offsets, flips = epoch.take_shard(offsets), epoch.take_shard(flips)
-                images = augment(images, offsets.to(device), flips.to(device), epoch.padding)
-                images = epoch.augmentation.apply(images, generator.initial_seed(), own)
+            if changing:
+                images = augment(images, offsets[own], flips[own], epoch.padding)
+                images = epoch.augmentation.apply(images, seed, own)
             yield images, self.labels[own], own
+
+    def _draw(self, epoch: EpochSpec) -> tuple[Tensor, Tensor]:
+        """Each sample's offset ``(N, 2)`` of its crop, and whether it is mirrored ``(N,)``: those of a pass."""
+        count, generator = len(self), epoch.generator()
+        offsets, flips = torch.empty(count, 2, dtype=torch.int64), torch.empty(count, dtype=torch.bool)
+        for indices in torch.split(torch.randperm(count, generator=generator), epoch.batch_size):
+            offsets[indices] = torch.randint(2 * epoch.padding + 1, (len(indices), 2), generator=generator)
+            flips[indices] = (torch.rand(len(indices), generator=generator) < 0.5) & epoch.flip
+        return offsets, flips
 
 
 @dataclass(frozen=True, repr=False)

@@ -147,7 +147,7 @@ class LazySet(Split):
         order = torch.randperm(count, generator=generator) if epoch.training else torch.arange(count)
         parts = [epoch.take_shard(part) for part in torch.split(order, epoch.batch_size)[epoch.skip :]]
         transform = make_transform(self.edge, epoch.training and epoch.augment, epoch.flip, epoch.augmentation)
-        source = _DecodingDataset(self.image_files, self.numbers, transform, generator.initial_seed())
+        source = _DecodingDataset(self.image_files, self.numbers, transform, epoch.changes.generator().initial_seed())
         with ignore_warnings():  # of more processes than cores, and of processes that fork while threads run
             loader = DataLoader(
                 source,

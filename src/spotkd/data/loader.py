@@ -72,6 +72,9 @@ class Loader:
         rank: which of the processes that compute every batch together this is.
         processes: how many they are. The batch size is that of all together, and so are order and augmentation.
         mixing: how the images of a batch are mixed with each other, and their labels; None for not at all.
+        crops: how many augmentations of every image there are: epoch ``e`` has those of epoch ``(e - 1) % crops + 1``,
+            in an order of its own. 0 for others in every epoch.
+        crop_seed: seed of those; None for ``seed``.
 
     Raises:
         SpotkdError: no images, or a batch size below 1.
@@ -91,6 +94,8 @@ class Loader:
         rank: int = 0,
         processes: int = 1,
         mixing: Mixing | None = None,
+        crops: int = 0,
+        crop_seed: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise SpotkdError(f"batch_size is {batch_size}: it must be at least 1")
@@ -101,6 +106,7 @@ class Loader:
         self.padding, self.flip, self.augment = data.padding, data.flip, data.augment
         self.augmentation = data.augmentation
         self.rank, self.processes, self.mixing = rank, processes, mixing
+        self.crops, self.crop_seed = crops, seed if crop_seed is None else crop_seed
         self.view = data.teacher_view.to(device) if training and data.teacher_view is not None else None
         self.mean, self.std = torch.tensor(data.mean, device=device), torch.tensor(data.std, device=device)
 
@@ -138,6 +144,7 @@ class Loader:
             skip=skip,
             rank=self.rank,
             processes=self.processes,
+            crop=(self.crop_seed, (number - 1) % self.crops + 1) if self.crops else None,
         )
         for place, (images, labels, indices) in enumerate(self.split.batches(spec), skip):
             if place == len(self):  # a single image is left, see count_batches

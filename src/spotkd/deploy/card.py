@@ -13,6 +13,7 @@ from ..data.optional import import_optional
 from ..errors import RunError, SpotkdError, one_line
 from ..models import build_model
 from ..options import DistillOptions, TrainOptions, result_options
+from ..options.values import describe_teachers
 from ..profiling import count_parameters
 from ..registry import PYTHON
 from ..runs.folder import RunFolder
@@ -125,7 +126,9 @@ def _render_body(
 ) -> str:
     """The card below its fields."""
     metadata, distilled = student.metadata, isinstance(options, DistillOptions)
-    origin = f"distilled from a {options.teacher.name}" if isinstance(options, DistillOptions) else "trained on labels"
+    origin = (
+        f"distilled from a {describe_teachers(options)}" if isinstance(options, DistillOptions) else "trained on labels"
+    )
     command = "distill --config config.yaml --teacher.checkpoint TEACHER" if distilled else "train --config config.yaml"
     hidden = len(metadata.classes) - _MOST_CLASSES
     return render_template(

@@ -18,6 +18,7 @@ from .ofd import OFD
 from .pkt import PKT
 from .reviewkd import ReviewKD
 from .rkd import RKD
+from .semckd import SemCKD
 from .sp import SP
 from .vid import VID
 
@@ -45,6 +46,7 @@ __all__ = [
     "LogitDistiller",
     "Preparation",
     "ReviewKD",
+    "SemCKD",
     "Spots",
     "accepted_features",
     "check_distiller_options",

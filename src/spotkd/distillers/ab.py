@@ -1,4 +1,4 @@
-"""AB: on which side of zero each neuron is.
+r"""AB: on which side of zero each neuron is.
 
 Heo, Lee, Yun, Choi, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons", AAAI
 2019, arXiv:1811.03233.
@@ -6,10 +6,19 @@ Heo, Lee, Yun, Choi, "Knowledge Transfer via Distillation of Activation Boundari
 **Idea.** What a ReLU network decides is which neurons are active. Push the student's pre-activations to the teacher's
 side of zero, by a margin, and leave their values free.
 
-**Formula.** With pre-activations `s` (after a connector) and `t`, element by element and summed over the map:
+**Formula.** With pre-activations $s$ (after a connector) and $t$, element by element and summed over the map:
 
-    d = (s + 1)^2 where t <= 0 and s > -1;   (s - 1)^2 where t > 0 and s <= 1;   0 elsewhere
-    L = sum over spots i of 3/1000 * 2^(i - last) * 1 / B * sum_b m_b * sum d_b
+```math
+d = \begin{cases}
+    (s + 1)^2 & t \le 0 \text{ and } s > -1 \\
+    (s - 1)^2 & t > 0 \text{ and } s \le 1 \\
+    0 & \text{elsewhere}
+\end{cases}
+```
+
+```math
+L = \sum_{\text{spots } i} \frac{3}{1000} 2^{i - \text{last}} \frac{1}{B} \sum_b m_b \sum d_b
+```
 
 **Constants.** Margin 1, factor 3/1000, half the weight for each spot before the last, weight 1. Preparation: 30
 epochs of the same loss for all samples, which trains the connectors and the student's layers up to the last spot; SGD

@@ -1,14 +1,19 @@
-"""AT: attention maps.
+r"""AT: attention maps.
 
 Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv:1612.03928.
 
 **Idea.** Not what the teacher's channels say but where in the image they are active.
 
-**Formula.** At each spot, with `A(f)` the mean over channels of `f^2`, a vector over the `HW` positions scaled to
+**Formula.** At each spot, with $A(f)$ the mean over channels of $f^2$, a vector over the $HW$ positions scaled to
 length 1:
 
-    l_b = 1 / (H W) * || A(f_s)_b - A(f_t)_b ||^2
-    L   = sum over spots of 1 / B * sum_b m_b * l_b
+```math
+l_b = \frac{1}{HW} \left\lVert A(f_s)_b - A(f_t)_b \right\rVert^2
+```
+
+```math
+L = \sum_{\text{spots}} \frac{1}{B} \sum_b m_b l_b
+```
 
 **Constants.** Exponent 2, weight 1000.
 
@@ -17,7 +22,7 @@ the class token. Maps of different sizes meet at the smaller one, to which the o
 
 **Cost.** One pass over each map; no parameters.
 
-**Paper and author code.** The paper sums squared distances over spots with `beta / 2`; the code takes the mean over
+**Paper and author code.** The paper sums squared distances over spots with $\beta / 2$; the code takes the mean over
 positions, followed here. A map of zeros has the attention zero and gets no gradient (the code divides by 1e-12).
 """
 

@@ -1,24 +1,26 @@
-"""CC: correlation congruence, as its shared code has it.
+r"""CC: correlation congruence.
 
 Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang, "Correlation Congruence for Knowledge Distillation", ICCV 2019,
 arXiv:1904.01802.
 
 **Idea.** The errors that the student makes on different samples should not go together.
 
-**Formula.** Both embeddings pass a linear layer to 128 numbers; `delta_b = |e_s(b) - e_t(b)|`, element by element.
-Over the `n` selected samples in the order of the batch:
+**Formula.** Both embeddings pass a linear layer to 128 numbers; $\delta_b = |e_s(b) - e_t(b)|$, element by element.
+Over the $n$ selected samples in the order of the batch, with $p$ and $p + 1$ neighbours:
 
-    L = n / B * 1 / (n - 1) * sum over neighbours p of delta_p . delta_(p+1)
+```math
+L = \frac{n}{B} \cdot \frac{1}{n - 1} \sum_p \delta_p \cdot \delta_{p+1}
+```
 
 **Constants.** `dim = 128`, weight 0.02.
 
 **Spots.** The pooled embedding. Takes vectors. Neighbours are those of the selected list: a stable sort by the mask
 brings the selected samples together.
 
-**Cost.** Two linear layers, `128 * (D_s + D_t)` weights.
+**Cost.** Two linear layers, $128 (D_s + D_t)$ weights.
 
-**Paper and author code.** The paper compares full correlation matrices through a kernel; the code that the field
-shares compares neighbours in the batch, followed here: shuffling makes them a random pairing. The code trains the
+**Paper and author code.** The paper compares full correlation matrices through a kernel; the commonly used
+code compares neighbours in the batch, followed here: shuffling makes them a random pairing. The code trains the
 teacher's layer in some scripts and not in others. Here that is one option, `train_teacher`, for all strategies: off
 (as in the code's adaptive runs), the teacher's layer is a fixed random projection; on, both layers can shrink towards
 zero together. Fewer than two selected samples give 0 (the code logs NaN for one).

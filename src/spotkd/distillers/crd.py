@@ -1,4 +1,4 @@
-"""CRD: contrast with thousands of stored samples.
+r"""CRD: contrast with thousands of stored samples.
 
 Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020, arXiv:1910.10699.
 
@@ -6,30 +6,39 @@ Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020, arX
 the other way round. A memory bank keeps the last embedding of every training sample by either network, so that there
 are thousands of negatives.
 
-**Formula.** `v_s`, `v_t` are both embeddings after a linear layer to 128 numbers, scaled to length 1; `M_s`, `M_t`
-the memory banks. For sample `b` with positive `k = 0` and `K` negatives out of `N` training samples, `q = K / N`:
+**Formula.** $v_s$, $v_t$ are both embeddings after a linear layer to 128 numbers, scaled to length 1; $M_s$, $M_t$
+the memory banks. For sample $b$ with positive $k = 0$ and $K$ negatives out of $N$ training samples, $q = K / N$:
 
-    o_k = exp( v_s . M_t[k] / tau ) / Z
-    l_b(o) = - ln( o_0 / (o_0 + q + eps) ) - sum_k ln( q / (o_k + q + eps) )
-    L   = 1 / B * sum_b m_b * ( l_b(student against teacher's memory) + l_b(teacher against student's memory) )
+```math
+o_k = \exp( v_s \cdot M_t[k] / \tau ) / Z
+```
 
-Then, at the selected samples' rows: `M <- normalise( M / 2 + v / 2 )`. `Z` is set once, by the first batch with a
-selected sample, so that the mean score there is `1 / N`.
+```math
+l_b(v_s, M_t) = - \ln \frac{o_0}{o_0 + q + \epsilon} - \sum_k \ln \frac{q}{o_k + q + \epsilon}
+```
 
-**Constants.** `negatives = 16384`, `dim = 128`, `tau = 0.07`, `momentum = 0.5`, `eps = 1e-7`, weight 0.8.
+```math
+L = \frac{1}{B} \sum_b m_b \big( l_b(v_s, M_t) + l_b(v_t, M_s) \big)
+```
+
+The student is told apart from the teacher's memory, and the teacher from the student's. Then, at the selected samples'
+rows, $M \leftarrow \mathrm{normalise}( M / 2 + v / 2 )$. $Z$ is set once, by the first batch with a selected sample, so
+that the mean score there is $1 / N$.
+
+**Constants.** `negatives = 16384`, `dim = 128`, $\tau = 0.07$, `momentum = 0.5`, $\epsilon = 10^{-7}$, weight 0.8.
 
 **Spots.** The pooled embedding. Takes vectors. Needs the labels of all training samples and each sample's index
 (`SpotKD(..., labels=...)` and `Batch.indices`).
 
-**Cost.** Two linear layers and two memory banks of `N x 128` numbers (51 MB for 50 000 samples), kept in the
-checkpoint. Scores are one matrix product of the batch with the candidates' rows, `B x (K + the largest class)`; the
-published code gathers `B x (K + 1) x 128` numbers twice, 1 GB for 64 samples.
+**Cost.** Two linear layers and two memory banks of $N \times 128$ numbers (51 MB for 50 000 samples), kept in the
+checkpoint. Scores are one matrix product of the batch with the candidates' rows, $B \times (K + n_c)$ with $n_c$ the
+size of the largest class; the published code gathers $B \times (K + 1) \times 128$ numbers twice, 1 GB for 64 samples.
 
 **Paper and author code.** Negatives are drawn on the device: uniformly from the other classes, without replacement
 where the smallest such pool has enough, else with. Without replacement the samples of one batch share one random order
-of the training set, of which each takes the first `K` of other classes: each sample's draw has the code's
+of the training set, of which each takes the first $K$ of other classes: each sample's draw has the code's
 distribution, but samples of a batch share most of their negatives (in the code they are independent). `relaxed` draws
-the positive from the sample's class (it may be the sample itself). `Z` is kept in the checkpoint (the code loses it),
+the positive from the sample's class (it may be the sample itself). $Z$ is kept in the checkpoint (the code loses it),
 and rows of zeros are guarded (the code divides by a bare norm).
 """
 

@@ -1,4 +1,4 @@
-"""DIST: correlations of probabilities instead of their values.
+r"""DIST: correlations of probabilities instead of their values.
 
 Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, arXiv:2205.10536.
 
@@ -6,14 +6,22 @@ Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", Ne
 probabilities go up and down with the teacher's: over the classes of one sample (inter) and over the samples of one
 class (intra).
 
-**Formula.** With `P` the probabilities at temperature `tau` of the `n` selected samples and `rho` Pearson's
-correlation:
+**Formula.** With $P$ the probabilities at temperature $\tau$ of the $n$ selected samples, $\rho$ Pearson's correlation,
+and the weights $\beta$ (`inter_weight`) and $\gamma$ (`intra_weight`):
 
-    inter = 1 / n * sum_b ( 1 - rho(P_s[b, :], P_t[b, :]) )
-    intra = 1 / C * sum_c ( 1 - rho(P_s[:, c], P_t[:, c]) )
-    L     = n / B * tau^2 * ( inter_weight * inter + intra_weight * intra )
+```math
+\text{inter} = \frac{1}{n} \sum_b \big( 1 - \rho(P_s[b, :], P_t[b, :]) \big)
+```
 
-**Constants.** `tau = 4`, both weights 2 (beta and gamma in the paper), weight `alpha = 1`.
+```math
+\text{intra} = \frac{1}{C} \sum_c \big( 1 - \rho(P_s[:, c], P_t[:, c]) \big)
+```
+
+```math
+L = \frac{n}{B} \tau^2 ( \beta \cdot \text{inter} + \gamma \cdot \text{intra} )
+```
+
+**Constants.** $\tau = 4$, both weights 2 (beta and gamma in the paper), weight `alpha = 1`.
 
 **Spots.** The logits, in KD's place. The intra term relates samples: the mask goes into its means and its sums. Weights
 between 0 and 1 make it a weighted correlation, with each sample counted by its weight.

@@ -1,4 +1,4 @@
-"""DKD: KD taken apart into the target class and all others.
+r"""DKD: KD taken apart into the target class and all others.
 
 Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", CVPR 2022, arXiv:2203.08679.
 
@@ -6,23 +6,29 @@ Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", CVPR 2022, arXi
 the other classes (NCKD). KD weighs the second by the teacher's doubt, so it fades where the teacher is sure. DKD
 weighs each by a number of its own.
 
-**Formula.** With `p` the probability of the label and `q` the probabilities of the others among themselves, both at
-temperature `tau`:
+**Formula.** With $p$ the probability of the label and $q$ the probabilities of the others among themselves, both at
+temperature $\tau$, and the weights $\alpha$ (`tckd`) and $\beta$ (`nckd`):
 
-    l_b = tau^2 * ( tckd * KL( (p_t, 1 - p_t) || (p_s, 1 - p_s) ) + nckd * KL( q_t || q_s ) )
-    L   = 1 / B * sum_b m_b * l_b
+```math
+l_b = \tau^2 \big( \alpha \mathrm{KL}( (p_t, 1 - p_t) \parallel (p_s, 1 - p_s) )
+    + \beta \mathrm{KL}( q_t \parallel q_s ) \big)
+```
 
-KD is `tckd = 1` and `nckd = 1 - p_t`.
+```math
+L = \frac{1}{B} \sum_b m_b l_b
+```
 
-**Constants.** `tau = 4`, `tckd = 1`, `nckd = 8` (the paper takes 1 to 10 by the pair), weight `alpha = 1`. The weight
+KD is $\alpha = 1$ and $\beta = 1 - p_t$.
+
+**Constants.** $\tau = 4$, `tckd = 1`, `nckd = 8` (the paper takes 1 to 10 by the pair), weight `alpha = 1`. The weight
 rises linearly over the first twelfth of the run (20 of 240 epochs).
 
 **Spots.** The logits, in KD's place.
 
 **Cost.** Nothing beside the networks; no parameters.
 
-**Paper and author code.** The code subtracts 1000 from the label's logit to leave it out of `q`; here it is masked.
-`p` comes from log-sum-exp, so it is exact where `p` is nearly 1. The warm-up is the code's.
+**Paper and author code.** The code subtracts 1000 from the label's logit to leave it out of $q$; here it is masked.
+$p$ comes from log-sum-exp, so it is exact where $p$ is nearly 1. The warm-up is the code's.
 """
 
 from __future__ import annotations

@@ -1,20 +1,25 @@
-"""FitNet: one feature map, through a trained regressor.
+r"""FitNet: one feature map, through a trained regressor.
 
 Romero, Ballas, Kahou, Chassang, Gatta, Bengio, "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv:1412.6550.
 
 **Idea.** Let the student's feature, after a small trained map to the teacher's shape, equal the teacher's feature.
 
-**Formula.** With `r` the regressor:
+**Formula.** With $r$ the regressor and $E$ the number of elements of a feature:
 
-    l_b = mean over all elements of ( r(f_s)_b - f_t,b )^2
-    L   = 1 / B * sum_b m_b * l_b
+```math
+l_b = \frac{1}{E} \left\lVert r(f_s)_b - f_{t,b} \right\rVert^2
+```
+
+```math
+L = \frac{1}{B} \sum_b m_b l_b
+```
 
 **Constants.** Weight 1 (RepDistiller uses 100). The regressor is a convolution with bias, BatchNorm and ReLU, chosen
 by the two sizes as for the routing adapters; for tokens LayerNorm and a linear layer.
 
-**Spots.** Feature map `f_2` of each network, counted from the stem as 0. Takes maps and tokens, also one of each.
+**Spots.** Feature map $f_2$ of each network, counted from the stem as 0. Takes maps and tokens, also one of each.
 
-**Cost.** The regressor: `C_s * C_t` weights for equal sizes, 9 or 16 times as many where a size is halved or doubled.
+**Cost.** The regressor: $C_s C_t$ weights for equal sizes, 9 or 16 times as many where a size is halved or doubled.
 
 **Paper and author code.** The paper trains in two phases, first the hint and then KD; the author code of SAKD trains
 both together, as here. The regressor runs on the whole batch before samples are selected, so its BatchNorm sees

@@ -1,4 +1,4 @@
-"""FSP: the flow between two layers.
+r"""FSP: the flow between two layers.
 
 Yim, Joo, Bae, Kim, "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer
 Learning", CVPR 2017.
@@ -6,11 +6,16 @@ Learning", CVPR 2017.
 **Idea.** How a network solves the problem shows in how one layer's features lead to the next one's. The Gram matrix
 between the channels of two consecutive maps describes that.
 
-**Formula.** For consecutive maps `k`, `k + 1` of one network, brought to the smaller size, `G` is the mean over
-positions of the products of their channels, `C_(k+1) x C_k`:
+**Formula.** For consecutive maps $k$, $k + 1$ of one network, brought to the smaller size, $G$ is the mean over
+positions of the products of their channels, $C_{k+1} \times C_k$:
 
-    l_b = mean over the matrix of ( G_s,b - G_t,b )^2
-    L   = sum over pairs of 1 / B * sum_b m_b,k * m_b,(k+1) * l_b
+```math
+l_b = \frac{1}{C_{k+1} C_k} \left\lVert G_{s,b} - G_{t,b} \right\rVert^2
+```
+
+```math
+L = \sum_{\text{pairs } k} \frac{1}{B} \sum_b m_{b,k} m_{b,k+1} l_b
+```
 
 A term spans two spots, so it counts for the samples selected at both: the product of the two decisions.
 
@@ -18,7 +23,7 @@ A term spans two spots, so it counts for the samples selected at both: the produ
 
 **Spots.** All feature maps, the stem's too. Takes maps; student and teacher must have equally many channels at each.
 
-**Cost.** One `C x C` product a pair and network; no parameters.
+**Cost.** One $C \times C$ product a pair and network; no parameters.
 
 **Paper and author code.** The paper initialises the student with this loss and then trains on labels; here it acts
 throughout, beside the labels. The published SAKD code lists FSP and cannot run it adaptively; gating by the product

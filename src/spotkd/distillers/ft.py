@@ -1,22 +1,27 @@
-"""FT: factors of the teacher's map, paraphrased.
+r"""FT: factors of the teacher's map, paraphrased.
 
 Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS 2018,
 arXiv:1802.04977.
 
-**Idea.** An autoencoder, the paraphraser, first learns to say the teacher's map in half as many channels. Then a
-translator on the student's side learns to say the same.
+**Idea.** An autoencoder, the paraphraser, first learns to express the teacher's map in half as many channels. Then
+a translator on the student's side learns to express the same.
 
-**Formula.** With `phi(u)` the mean over channels of `u^2`, scaled to length 1 over positions:
+**Formula.** With $\phi(u)$ the mean over channels of $u^2$, scaled to length 1 over the $HW$ positions:
 
-    l_b = mean over positions of | phi(translator(f_s))_b - phi(encoder(f_t))_b |
-    L   = 1 / B * sum_b m_b * l_b
+```math
+l_b = \frac{1}{HW} \left\lVert \phi(\text{translator}(f_s))_b - \phi(\text{encoder}(f_t))_b \right\rVert_1
+```
+
+```math
+L = \frac{1}{B} \sum_b m_b l_b
+```
 
 **Constants.** `rate = 0.5` (factor channels over teacher channels), weight 200. Preparation: 30 epochs of the
 paraphraser on the squared error of its reconstruction, SGD 0.01 with momentum 0.9 and decay 5e-4.
 
 **Spots.** The last feature map. Takes maps. Factors of different sizes meet at the smaller one.
 
-**Cost.** Paraphraser and translator, six and three 3x3 convolutions: with `C_t = C_s = 512` 12 million
+**Cost.** Paraphraser and translator, six and three 3x3 convolutions: with $C_t = C_s = 512$ 12 million
 weights, of which the paraphraser's 8 are frozen after the preparation. The preparation runs only the teacher.
 
 **Paper and author code.** With no sample selected the code leaves the full-batch loss in place; here it is 0. The

@@ -1,15 +1,17 @@
-"""KD: the teacher's softened logits.
+r"""KD: the teacher's logits, softened by a temperature.
 
 Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531.
 
 **Idea.** The teacher's probabilities say more than the label: which wrong classes are nearly right. A temperature
 above 1 brings these small numbers out.
 
-**Formula.** For the logits `z_t`, `z_s` of one sample, with the sum taken over the samples selected at the last spot:
+**Formula.** For the logits $z_t$, $z_s$ of one sample, with the sum taken over the samples selected at the last spot:
 
-    L = tau^2 / B * sum_b m_b * KL( softmax(z_t / tau) || softmax(z_s / tau) )
+```math
+L = \frac{\tau^2}{B} \sum_b m_b \mathrm{KL}( \mathrm{softmax}(z_t / \tau) \parallel \mathrm{softmax}(z_s / \tau) )
+```
 
-**Constants.** `tau = 4`; weight `alpha = 1`.
+**Constants.** $\tau = 4$; weight `alpha = 1`.
 
 **Spots.** The logits. KD stands there beside every distiller of features, and alone as `kd`.
 

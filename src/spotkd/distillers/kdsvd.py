@@ -1,4 +1,4 @@
-"""KDSVD: how the leading direction of one map goes with the next one's.
+r"""KDSVD: how the leading direction of one map goes with the next one's.
 
 Lee, Kim, Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", ECCV 2018,
 arXiv:1807.06819.
@@ -6,12 +6,21 @@ arXiv:1807.06819.
 **Idea.** Compress each map to its leading right-singular vector, one number for each channel, and match how the
 vectors of consecutive maps relate.
 
-**Formula.** Each sample's map is a matrix `HW x C`. `v_t` is the teacher's first right-singular vector; `v_s` is that
-of the student's first four which has the largest absolute cosine to it, with its sign. For consecutive maps:
+**Formula.** Each sample's map is a matrix $HW \times C$. $v_t$ is the teacher's first right-singular vector; $v_s$ is
+that of the student's first four which has the largest absolute cosine to it, with its sign. For consecutive maps with
+vectors $v$ and $v'$, and for all channels $i$ of one map and $j$ of the next:
 
-    R_ij = exp( -(v_i - v'_j)^2 / 8 )        for all channels i of one map and j of the next
-    l_b  = sum_ij ( R^s_ij - R^t_ij )^2
-    L    = sum over pairs of 1 / B * sum_b m_b,k * m_b,(k+1) * l_b
+```math
+R_{ij} = \exp\big( -(v_i - v'_j)^2 / 8 \big)
+```
+
+```math
+l_b = \sum_{ij} \big( R^s_{ij} - R^t_{ij} \big)^2
+```
+
+```math
+L = \sum_{\text{pairs } k} \frac{1}{B} \sum_b m_{b,k} m_{b,k+1} l_b
+```
 
 A term spans two spots, so it counts for the samples selected at both: the product of the two decisions.
 
@@ -19,7 +28,7 @@ A term spans two spots, so it counts for the samples selected at both: the produ
 
 **Spots.** All feature maps but the stem's. Takes maps; student and teacher must have equally many channels at each.
 
-**Cost.** An eigendecomposition of one Gram matrix a sample and map, of size `min(HW, C)`, and `B * C * C'` numbers a
+**Cost.** An eigendecomposition of one Gram matrix a sample and map, of size $\min(HW, C)$, and $B C C'$ numbers a
 pair. On CUDA the decomposition waits for the device. No parameters.
 
 **Paper and author code.** The published SAKD code crashes as soon as two spots select different numbers of samples,

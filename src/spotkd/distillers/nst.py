@@ -1,24 +1,29 @@
-"""NST: the distribution of the channels' activation patterns.
+r"""NST: the distribution of the channels' activation patterns.
 
 Huang, Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017, arXiv:1707.01219.
 
 **Idea.** Each channel is a sample of "what this layer looks at". Match the two sets of patterns by their maximum mean
 discrepancy with a squared kernel; channels need not correspond, nor be equally many.
 
-**Formula.** With the rows `p_i` of one sample's map, one for each channel over the `HW` positions, scaled to length
-1, and `k(P, Q)` the mean over all pairs of channels of `(p_i . q_j)^2`:
+**Formula.** With the rows $p_i$ of one sample's map, one for each channel over the $HW$ positions, scaled to length
+1, and $k(P, Q)$ the mean over all pairs of channels of $(p_i \cdot q_j)^2$:
 
-    l_b = k(P_t, P_t) + k(P_s, P_s) - 2 k(P_s, P_t)
-    L   = sum over spots of 1 / B * sum_b m_b * l_b
+```math
+l_b = k(P_t, P_t) + k(P_s, P_s) - 2 k(P_s, P_t)
+```
+
+```math
+L = \sum_{\text{spots}} \frac{1}{B} \sum_b m_b l_b
+```
 
 **Constants.** Weight 50.
 
 **Spots.** All feature maps but the stem's. Takes maps and tokens (on their square grid). Maps of different sizes meet
 at the smaller one.
 
-**Cost.** No parameters. `k` is the inner product of two Gram matrices, `C x C` or `HW x HW`: whichever is cheaper for
-the shapes. The largest tensor is then `B * C^2` or `B * (HW)^2` numbers; the published code makes `B * C^2 * HW` (17
-GB for ResNet50 to vgg8 at batch 64).
+**Cost.** No parameters. $k$ is the inner product of two Gram matrices, $C \times C$ or $HW \times HW$: whichever is
+cheaper for the shapes. The largest tensor is then $B C^2$ or $B (HW)^2$ numbers; the published code makes $B C^2 HW$
+(17 GB for ResNet50 to vgg8 at batch 64).
 
 **Paper and author code.** The same numbers. A channel of zeros stays zero and gets no gradient.
 """

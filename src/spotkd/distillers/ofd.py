@@ -1,4 +1,4 @@
-"""OFD: what a teacher's map says above a margin.
+r"""OFD: a teacher's map above a margin.
 
 Heo, Kim, Yun, Park, Kwak, Choi, "A Comprehensive Overhaul of Feature Distillation", ICCV 2019, arXiv:1904.01866.
 
@@ -6,18 +6,30 @@ Heo, Kim, Yun, Park, Kwak, Choi, "A Comprehensive Overhaul of Feature Distillati
 So the student must match the first, need only stay below a negative margin for the second, and is left alone where it
 already does.
 
-**Formula.** With pre-activations `s` (after a connector) and `t`, and for each channel the margin `mu`, the mean of
+**Formula.** With pre-activations $s$ (after a connector) and $t$, and for each channel the margin $\mu$, the mean of
 the teacher's negative pre-activations, element by element and summed over the map:
 
-    t' = max(t, mu);   d = (s - t')^2 where s > t' or t' > 0;   0 elsewhere
-    L  = sum over spots i of 1/1000 * 2^(i - last) * 1 / B * sum_b m_b * sum d_b
+```math
+t' = \max(t, \mu)
+```
+
+```math
+d = \begin{cases}
+    (s - t')^2 & s > t' \text{ or } t' > 0 \\
+    0 & \text{elsewhere}
+\end{cases}
+```
+
+```math
+L = \sum_{\text{spots } i} \frac{1}{1000} 2^{i - \text{last}} \frac{1}{B} \sum_b m_b \sum d_b
+```
 
 **Constants.** Factor 1/1000, half the weight for each spot before the last, weight 1.
 
 **Spots.** All feature maps but the stem's, before the ReLU that ends them (as they are where none does). Takes maps.
 Maps of different sizes meet at the smaller one, after the connector.
 
-**Cost.** A 1x1 convolution and BatchNorm a spot, `C_s * C_t` weights.
+**Cost.** A 1x1 convolution and BatchNorm a spot, $C_s C_t$ weights.
 
 **Paper and author code.** The code computes the margins from the teacher's last BatchNorm, as the mean of a normal
 variable below zero; the paper also allows to measure them, which is done here, since any network can be a teacher:

@@ -1,20 +1,23 @@
-"""PKT: the probability that one sample is another's neighbour.
+r"""PKT: the probability that one sample is another's neighbour.
 
 Passalis, Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018, arXiv:1803.10837.
 
 **Idea.** Turn the cosines between samples into, for each sample, a distribution over the others, and match
 distributions.
 
-**Formula.** Over the `n` selected samples, with `K_ij = (cos(x_i, x_j) + 1) / 2` and `p_ij = K_ij / sum_j K_ij`:
+**Formula.** Over the $n$ selected samples, with $K_{ij} = (\cos(x_i, x_j) + 1) / 2$, $p_{ij} = K_{ij} / \sum_j K_{ij}$
+and $\epsilon = 10^{-7}$:
 
-    L = n / B * 1 / n^2 * sum_ij p_ij^t * ln( (p_ij^t + 1e-7) / (p_ij^s + 1e-7) )
+```math
+L = \frac{n}{B} \cdot \frac{1}{n^2} \sum_{ij} p^t_{ij} \ln \frac{p^t_{ij} + \epsilon}{p^s_{ij} + \epsilon}
+```
 
 **Constants.** Weight 30000.
 
 **Spots.** The pooled embedding. Takes vectors. The loss relates samples: the mask goes into the matrix before its
 rows are divided by their sums.
 
-**Cost.** Two `B x B` matrices; no parameters.
+**Cost.** Two $B \times B$ matrices; no parameters.
 
 **Paper and author code.** The code divides rows by `norm + 1e-7`, as here; a row of zeros stays zero and gets no
 gradient (the code's is NaN). One selected sample gives 0.

@@ -1,4 +1,4 @@
-"""ReviewKD: deep student layers review shallow teacher layers.
+r"""ReviewKD: deep student layers review shallow teacher layers.
 
 Chen, Liu, Zhao, Jia, "Distilling Knowledge via Knowledge Review", CVPR 2021, arXiv:2104.09044.
 
@@ -6,12 +6,16 @@ Chen, Liu, Zhao, Jia, "Distilling Knowledge via Knowledge Review", CVPR 2021, ar
 student's features are fused one by one by small attention modules, and each fusion is compared with the teacher's map
 of that depth.
 
-**Formula.** With the fused maps `u_i` (each from the student's map at spot `i` and the fusion from below it), and
-`P_l` average pooling to `l x l`:
+**Formula.** With the fused maps $u_i$ (each from the student's map at spot $i$ and the fusion from below it), and
+$P_l$ average pooling to $l \times l$, for $l = 4, 2, 1$ where smaller than the map, with $w_l = 1/2, 1/4, 1/8$ in turn:
 
-    l_b = ( mse(u, f_t) + sum over l of w_l * mse(P_l u, P_l f_t) ) / ( 1 + sum over l of w_l )
-          l = 4, 2, 1 where smaller than the map;  w_l = 1/2, 1/4, 1/8 in turn
-    L   = sum over spots of 1 / B * sum_b m_b * l_b
+```math
+l_b = \frac{ \mathrm{mse}(u, f_t) + \sum_l w_l \mathrm{mse}(P_l u, P_l f_t) }{ 1 + \sum_l w_l }
+```
+
+```math
+L = \sum_{\text{spots}} \frac{1}{B} \sum_b m_b l_b
+```
 
 Each term is gated by the decision at the spot whose teacher map it is. Deeper student features take part in it
 whatever was decided about them.

@@ -1,21 +1,23 @@
-"""SP: which samples look alike.
+r"""SP: which samples look alike.
 
 Tung, Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv:1907.09682.
 
 **Idea.** Two images that excite the teacher alike should excite the student alike, whatever the features themselves
 are.
 
-**Formula.** With `X` the flattened features of the `n` selected samples and `G` the rows of `X X^T` scaled to length
+**Formula.** With $X$ the flattened features of the $n$ selected samples and $G$ the rows of $X X^T$ scaled to length
 1:
 
-    L = n / B * 1 / n^2 * || G_t - G_s ||^2
+```math
+L = \frac{n}{B} \cdot \frac{1}{n^2} \left\lVert G_t - G_s \right\rVert^2
+```
 
 **Constants.** Weight 3000.
 
 **Spots.** The last feature map. Takes maps, tokens and vectors, in any combination: only the batch must agree. The
 loss relates samples, so the mask goes into the Gram matrices before their rows are normalised.
 
-**Cost.** Two `B x B` Gram matrices; no parameters.
+**Cost.** Two $B \times B$ Gram matrices; no parameters.
 
 **Paper and author code.** Equal. A row of zeros stays zero and gets no gradient (the code's reaches 1e10 there). One
 selected sample gives 0.

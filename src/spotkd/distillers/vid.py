@@ -1,4 +1,4 @@
-"""VID: how much the student's map says about the teacher's map.
+r"""VID: how much the student's map says about the teacher's map.
 
 Ahn, Hu, Damianou, Lawrence, Dai, "Variational Information Distillation for Knowledge Transfer", CVPR 2019,
 arXiv:1904.05835.
@@ -6,20 +6,26 @@ arXiv:1904.05835.
 **Idea.** Maximise a lower bound of the mutual information: predict the teacher's map from the student's by a Gaussian
 whose mean is a small network and whose variance is learnt for each channel.
 
-**Formula.** At each spot, with `mu` the regressor and `v = softplus(log_scale) + 1e-5` for each channel:
+**Formula.** At each spot, with $\mu$ the regressor, $v = \mathrm{softplus}(\sigma) + 10^{-5}$ for each channel
+with the learnt $\sigma$ (`log_scale`), and the mean taken over channels and positions:
 
-    l_b = mean over channels and positions of ( (mu(f_s)_b - f_t,b)^2 / v + ln v ) / 2
-    L   = sum over spots of 1 / B * sum_b m_b * l_b
+```math
+l_b = \frac{1}{2} \mathrm{mean} \Big( \frac{(\mu(f_s)_b - f_{t,b})^2}{v} + \ln v \Big)
+```
 
-**Constants.** Variance 5 at the start, weight 1. The regressor is three 1x1 convolutions without bias, `C_s -> C_t ->
-C_t -> C_t`, with ReLU between them.
+```math
+L = \sum_{\text{spots}} \frac{1}{B} \sum_b m_b l_b
+```
+
+**Constants.** Variance 5 at the start, weight 1. The regressor is three 1x1 convolutions without bias, the first of
+which goes from $C_s$ to $C_t$ channels, with ReLU between them.
 
 **Spots.** All feature maps but the stem's. Takes maps and tokens (on their square grid). Maps of different sizes meet
 at the smaller one.
 
-**Cost.** `C_s * C_t + 2 * C_t^2` weights a spot: with wide teachers this is more than the student.
+**Cost.** $C_s C_t + 2 C_t^2$ weights a spot: with wide teachers this is more than the student.
 
-**Paper and author code.** The loss may be negative, since `ln v` may be. `log_scale` is under the student's weight
+**Paper and author code.** The loss may be negative, since $\ln v$ may be. `log_scale` is under the student's weight
 decay, as in the code. Where a spot selects no sample its regressor gets a gradient of zero, so decay and momentum still
 act (the code skips the step).
 """

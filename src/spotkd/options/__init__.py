@@ -4,6 +4,7 @@ Beside each field stand its bounds and what it affects (:mod:`.fields`); :mod:`.
 from them. Nothing here imports anything heavy, so that ``spotkd --help`` answers at once.
 """
 
+from .cache import CacheOptions
 from .commands import (
     BenchOptions,
     DemoOptions,
@@ -44,6 +45,7 @@ from .values import (
 
 __all__ = [
     "BenchOptions",
+    "CacheOptions",
     "DataOptions",
     "DemoOptions",
     "DistillOptions",

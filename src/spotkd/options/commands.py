@@ -22,7 +22,7 @@ class EvaluateOptions:
         batch_size: images in a step.
         accelerator: auto, cpu, cuda or mps.
         precision: 32, bf16-mixed, or auto for bf16-mixed where the processor computes in it.
-        trust: follow what a file of somebody names: code (python:NAME), data sets of the Hub (hf:NAME).
+        trust: follow what somebody else's file names: code (python:NAME), data sets of the Hub (hf:NAME).
     """
 
     checkpoint: str
@@ -47,14 +47,14 @@ class ExportOptions:
             unset takes hub/ in the run folder.
         overwrite: replace what is there.
         model: the network's name; unset takes the one noted in the file.
-        data: the data set it was trained on, for weights that note no classes and no preprocessing.
+        data: the data set it was trained on, for weights without metadata on classes and preprocessing.
         root: folder that holds the files of that data set; unset takes data.
         push_to_hub: USER/NAME on the Hugging Face Hub to send the student to, with a model card made from the run's
             facts (pip install 'spotkd[hub]'; 'hf auth login' first).
         card_only: only write the folder that would be sent.
         license: licence on the card, as the Hub writes it, such as apache-2.0; unset leaves the field out.
         private: make a new repository private.
-        trust: follow what a file of somebody names: code (python:NAME), data sets of the Hub (hf:NAME).
+        trust: follow what somebody else's file names: code (python:NAME), data sets of the Hub (hf:NAME).
     """
 
     run: str
@@ -84,7 +84,7 @@ class PredictOptions:
         trust: open a .pt2 file, which can run code, and follow code that a file names (python:NAME): only for files of
             your own.
         model: the network's name; unset takes the one noted in the file.
-        data: the data set it was trained on, for weights that note no classes and no preprocessing.
+        data: the data set it was trained on, for weights without metadata on classes and preprocessing.
         root: folder that holds the files of that data set; unset takes data.
     """
 
@@ -216,7 +216,7 @@ class InspectOptions:
         out: folder for the tables; unset takes the run's.
         batch_size: images in a step.
         accelerator: auto, cpu, cuda or mps.
-        trust: follow what a file of somebody names: code (python:NAME), data sets of the Hub (hf:NAME).
+        trust: follow what somebody else's file names: code (python:NAME), data sets of the Hub (hf:NAME).
     """
 
     run: str
@@ -239,7 +239,7 @@ class ReportOptions:
         split: images whose decisions are shown: train, val or test.
         batch_size: images in a step.
         accelerator: auto, cpu, cuda or mps.
-        trust: follow what a file of somebody names: code (python:NAME), data sets of the Hub (hf:NAME).
+        trust: follow what somebody else's file names: code (python:NAME), data sets of the Hub (hf:NAME).
     """
 
     what: list[str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .cache import CacheOptions
 from .fields import option, section
 from .grammar import parse_hazards, parse_interval, parse_loggers, parse_spots
 
@@ -108,6 +109,8 @@ class OptimOptions:
         warmup: epochs in which the rate of cosine rises, 2.5 is possible; unset takes a twentieth of all.
         clip: longest gradient; a longer one is shortened to it before the step, the student's and the policy's each by
             itself; 0 for none.
+        dot_delta: DOT: the teacher's gradients get so much more momentum and the labels' so much less (0.075 in the
+            paper), for a second backward pass in each step; 0 for one momentum. For sgd.
     """
 
     lr: float | None = option(None, affects="result", above=0)
@@ -118,6 +121,7 @@ class OptimOptions:
     milestones: list[int] | None = option(None, affects="result")
     warmup: float | None = option(None, affects="result", at_least=0)
     clip: float = option(0.0, affects="result", at_least=0)
+    dot_delta: float = option(0.0, affects="result", at_least=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -261,6 +265,9 @@ class DistillOptions(RunOptions):
     Args:
         teacher: the trained network; its checkpoint is required.
         student: the network to train.
+        more_teachers: further teachers, as run folders or weights files that note their network, runs/b,runs/c; each
+            has spots of its own, and the losses are averaged (strategy confidence: weighed). --teacher given more than
+            once is short for it. For strategies without a policy.
         distiller: what to distil; 'spotkd distillers' lists them; kd is the logits alone. python:MODULE.CLASS for one
             of yours.
         strategy: where to distil: always (at every spot), adaptive (SAKD), trust (where the teacher can be believed)
@@ -279,8 +286,11 @@ class DistillOptions(RunOptions):
         fold: fold the frozen teacher's BatchNorms into its convolutions, where that leaves its outputs as they are.
         gather: with several devices, whatever compares or counts the samples of a batch (relational distillers, the
             gamma rule, the balance and share terms) sees those of all devices; without it, those of its own.
+        shard_teacher: with several devices, each keeps its share of the frozen teacher's weights and gets the others as
+            they are needed (FSDP2), for a teacher that is too large for a device.
         cache_teacher: GiB that the frozen teacher's outputs may take: they are computed in the first epoch and looked
-            up afterwards. 0 keeps none. Only with data.augment false.
+            up afterwards. 0 keeps none. Only with data.augment false, or cache.crops.
+        cache: where they are kept, and for which augmentations.
         hazard: damage done on purpose, to see what a strategy makes of it: wrong:0.4 (for 40 % of the training images
             the teacher sees another one, of another class), subgroup:0.2 (the same for all images of 20 % of the
             classes), shift:1 (noise of that deviation over all that the teacher sees), scale:30 (the distiller's weight
@@ -296,6 +306,7 @@ class DistillOptions(RunOptions):
 
     teacher: ModelOptions = section(ModelOptions, checkpoint="place")
     student: ModelOptions = section(lambda: ModelOptions("resnet8"))
+    more_teachers: list[str] | str | None = option(None, affects="result")
     distiller: str = option("kd", affects="result")
     strategy: str = option("always", affects="result")
     options: dict[str, bool | int | float | str] = option({}, affects="result")
@@ -310,7 +321,9 @@ class DistillOptions(RunOptions):
     )
     fold: bool = option(True, affects="result")
     gather: bool = option(False, affects="result")
+    shard_teacher: bool = option(False, affects="numerics", free_on_resume=True)
     cache_teacher: float = option(0.0, affects="speed", at_least=0)
+    cache: CacheOptions = section(CacheOptions)
     hazard: list[str] | str | None = option(None, affects="result", parse=parse_hazards)
     policy: PolicyOptions = section(PolicyOptions)
     preparation: PreparationOptions = section(PreparationOptions)

@@ -8,7 +8,8 @@ from typing import Any, TypeVar, get_type_hints
 
 from ..errors import SpotkdError
 from .fields import Option, known_options
-from .run import DataOptions, OptimOptions, RunOptions
+from .grammar import parse_names
+from .run import DataOptions, DistillOptions, OptimOptions, RunOptions
 
 STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 6000, 30, 240  # of a run whose epochs are not given
 AnyOptions = TypeVar("AnyOptions", bound=Any)
@@ -99,6 +100,12 @@ def result_differences(one: RunOptions, other: RunOptions) -> list[str]:
     return [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
 
 
+def describe_teachers(options: DistillOptions) -> str:
+    """``resnet56``, or ``resnet56 and 2 others`` where there are more."""
+    others = len(parse_names(options.more_teachers) or ())
+    return options.teacher.name + (f" and {others} other{'s' * (others > 1)}" if others else "")
+
+
 def options_of_test_images(options: RunOptions) -> dict[str, Any]:
     """The options of the data set that must be known to find the same test images again."""
     return {name: getattr(options.data, name) for name in test_image_keys()}
@@ -126,6 +133,26 @@ def epochs_for(options: RunOptions, images: int) -> int:
 def learning_rate(optim: OptimOptions) -> float:
     """The learning rate that was asked for, or the one that is usual with this optimizer."""
     return {"sgd": 0.05, "adamw": 0.001}[optim.kind] if optim.lr is None else optim.lr
+
+
+def check_dot(optim: OptimOptions, compiled: bool, has_teacher: bool) -> None:
+    """What DOT, two momenta, goes with.
+
+    Raises:
+        SpotkdError: an option that excludes it.
+    """
+    delta, momentum = optim.dot_delta, optim.momentum
+    if not has_teacher:
+        raise SpotkdError("optim.dot_delta has no effect: without a teacher there is one gradient; leave it out")
+    if not delta <= momentum < 1 - delta:
+        raise SpotkdError(
+            f"optim.dot_delta is {delta:g}: with optim.momentum {momentum:g} both momenta must be between 0 and 1"
+        )
+    for key, excluded in (("optim.kind adamw", optim.kind == "adamw"), ("optim.clip", optim.clip)):
+        if excluded:
+            raise SpotkdError(f"optim.dot_delta is for SGD as it is; leave out it or {key}")
+    if compiled:
+        raise SpotkdError("optim.dot_delta takes two gradients, and compiled passes give one; leave it out, or compile")
 
 
 def warmup(optim: OptimOptions, epochs: int) -> float | None:

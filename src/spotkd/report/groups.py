@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..analysis.palette import ROLES
 from ..options import DistillOptions, TrainOptions
+from ..options.grammar import parse_names
 from ..options.values import result_differences
 from ..statistics import MeanInterval, mean_interval
 from .run_record import RunRecord
@@ -114,7 +115,8 @@ def role_of(run: RunRecord, teachers: tuple[set[Path], set[str]]) -> str:
 def _teachers(sections: Sequence[Section]) -> tuple[set[Path], set[str]]:
     """Folders that teachers came from, and networks that are teachers and never students."""
     found = [options for section in sections if (options := section.run.distill_options) is not None]
-    folders = {Path(options.teacher.checkpoint).resolve() for options in found if options.teacher.checkpoint}
+    named = [[options.teacher.checkpoint, *(parse_names(options.more_teachers) or ())] for options in found]
+    folders = {Path(checkpoint).resolve() for checkpoints in named for checkpoint in checkpoints if checkpoint}
     students = {options.student.name for options in found}
     return folders, {options.teacher.name for options in found} - students
 

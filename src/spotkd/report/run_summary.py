@@ -8,7 +8,7 @@ from itertools import count
 
 from ..formatting import format_count
 from ..options import DistillOptions
-from ..options.values import flatten, result_differences
+from ..options.values import describe_teachers, flatten, result_differences
 from .charts import HeatMap
 from .costs import NetworkCost
 from .effects import Effect
@@ -27,7 +27,7 @@ def summary_items(run: RunRecord, costs: dict[str, NetworkCost] | None) -> Itera
     """The summary of a run: a term, and what there is to say."""
     options, summary = run.options, run.summary
     if isinstance(options, DistillOptions):
-        yield "pair", f"{options.teacher.name} teaches {options.student.name}"
+        yield "pair", f"{describe_teachers(options)} teaches {options.student.name}"
         yield "what", f"{options.distiller}" + (f" (spots {_join_names(options.spots)})" if options.spots else "")
         yield "where", options.strategy
     else:

@@ -1,12 +1,14 @@
-"""EA: entropy-based adaptive distillation.
+r"""EA: entropy-based adaptive distillation.
 
 "EA-KD: Entropy-based Adaptive Knowledge Distillation", 2025.
 
 **Idea.** A teacher that is unsure says more than a sure one, and more so where the student is unsure too.
 
-**Formula.** With the entropies of both networks at temperature 3 and `C` classes:
+**Formula.** With the entropies $H$ of both networks at temperature 3 and $C$ classes:
 
-    w_b = ( H_t,b + H_t,b * H_s,b / log C ) / 2
+```math
+w_b = \frac{1}{2} \Big( H_{t,b} + \frac{H_{t,b} H_{s,b}}{\log C} \Big)
+```
 
 **Constants.** Temperature 3.
 """

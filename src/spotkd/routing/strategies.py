@@ -55,6 +55,9 @@ class Evidence(NamedTuple):
         progress: the share of the epochs that are over, from 0 up to (not including) 1.
         task_gradients: gives the gradients of the labels' loss at the student's features of each spot, ``K + 1``
             tensors ``(B, ...)``. Each call costs a part of a backward pass, so call it every few steps.
+        logits_of_teachers: the logits ``(B, classes)`` of each of several teachers; ``teacher[-1]`` are the joint ones.
+            Empty where there is one teacher.
+        teacher_of_column: whose each column of the weights is, by the place in ``logits_of_teachers``.
     """
 
     policy_logits: Tensor
@@ -64,6 +67,14 @@ class Evidence(NamedTuple):
     losses: Tensor | None
     progress: float
     task_gradients: Callable[[], list[Tensor]]
+    logits_of_teachers: Sequence[Tensor] = ()
+    teacher_of_column: Sequence[int] = ()
+
+    def is_teacher_right(self) -> Tensor:
+        """Whether a column's teacher names the label: ``(B, 1)``, of several teachers ``(B, K + 1)``."""
+        logits = self.logits_of_teachers or self.teacher[-1:]
+        right = torch.stack([x.argmax(1) == self.labels for x in logits], dim=1)
+        return right[:, list(self.teacher_of_column)] if self.logits_of_teachers else right
 
     def require_losses(self) -> Tensor:
         """The losses, for a strategy that asked for them."""

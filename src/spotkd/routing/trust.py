@@ -4,7 +4,7 @@ Where a teacher errs, its features and logits are unlike what the student has fo
 distillation loss of that sample is extreme. So at each spot the logarithms of the last samples' losses are described by
 a mixture of two normal distributions. Where the two are clearly apart, a sample is distilled with the probability that
 its loss belongs to the lower one; where they are not, everybody is, as by `always`. Where the labels are known, a
-teacher that is wrong about a sample is not asked about it at all.
+teacher that is wrong about a sample is not asked about it at all. Of several teachers each is judged by itself.
 """
 
 from __future__ import annotations
@@ -66,8 +66,7 @@ class Trust(Strategy):
         weights = lower_posterior(_logarithm(losses), self.components)
         weights = torch.where(self.separation > SEPARATION, weights, 1.0)
         if self.labels:
-            right = evidence.teacher[-1].argmax(1) == evidence.labels
-            weights = weights * right[:, None]
+            weights = weights * evidence.is_teacher_right()
         return weights.to(losses.dtype)
 
     @torch.no_grad()

@@ -1,13 +1,15 @@
-"""WSL: weighted soft labels.
+r"""WSL: weighted soft labels.
 
 Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang, "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff
 Perspective", ICLR 2021, arXiv:2102.00650.
 
 **Idea.** Soft labels regularise the student most where it is already better than the teacher. Those samples count less.
 
-**Formula.** With the cross entropies of student and teacher with the label:
+**Formula.** With the cross entropies $H$ of student and teacher with the label:
 
-    w_b = 1 - exp( -CE_s,b / (CE_t,b + 1e-7) )
+```math
+w_b = 1 - \exp \Big( -\frac{H_{s,b}}{H_{t,b} + 10^{-7}} \Big)
+```
 
 **Constants.** With KD the paper takes temperature 2 and weight 2.5 on ImageNet, 4 and 2.25 on CIFAR; here they stay
 what `temperature` and `alpha` say.

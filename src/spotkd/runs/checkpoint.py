@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from ..distributed import is_sharded
 from ..errors import SpotkdError, one_line
 from ..files import atomic_write
 from ..untrusted.files import MAX_WEIGHTS_BYTES, open_file
@@ -131,9 +132,11 @@ def load_newest(folder: Path, set_aside: bool = True) -> tuple[dict[str, Any] | 
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """A checksum of tensors by name: whether two networks are the same."""
+    """A checksum of tensors by name: whether two networks are the same. Of sharded ones all processes must ask."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
+        if is_sharded(tensor):
+            tensor = tensor.full_tensor()  # type: ignore[attr-defined]
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

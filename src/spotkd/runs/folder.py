@@ -12,6 +12,7 @@ from ..errors import RunError, SpotkdError, one_line
 from ..files import atomic_write
 from ..notebook import html_table
 from ..options import DistillOptions, TrainOptions, read_options
+from ..options.values import describe_teachers
 from ..untrusted.files import open_file, read_text
 from ..untrusted.yaml_files import check_yaml_file, read_yaml
 from . import layout
@@ -59,7 +60,7 @@ class RunFolder:
         options, summary = self.options, self.summary
         rows: list[tuple[str, object]] = [("data", options.data.name), ("seed", options.seed)]
         if isinstance(options, DistillOptions):
-            rows += [("student", options.student.name), ("teacher", options.teacher.name)]
+            rows += [("student", options.student.name), ("teacher", describe_teachers(options))]
             rows += [("what, where", f"{options.distiller}, {options.strategy}")]
         else:
             rows += [("network", options.model.name)]

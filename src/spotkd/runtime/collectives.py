@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..distributed import Shard
+from ..distributed import Shard, is_sharded
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
@@ -23,14 +23,20 @@ def broadcast_state(method: nn.Module) -> None:
     """Copy the first process's parameters and buffers to all others."""
     if dist.is_initialized():
         for name, tensor in method.state_dict().items():
-            if not name.endswith("_extra_state"):  # what is no tensor of the device is the same everywhere
+            # What is no tensor of the device is the same everywhere, and so are weights of which each has a share.
+            if not name.endswith("_extra_state") and not is_sharded(tensor):
                 dist.broadcast(tensor, src=0)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace the gradients by their mean over the processes, after a backward pass."""
+    average_tensors(p.grad for p in parameters if p.grad is not None)
+
+
+def average_tensors(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by their mean over the processes."""
     if dist.is_initialized():
-        _average([p.grad for p in parameters if p.grad is not None], 1 / dist.get_world_size())
+        _average(list(tensors), 1 / dist.get_world_size())
 
 
 def average_statistics(method: nn.Module, shard: Shard) -> None:
@@ -53,3 +59,27 @@ def _average(tensors: Sequence[Tensor], weight: float) -> None:
         values = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, value in zip(tensors, values, strict=True):
             tensor.copy_(value.view_as(tensor))
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def merge_rows(values: Tensor, known: Tensor) -> None:
+    """Give the first process the rows that any process knows, bit for bit; what the others have is lost.
+
+    Args:
+        values: ``(N, ...)``.
+        known: ``(N,)`` bool, which rows this process knows.
+    """
+    if not dist.is_initialized():
+        return
+    mine = dist.get_rank() + 1
+    owners = known.to(torch.int32) * mine
+    dist.all_reduce(owners, dist.ReduceOp.MAX)  # a row that several know may differ in its last bits
+    values[owners != mine] = 0
+    order = sorted(range(values.dim()), key=values.stride, reverse=True)
+    dist.reduce(values.permute(order).view(torch.uint8), 0, dist.ReduceOp.MAX)
+    known.copy_(owners > 0)

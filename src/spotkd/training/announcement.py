@@ -35,6 +35,7 @@ def format_number(number: int) -> str:
 
 _EXTRAS = {
     "optim.clip": "gradients of at most {:g}",
+    "optim.dot_delta": "DOT with Delta {:g}",
     "label_smoothing": "label smoothing {:g}",
     "mixup": "mixup {:g}",
     "cutmix": "CutMix {:g}",

@@ -19,7 +19,7 @@ from ..losses import Method
 from ..method import SpotKD
 from ..models.weights import find_weights
 from ..options import DistillOptions, ModelOptions, RunOptions, TrainOptions
-from ..options.grammar import parse_interval, parse_loggers
+from ..options.grammar import parse_interval, parse_loggers, parse_names
 from ..options.parsing import parse_options
 from ..options.values import changes_of_run, epochs_for, flatten, learning_rate, milestones, warmup
 from ..runs import layout
@@ -27,6 +27,7 @@ from ..runs.folder import RunFolder
 from ..runs.follower import RunFollower, share_state
 from ..runs.writer import RunWriter
 from ..runtime.device import Device
+from ..runtime.sharding import shard_network
 from .build import policy_decay
 from .decision_log import WATCHED_IMAGES, DecisionLog
 from .guard import Guard
@@ -37,6 +38,7 @@ from .progress import Notes, Progress
 from .select import Selection
 from .session import Schedule, Session, TrainingData
 from .state import changing_buffers
+from .teacher_files import CacheKeeper
 from .trained import AveragedNetwork, TrainedNetwork
 
 
@@ -46,7 +48,8 @@ def default_folder(options: TrainOptions | DistillOptions, data: Dataset) -> str
     if named:
         return named
     if isinstance(options, DistillOptions):
-        names = [options.distiller, options.teacher.name, options.student.name, options.strategy]
+        more = [Path(path).resolve().name for path in parse_names(options.more_teachers) or ()]
+        names = [options.distiller, options.teacher.name, *more, options.student.name, options.strategy]
         names += [options.hazard] if isinstance(options.hazard, str) else options.hazard or []
         return f"runs/{_as_folder_name(data.name)}-{'-'.join(map(_as_folder_name, names))}-seed{options.seed}"
     return f"runs/train-{_as_folder_name(data.name)}-{_as_folder_name(options.model.name)}-seed{options.seed}"
@@ -70,8 +73,10 @@ def check_sources(folder: str, options: TrainOptions | DistillOptions) -> None:
     Raises:
         SpotkdError: they are.
     """
-    teacher = options.teacher.checkpoint if isinstance(options, DistillOptions) else None
-    for checkpoint in filter(None, [trained_model(options).checkpoint, teacher]):
+    teachers: list[str | None] = []
+    if isinstance(options, DistillOptions):
+        teachers = [options.teacher.checkpoint, *(parse_names(options.more_teachers) or ())]
+    for checkpoint in filter(None, [trained_model(options).checkpoint, *teachers]):
         if find_weights(checkpoint).resolve() in [Path(folder).resolve() / name for name in layout.FILES]:
             raise SpotkdError(
                 f"out is {folder}: {checkpoint}, which this run starts from, lies there; give another --out"
@@ -172,6 +177,8 @@ def assemble(
     method.label_smoothing = options.label_smoothing
     optimizer, schedule = _optimizer(options, method, data)
     method.to(memory_format=device.memory_format)  # type: ignore[call-overload]
+    if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and options.shard_teacher:
+        shard_network(method.teacher, device.fabric.device, device.fabric.world_size)
     trained = TrainedNetwork(method.student)
     if options.ema:
         trained = AveragedNetwork(method.student, options.ema, device.fabric.device)
@@ -203,6 +210,7 @@ def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dat
         milestones=milestones(optim, epochs),
         warmup=warmup(optim, epochs),
         clip=optim.clip,
+        dot_delta=optim.dot_delta,
         **policy,  # type: ignore[arg-type]  # of DistillOptions' own types
     )
     return optimizer, Schedule(epochs, rates)
@@ -226,9 +234,12 @@ def _loaders(options: RunOptions, data: Dataset, selection: Selection, device: D
     split, watched = selection.watched
     mixes = options.mixup or options.cutmix
     mixing = Mixing(len(data.classes), options.mixup, options.cutmix) if mixes else None
+    crops: dict[str, Any] = {}
+    if isinstance(options, DistillOptions):
+        crops = {"crops": options.cache.crops, "crop_seed": options.cache.seed}
     return TrainingData(
         dataset=data,
-        train=Loader(data, data.train, options.batch_size, training=True, mixing=mixing, **common),
+        train=Loader(data, data.train, options.batch_size, training=True, mixing=mixing, **crops, **common),
         watched=Loader(data, watched, options.eval_batch_size, training=False, **common),
         watched_split=split,
         test=Loader(data, data.test, options.eval_batch_size, training=False, **common),
@@ -255,6 +266,8 @@ def _hooks(
     ]
     if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and method.strategy.tells_samples_apart:
         hooks += _decision_log(options, method, images.dataset, device, loggers)
+    if isinstance(method, SpotKD) and method.teacher_cache is not None:
+        hooks.append(CacheKeeper(method.teacher_cache))
     hooks += [progress, _notes(options, method, progress)]
     if options.compile:
         shard = train.shard(1, 0)  # what this process has of a full batch

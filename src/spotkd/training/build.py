@@ -7,6 +7,7 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
 from typing import TypeVar
 
+from ..committee import teachers_of
 from ..cores import available_cores
 from ..data import Dataset, Loader, count_batches, load_data
 from ..data.hazards import damage
@@ -20,7 +21,17 @@ from ..models import build_model, create_model
 from ..models.weights import read_metadata
 from ..options import DataOptions, DistillOptions, ModelOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_hazards, parse_loggers, parse_names, parse_spots
-from ..options.values import MOST_EPOCHS, check_values, epochs_for, learning_rate, milestones, warmup, with_values
+from ..options.values import (
+    MOST_EPOCHS,
+    check_dot,
+    check_values,
+    describe_teachers,
+    epochs_for,
+    learning_rate,
+    milestones,
+    warmup,
+    with_values,
+)
 from ..routing import Strategy, make_strategy
 from ..runs.summary import Scores
 from ..runtime.device import Device, choose_memory_format
@@ -32,7 +43,7 @@ from .loggers import check_installed
 from .policy import choose_bias, choose_decay, choose_pace
 from .prepare import PreparationPlan
 from .select import check_patience, resolve_select
-from .teacher import check_teacher, sample_of
+from .teacher import check_teacher, load_teacher, sample_of
 
 _DEVICES_ANYWHERE = 16  # processes that are tried even where there are few cores
 AnyRun = TypeVar("AnyRun", TrainOptions, DistillOptions)
@@ -48,6 +59,8 @@ def check_run_options(options: RunOptions) -> None:
     for check in (milestones, warmup):
         check(options.optim, MOST_EPOCHS if options.epochs == "auto" else options.epochs)
     check_installed(parse_loggers(options.logger))
+    if options.optim.dot_delta:
+        check_dot(options.optim, options.compile, isinstance(options, DistillOptions))
     if isinstance(options, DistillOptions) and options.hazard and (options.mixup or options.cutmix):
         raise SpotkdError(
             "hazard: pictures that are damaged on purpose are not mixed; leave it out, or mixup and cutmix"
@@ -93,6 +106,22 @@ def open_device(options: AnyRun) -> tuple[AnyRun, Device]:
     if options.cuda_graphs and not (options.compile and fabric.device.type == "cuda"):
         raise SpotkdError("cuda_graphs records what compile makes, on CUDA: set compile to true there, or leave it out")
     return replace(options, quiet=options.quiet or not device.is_first), device
+
+
+def check_sharding(method: SpotKD, options: DistillOptions, device: Device) -> None:
+    """A teacher can be shared out among devices, if it stays as it is.
+
+    Raises:
+        SpotkdError: there is one device, the teacher is trained, or its passes are compiled.
+    """
+    if not options.shard_teacher:
+        return
+    if device.fabric.world_size == 1:
+        raise SpotkdError("shard_teacher has no effect on one device: use several (--devices 2), or leave it out")
+    if method.joint:
+        raise SpotkdError("shard_teacher: this strategy trains the teacher; leave it out")
+    if options.compile:
+        raise SpotkdError("shard_teacher: passes that gather weights are not compiled; leave it out, or compile")
 
 
 def data_spec(options: DataOptions) -> DataSpec:
@@ -159,16 +188,20 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
     _check_teacher_weights(options, data)
     with redirect_stdout(None) if quiet else nullcontext():
         teacher, student = (_make_network(model, data) for model in (options.teacher, options.student))
+        given = (options.data.mean, options.data.std) != (None, None)
+        more = [load_teacher(path, data, options.data.name, given) for path in parse_names(options.more_teachers) or ()]
     strategy, policy = make_strategy(options.strategy), options.policy
     scaled = policy.schedule == "scaled"
+    teachers = [teacher, *more]
     if options.fold and not strategy.trains_teacher:
-        teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
-        if reason is not None and not quiet:
-            print(f"teacher {options.teacher.name}: BatchNorm is not folded, {reason}")  # noqa: T201
+        for place, teacher in enumerate(teachers):
+            teachers[place], _, reason = fold_batchnorm(teacher, data.image_shape)
+            if reason is not None and not quiet:
+                print(f"teacher {options.teacher.name}: BatchNorm is not folded, {reason}")  # noqa: T201
     hazards = parse_hazards(options.hazard)
     check_hazards(hazards, strategy)
     method = SpotKD(
-        teacher,
+        teachers,
         student,
         mismatch(options.distiller) if "mismatch" in hazards else options.distiller,
         strategy,
@@ -267,33 +300,10 @@ def plan_preparation(method: SpotKD, options: DistillOptions, images: int) -> Pr
         raise SpotkdError(
             f"preparation.{given[0]} has no effect: preparation.checkpoint takes the result of another run"
         )
-    names = {"distiller": options.distiller, "teacher": options.teacher.name, "student": options.student.name}
+    names = {"distiller": options.distiller, "teacher": describe_teachers(options), "student": options.student.name}
     share = 0.0 if preparation is None else preparation.share
     epochs = max(round(epochs_for(options, images) * share), 1) if chosen.epochs is None else chosen.epochs
     return PreparationPlan(names, epochs, chosen.lr, chosen.checkpoint, options.quiet, options.skip_nonfinite)
-
-
-def cache_teacher(method: SpotKD, data: Dataset, options: DistillOptions, device: Device) -> None:
-    """Make room for the teacher's outputs, where that is asked for.
-
-    Raises:
-        SpotkdError: they take more than is allowed, or the teacher sees other images in every epoch.
-    """
-    if not options.cache_teacher:
-        return
-    if data.augment:
-        raise SpotkdError(
-            "cache_teacher: the teacher sees other images in every epoch; set data.augment to false, or leave it out"
-        )
-    if options.mixup or options.cutmix:
-        raise SpotkdError(
-            "cache_teacher: mixed images are other ones in every epoch; leave it out, or mixup and cutmix"
-        )
-    if data.train.labels is None:
-        raise SpotkdError(f"cache_teacher: the images of {data.name} stream by and cannot be told apart; leave it out")
-    method.cache_teacher(len(data.train), 2 if device.precision == "bf16-mixed" else 4, options.cache_teacher)
-    if method.teacher_cache is not None and not options.quiet:
-        print(f"teacher {options.teacher.name}: its outputs take {method.teacher_cache.gib:.3g} GiB")  # noqa: T201
 
 
 def check_teacher_of(options: DistillOptions, method: SpotKD, data: Dataset, device: Device) -> Scores | None:
@@ -307,13 +317,18 @@ def check_teacher_of(options: DistillOptions, method: SpotKD, data: Dataset, dev
         memory_format=device.memory_format,
         workers=options.data.workers,
     )
-    return check_teacher(
-        method.teacher,
-        loader,
-        len(data.classes),
-        device,
-        checkpoint=str(options.teacher.checkpoint),
-        data_name=options.data.name,
-        min_top1=options.min_teacher_top1,
-        warn=(lambda _: None) if options.quiet else print,
-    )
+    checkpoints = [str(options.teacher.checkpoint), *(parse_names(options.more_teachers) or ())]
+    scores = [
+        check_teacher(
+            teacher,
+            loader,
+            len(data.classes),
+            device,
+            checkpoint=checkpoint,
+            data_name=options.data.name,
+            min_top1=options.min_teacher_top1,
+            warn=(lambda _: None) if options.quiet else print,
+        )
+        for teacher, checkpoint in zip(teachers_of(method.teacher), checkpoints, strict=True)
+    ]
+    return scores[0]

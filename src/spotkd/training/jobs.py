@@ -18,6 +18,7 @@ from ..options import DataOptions, DistillOptions, EvaluateOptions, TrainOptions
 from ..options.grammar import parse_hazards
 from ..options.values import (
     check_values,
+    describe_teachers,
     epochs_for,
     flatten,
     learning_rate,
@@ -40,9 +41,9 @@ from .build import (
     AnyRun,
     build_distillation,
     build_supervised,
-    cache_teacher,
     check_class_count,
     check_run_options,
+    check_sharding,
     check_teacher_of,
     choose_epochs,
     data_spec,
@@ -50,6 +51,7 @@ from .build import (
     open_device,
     plan_preparation,
 )
+from .caching import cache_teacher
 from .evaluation import evaluate
 from .launch import launch, needs_launch
 from .loop import fit
@@ -84,6 +86,7 @@ def distill(options: DistillOptions) -> Summary:
     data = open_data(options)
     options, data = _adopt_normalisation(choose_epochs(options, data), data)
     method = build_distillation(options, data, options.quiet)
+    check_sharding(method, options, device)
     cache_teacher(method, data, options, device)
     # Which options have an effect is known before the teacher is looked at.
     plan_preparation(method, options, len(data.train))
@@ -131,6 +134,7 @@ def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, 
             print(escape_lines(run.note))  # noqa: T201  # for the person
         if run.finished:
             return RunFolder(run.folder).result
+        session = assemble(options, method, data, device, run)
         scores = None
         if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and run.state is None:
             scores = check_teacher_of(options, method, data, device)
@@ -138,7 +142,6 @@ def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, 
             balanced = isinstance(method, SpotKD) and method.balance is not None
             for line in _describe_choices(options, balanced, data, device, scores):
                 print(escape_lines(line))  # noqa: T201  # for the person
-        session = assemble(options, method, data, device, run)
         broadcast_state(session.method)
         if isinstance(options, DistillOptions) and isinstance(session.method, SpotKD):
             plan = plan_preparation(session.method, options, len(data.train))
@@ -169,7 +172,7 @@ def _describe_choices(
         known = f", right on {teacher.top1:.1f} % of {format_number(teacher.images)} test images,"
     method = f"{options.distiller}, {options.strategy}, weight {weight}"
     choices = "--distiller, --strategy, --balance, --epochs, --optim.schedule, --optim.lr"
-    yield f"{options.teacher.name}{known} teaches {options.student.name}: {method}; {rate} ({choices})"
+    yield f"{describe_teachers(options)}{known} teaches {options.student.name}: {method}; {rate} ({choices})"
     if options.hazard:
         yield describe_hazard(parse_hazards(options.hazard), data)
 

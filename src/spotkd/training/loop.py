@@ -11,6 +11,7 @@ from ..distributed import use_shard
 from ..runs.summary import Scores, Summary
 from ..runtime.collectives import average_gradients, average_statistics
 from ..runtime.device import describe_machine
+from .dot import DOT
 from .evaluation import evaluate
 from .hooks import Epoch, Hooks, Start, Step
 from .means import shares_of
@@ -54,7 +55,10 @@ def _train_epoch(forward: nn.Module, optimizer: Optimizer, session: Session, tra
         with use_shard(loader.shard(epoch, at.steps)) as shard:
             losses = forward(batch)
             optimizer.zero_grad()
-            fabric.backward(losses.total * shard.loss_weight)
+            if isinstance(session.optimizer, DOT):
+                session.optimizer.backward(losses, fabric.backward, shard.loss_weight)
+            else:
+                fabric.backward(losses.total * shard.loss_weight)
         average_gradients(session.method.parameters())
         if hooks.allows_step(Step(epoch, at.steps + 1, losses, batch)):
             optimizer.step()

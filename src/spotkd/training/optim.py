@@ -12,6 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from ..losses import Method
+from .dot import DOT
 
 
 def make_optimizer(
@@ -26,6 +27,7 @@ def make_optimizer(
     milestones: Sequence[int] | None = None,
     warmup: float | None = None,
     clip: float = 0.0,
+    dot_delta: float = 0.0,
     policy_lr: float | None = None,
     policy_weight_decay: float = 1e-3,
 ) -> tuple[Optimizer, LRScheduler]:
@@ -47,17 +49,17 @@ def make_optimizer(
         warmup: epochs in which the rate of a cosine schedule rises; None for another schedule, which is one-cycle
             where there are no milestones either.
         clip: longest gradient of each side; 0 for any.
+        dot_delta: see :class:`~spotkd.training.dot.DOT`; 0 for one momentum. For sgd alone.
         policy_lr: learning rate of the policy side; None takes half of ``lr``.
         policy_weight_decay: of the policy side.
     """
     groups = method.parameter_groups(lr, weight_decay, policy_lr, policy_weight_decay)
-    optimizer: Optimizer
-    optimizer = SGD(groups, lr=lr, momentum=momentum) if kind == "sgd" else AdamW(groups, lr, (momentum, 0.999))
+    optimizer = _optimizer(kind, groups, lr, momentum, dot_delta)
     if clip:
         optimizer.register_step_pre_hook(_clipping(clip))
     if milestones is None and warmup is None:
-        peaks = [group["lr"] for group in groups]
         steps = max(epochs * steps_per_epoch, 2)  # the schedule cannot have fewer
+        peaks = [group["lr"] for group in groups]
         return optimizer, OneCycleLR(optimizer, peaks, total_steps=steps, cycle_momentum=False)
     drops = [epoch * steps_per_epoch for epoch in milestones or ()]
     rise, total = round((warmup or 0) * steps_per_epoch), epochs * steps_per_epoch
@@ -73,6 +75,12 @@ def make_optimizer(
         return student(step) * (0.01 if step < warm else 1.0)
 
     return optimizer, LambdaLR(optimizer, [student, policy] if len(groups) == 2 else [student])
+
+
+def _optimizer(kind: str, groups: list[dict[str, Any]], lr: float, momentum: float, dot_delta: float) -> Optimizer:
+    if kind == "adamw":
+        return AdamW(groups, lr, (momentum, 0.999))
+    return DOT(groups, lr, momentum, dot_delta) if dot_delta else SGD(groups, lr=lr, momentum=momentum)
 
 
 def _clipping(longest: float) -> Callable[..., None]:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import torch
 
-from ..data import Loader, Split
+from ..data import Dataset, Loader, Split, read_preprocessing
 from ..errors import SpotkdError
+from ..models import create_model
 from ..models.weights import read_metadata
+from ..registry import PYTHON
 from ..runs.summary import Scores
 from ..runtime.device import Device
 from ..stages import StagedModel
@@ -79,6 +81,35 @@ def check_teacher(
             "--min_teacher_top1 0"
         )
     return scores
+
+
+def load_teacher(checkpoint: str, data: Dataset, data_name: str, normalisation_given: bool) -> StagedModel:
+    """A further teacher, from weights that note their network.
+
+    Args:
+        checkpoint: a run folder or a weights file.
+        data: what it is to teach on.
+        data_name: the data set, as the user named it.
+        normalisation_given: whether the user has chosen the images' mean and deviation.
+
+    Raises:
+        SpotkdError: the file notes no network, or code; it was trained on other classes, or on images that were
+            normalised in another way; it is missing or damaged.
+    """
+    noted = read_metadata(checkpoint)
+    name, classes = str(noted.get("model", "")), noted.get("classes")
+    if not name or name.startswith(PYTHON):
+        raise SpotkdError(f"more_teachers: {checkpoint} {f'is a network of {name}' if name else 'notes no network'}")
+    if classes and len(classes) != len(data.classes):
+        raise SpotkdError(f"{checkpoint}: trained on {len(classes)} classes, and {data_name} has {len(data.classes)}")
+    if noted.get("data") == data_name and "preprocessing" in noted and not normalisation_given:
+        seen = read_preprocessing(noted["preprocessing"], checkpoint)
+        if (tuple(seen.mean), tuple(seen.std)) != (tuple(data.mean), tuple(data.std)):
+            raise SpotkdError(
+                f"{checkpoint}: its images were normalised otherwise than the first teacher's; choose for all: "
+                "--data.mean and --data.std"
+            )
+    return create_model(name, len(data.classes), checkpoint, image_shape=data.image_shape)
 
 
 def is_guessing(top1: float, images: int, classes: int) -> bool:

@@ -1,0 +1,6 @@
+from spotkd.options import DataOptions, ModelOptions, TrainOptions
+from spotkd.training import train
+
+few = DataOptions(limit=94)
+summary = train(TrainOptions(model=ModelOptions("resnet8"), data=few, epochs=1, out="runs/small", quiet=True))
+print(summary.model, summary.epochs, summary.protocol)  # resnet8 1 last epoch
