@@ -193,6 +193,7 @@ class Dataset:
         augmentation: what is done to them beside crops of their own size and mirroring.
         val: images to choose the best epoch on; None for none.
         teacher_view: what a teacher sees in place of the training images, see :mod:`.hazards`; None for the same.
+        borrowed: whether mean and std are ImageNet's, for want of the set's own; :func:`.measure_normalisation` has it.
 
     Raises:
         SpotkdError: a label that is no class.
@@ -210,6 +211,7 @@ class Dataset:
     augmentation: Augmentation = NO_AUGMENTATION
     val: Split | None = None
     teacher_view: TeacherView | None = None
+    borrowed: bool = False
 
     def __post_init__(self) -> None:
         for title, split in (("training", self.train), ("test", self.test), ("validation", self.val)):

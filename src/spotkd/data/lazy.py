@@ -229,7 +229,7 @@ def build_dataset(
     """A data set of pictures: its test images are settled, then their size, then whether they are kept in memory.
 
     Without a test split the validation split is taken for it, as the literature does, and failing that a share of the
-    training images. Means and deviations are those of ImageNet.
+    training images. Mean and deviation are ImageNet's until they are measured.
 
     Raises:
         SpotkdError: ``test_share`` or ``image_size`` do not fit; a picture is damaged; torchvision is missing.
@@ -265,6 +265,7 @@ def build_dataset(
         padding,
         flip=True,
         val=None if val is None else finish(val, "validation"),
+        borrowed=True,
     )
 
 

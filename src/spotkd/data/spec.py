@@ -34,7 +34,8 @@ class DataSpec:
         crop_area: smallest share of an image that is cut out at random and brought to the size; None for the usual.
         randaugment: magnitude of torchvision's RandAugment, 0 to 30; 0 for none.
         jitter: share by which brightness, contrast and saturation are changed at random; 0 for none.
-        mean: of pixels in [0, 1], one number or three, to normalise with; None takes the data set's own.
+        mean: of pixels in [0, 1], one number or three, to normalise with; None takes the data set's own, which is
+            ImageNet's for folder: and hf: sets until :func:`.measure_normalisation` has measured it.
         std: their deviation, likewise.
         workers: processes that decode images which are not kept in memory; None takes one a core, at most eight.
         conceal_test: put the validation images in place of the test images, which nothing looks at then.

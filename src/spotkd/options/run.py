@@ -65,8 +65,9 @@ class DataOptions:
             image; 9 is usual; 0 for none.
         jitter: change brightness, contrast and saturation of every training image by up to this share (torchvision);
             0.4 is usual; 0 for none.
-        mean: of pixels in [0, 1], one number or one for each of three channels, to normalise with; unset takes the data
-            set's own, or that of pretrained weights.
+        mean: of pixels in [0, 1], one number or one for each of three channels, to normalise with; unset takes that of
+            the weights that the run starts from or is taught by, then the data set's own. Of folder: and hf: sets it is
+            measured over up to 2000 training images and noted in the run's config.yaml.
         std: their deviation, likewise.
         workers: processes that decode images which are not kept in memory; unset takes one a core, at most eight.
         conceal_test: put the validation images in place of the test images, which nothing looks at then: to choose

@@ -11,6 +11,7 @@ from .fields import Option, known_options
 from .run import DataOptions, OptimOptions, RunOptions
 
 STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 6000, 30, 240  # of a run whose epochs are not given
+_MEASURED = ("data.mean", "data.std")  # by a run itself, where they are not given
 AnyOptions = TypeVar("AnyOptions", bound=Any)
 
 
@@ -97,6 +98,15 @@ def result_differences(one: RunOptions, other: RunOptions) -> list[str]:
     """Names of the options that decide what is learnt and differ, as ``optim.lr``."""
     mine, theirs = flatten(result_options(one)), flatten(result_options(other))
     return [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+
+
+def deviations(run: RunOptions, plan: RunOptions) -> list[str]:
+    """Names of the options that decide what is learnt in which a run deviates from what was planned for it.
+
+    What a run measures, where its plan leaves it open, is none.
+    """
+    planned = flatten(result_options(plan))
+    return [name for name in result_differences(run, plan) if name not in _MEASURED or planned[name] is not None]
 
 
 def options_of_test_images(options: RunOptions) -> dict[str, Any]:
