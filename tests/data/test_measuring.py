@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from spotkd import SpotkdError
-from spotkd.data import DataSpec, ImageSet, LazySet, lazy, load_data, load_dataset, measure_normalisation, measuring
+from spotkd.data import DataSpec, ImageSet, LazySet, load_data, load_dataset, measure_normalisation, measuring, pictures
 from spotkd.data.lazy import MEAN, STD
 
 from .formats import write_folder
@@ -59,7 +60,7 @@ def test_of_many_images_evenly_spread_ones_are_measured(
 @pytest.fixture
 def without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     """It crops and mirrors, and has no part in measuring."""
-    monkeypatch.setattr(lazy, "import_optional", lambda *_: None)
+    monkeypatch.setattr(pictures, "import_optional", lambda *_: None)
 
 
 def test_pictures_that_are_not_kept_in_memory_are_measured_too(tmp_path: Path, without_torchvision: None) -> None:
@@ -78,3 +79,18 @@ def test_a_damaged_picture_is_named(tmp_path: Path, without_torchvision: None) -
     victim.write_bytes(b"no picture")
     with pytest.raises(SpotkdError, match=f"{victim.name}: damaged or not a picture"):
         measure_normalisation(data)
+
+
+@pytest.mark.parametrize("edge", [None, 128])
+def test_pictures_of_one_colour_are_counted_and_one_is_named(
+    edge: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], without_torchvision: None
+) -> None:
+    write_folder(tmp_path, ("train", "val"))
+    for number in (1, 2):
+        Image.new("RGB", (16, 16), (9, 200, 9 * number)).save(tmp_path / "train" / "bee" / f"{number}.png")
+    data = load_dataset(f"folder:{tmp_path}", image_size=edge)
+    total = len(data.train) + (len(data.test) if edge is None else 0)  # large ones are looked at when they are measured
+    first = tmp_path / "train" / "bee" / "1.png"
+    said = capsys.readouterr().err
+    assert said.count("one colour") == 1
+    assert f"folder:{tmp_path}: 2 of {total} pictures are of one colour, such as {first}\n" in said

@@ -11,6 +11,7 @@ from ..errors import tell
 from .image_files import Pixels, visit_images
 from .images import Dataset, ImageSet
 from .lazy import MEAN, STD, LazySet
+from .pictures import describe_one_colour
 
 MOST_MEASURED = 2000  # training images, evenly spread over all
 _DIGITS = 4  # so that the same folder has the same numbers, whatever decodes its pictures
@@ -31,15 +32,21 @@ def measure_normalisation(data: Dataset, quiet: bool = False) -> Dataset:
         SpotkdError: one of the images is damaged.
     """
     train = data.train
-    if not data.borrowed or not isinstance(train, ImageSet | LazySet) or not len(train):
+    if not data.borrowed or not len(train):
+        return data
+    if not isinstance(train, ImageSet | LazySet):
+        if not quiet:
+            tell(f"{data.name}: streams by, and is normalised as for ImageNet (--data.mean, --data.std)")
         return data
     total = len(train)
     picked = torch.from_numpy(np.linspace(0, total - 1, min(total, MOST_MEASURED)).round().astype(np.int64))
     sums = np.zeros((len(picked), 2, 3), dtype=np.int64)  # whole numbers, so that their order does not matter
+    flat = np.zeros(len(picked), dtype=np.bool_)
 
     def add(place: int, image: Pixels) -> None:
         pixels = image.reshape(-1, 3).astype(np.int64)
         sums[place] = pixels.sum(0), (pixels**2).sum(0)
+        flat[place] = not (pixels - pixels[0]).any()
 
     if isinstance(train, LazySet):
         title = f"{data.name}: measuring training images"
@@ -47,6 +54,9 @@ def measure_normalisation(data: Dataset, quiet: bool = False) -> Dataset:
     else:
         for place, number in enumerate(picked.tolist()):
             add(place, train.images[number].permute(1, 2, 0).cpu().numpy())
+    if flat.any() and isinstance(train, LazySet) and not quiet:  # those in memory were counted when they were decoded
+        example, _ = train.image_files[int(train.numbers[picked[flat.argmax()]])]
+        tell(describe_one_colour(data.name, int(flat.sum()), len(picked), example))
     first, second = sums.sum(0) / (len(picked) * train.size[0] * train.size[1])
     mean: tuple[float, ...] = tuple(round(float(value) / 255, _DIGITS) for value in first)
     variance = np.maximum(second - first**2, 0)

@@ -28,6 +28,8 @@ class DataSpec:
             fifth.
         image_size: edge in pixels, 8 to 1024, to bring the images of folder:, hf: and imagenet to; None keeps the size
             of small images (up to 96) that are all alike, and takes 224 otherwise.
+        white: brightest value of grey pictures with more than 8 bits, of folder: and hf: sets; None takes it from the
+            range of all.
         streaming: read an hf: set while training, never whole; for sets larger than the disk.
         augment: crop and, where that makes sense, mirror training images at random.
         flip: with augment, mirror them where that makes sense; false for pictures in which left and right differ.
@@ -49,6 +51,7 @@ class DataSpec:
     val_share: float = _for_all(0.0)
     test_share: float | None = None
     image_size: int | None = None
+    white: float | None = None
     streaming: bool = False
     augment: bool = _for_all(True)
     flip: bool = _for_all(True)
