@@ -49,6 +49,7 @@ from .build import (
     open_data,
     open_device,
     plan_preparation,
+    reopen_data,
 )
 from .evaluation import evaluate
 from .launch import launch, needs_launch
@@ -218,7 +219,7 @@ def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
     """
     run = RunFolder(folder)
     options = with_values(run.distill_options, {"student.pretrained": False})  # what it learnt is in the checkpoint
-    data = load_data(replace(data_spec(options.data), download=False))
+    data = reopen_data(options.data)
     method = build_distillation(options, data, quiet=True)
     state = run.state()
     if state is None or state.get("phase") != TRAINING:
