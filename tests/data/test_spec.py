@@ -46,5 +46,5 @@ def test_the_data_set_of_a_run_that_is_there_is_not_fetched_again(
         raise AssertionError("fetched")
 
     monkeypatch.setattr("spotkd.data.download.fetch", refuse)
-    with pytest.raises(SpotkdError, match="let .--data.download true. fetch it"):
+    with pytest.raises(SpotkdError, match=r"let .--data.download true. fetch it"):
         reopen_data(DataOptions("cifar100", root=str(tmp_path), download=True))
