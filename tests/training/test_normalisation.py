@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from spotkd.data import load_data, load_dataset
 from spotkd.deploy.student import load_student
@@ -108,3 +110,23 @@ def test_weights_that_note_nothing_are_taken_for_ordinary_ones(
     distill(learn(data, file, tmp_path / "student"))
     assert numbers_of(tmp_path / "student") == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert f"as for ImageNet, since {file} notes nothing else" in capsys.readouterr().err
+
+
+def test_pictures_of_more_than_eight_bits_are_as_bright_in_an_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, darker, run = tmp_path / "set", tmp_path / "darker", tmp_path / "run"
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        grey = generator.integers(0, 4096, (16, 16)).astype("u2")
+        for folder, divided in ((data, 1), (darker, 8)):
+            path = folder / ("train", "val")[number % 2] / "abc"[number % 3] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(grey // divided).save(path)
+    train(teach(data, run))
+    assert read_metadata(run)["preprocessing"]["white"] == 4095
+    capsys.readouterr()
+    weights = str(run / "model.safetensors")
+    seen = evaluate_checkpoint(EvaluateOptions(weights, data=f"folder:{darker}", accelerator="cpu"))
+    assert "brightest" not in capsys.readouterr().err
+    assert seen.loss != evaluate_checkpoint(EvaluateOptions(weights, accelerator="cpu")).loss

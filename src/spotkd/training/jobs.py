@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..data import Dataset, Loader, count_batches, load_data, make_preprocessing, normalised_with
+from ..data import Dataset, Loader, count_batches, load_data, make_preprocessing, normalised_with, read_preprocessing
 from ..errors import RunError, SpotkdError, one_line, refused_memory_as_error
 from ..escaping import escape_lines, escape_shell
 from ..losses import Method
@@ -251,6 +251,8 @@ def evaluate_checkpoint(options: EvaluateOptions) -> Scores:
     if options.data is None:
         known = noted.get("data_options") or {}
         described = replace(described, **{key: known[key] for key in test_image_keys() if key in known})
+    if "preprocessing" in noted and described.name.startswith(("folder:", "hf:")):  # as bright as it learnt them
+        described = replace(described, white=read_preprocessing(noted["preprocessing"], options.checkpoint).white)
     run = RunFolder(options.checkpoint)
     if options.root is not None:
         described = replace(described, root=options.root)
