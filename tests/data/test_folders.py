@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from spotkd import Dataset, Loader, SpotkdError
-from spotkd.data import ImageSet, LazySet, Split, folders, load_data, load_dataset
+from spotkd.data import ImageSet, LazySet, Split, folders, load_data, load_dataset, make_preprocessing
 from spotkd.data.image_files import EXTENSIONS
 from spotkd.data.spec import DataSpec
 from spotkd.stages import Batch
@@ -25,7 +25,8 @@ CLASSES = ("ant", "bee", "cat")
 
 
 def open_folder(path: Path, **options: object) -> Dataset:
-    return load_dataset(f"folder:{path}", **options)
+    """As a run opens it, which measures no mean and no deviation: those are ImageNet's."""
+    return load_data(DataSpec(f"folder:{path}", **options))  # type: ignore[arg-type]
 
 
 def assert_holds(split: Split | None, written: tuple[list[Array], list[int]]) -> None:
@@ -205,6 +206,12 @@ def test_grey_of_more_than_eight_bits_is_scaled_by_its_range(
     assert abs(images.ravel() - np.arange(256)).max() <= 1
     said = f"grey pictures with more than 8 bits is taken as {top:g}\n" in capsys.readouterr().err
     assert said == (top != 65535)
+    assert make_preprocessing(open_folder(tmp_path)).white == top
+    capsys.readouterr()
+    twice = open_folder(tmp_path, white=2.0 * top)
+    assert in_memory(twice.train).images.max() in (127, 128)
+    assert make_preprocessing(twice).white == 2 * top
+    assert not capsys.readouterr().err.count("brightest")
 
 
 def test_flips_can_be_switched_off_for_themselves(tmp_path: Path) -> None:

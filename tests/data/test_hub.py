@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spotkd import Dataset, Loader, SpotkdError
-from spotkd.data import EpochSpec, LazySet, Split, load_dataset
+from spotkd.data import DataSpec, EpochSpec, LazySet, Split, load_data, load_dataset
 from spotkd.data.hub import StreamSet
 
 from ..conftest import in_memory
@@ -68,7 +68,8 @@ def test_small_images_labels_and_names() -> None:
     assert data.name == "hf:./set"
     assert data.val is None
     assert (data.padding, data.flip) == (4, True)
-    assert (data.mean, data.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    shown = in_memory(data.train).images.numpy() / 255
+    assert (data.mean, data.std) == (tuple(shown.mean((0, 2, 3)).round(4)), tuple(shown.std((0, 2, 3)).round(4)))
     assert data.image_shape == (3, 12, 12)
 
 
@@ -361,3 +362,27 @@ def test_a_stream_that_breaks_off() -> None:
     split = StreamSet("x: training image", rows(), "i", "l", 3, 4)
     with pytest.raises(SpotkdError, match=re.escape("x: training images: the stream broke off (reset by peer)")):
         seen(split)
+
+
+def test_grey_of_twelve_bits_is_scaled_by_the_range_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    files = []
+    for _ in range(4):
+        with BytesIO() as file:
+            Image.fromarray(np.linspace(0, 4095, 144).reshape(12, 12).astype("u2")).save(file, "png")
+            files.append({"bytes": file.getvalue(), "path": None})
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = {"image": files, "label": [0, 1, 0, 1]}
+    Path("set").mkdir()
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict(rows, features=kinds).to_parquet(f"set/{split}-0.parquet")
+    data = open_set()
+    assert data.white == 4095
+    assert in_memory(data.train).images.max() == 255
+    assert "is taken as 4095\n" in capsys.readouterr().err
+    streamed = load_data(DataSpec("hf:./set", streaming=True, limit=4))
+    assert streamed.white == 4095
+    assert seen(streamed.test)[0].max() > 200

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from spotkd import SpotkdError, load_dataset
 from spotkd.data import DataSpec
 from spotkd.options import DataOptions
-from spotkd.training.build import data_spec
+from spotkd.training.build import data_spec, reopen_data
 
 
 def test_options_and_spec_have_the_same_fields_and_defaults() -> None:
@@ -36,3 +37,14 @@ def test_a_spec_stays_as_it_is() -> None:
 def test_an_unknown_field() -> None:
     with pytest.raises(SpotkdError, match=r"^load_dataset: .*'size'"):
         load_dataset("glyph94", size=32)
+
+
+def test_the_data_set_of_a_run_that_is_there_is_not_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr("spotkd.data.download.fetch", refuse)
+    with pytest.raises(SpotkdError, match=r"let .--data.download true. fetch it"):
+        reopen_data(DataOptions("cifar100", root=str(tmp_path), download=True))

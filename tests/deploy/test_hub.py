@@ -6,6 +6,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from spotkd.cli import main, read
-from spotkd.deploy import open_student
+from spotkd.deploy import load_student, open_student
+from spotkd.deploy.card import _rows, read_finished
 from spotkd.options import DistillOptions
 
 from ..conftest import few_glyphs, instead_of_glyph94, made_once
@@ -174,6 +176,17 @@ def test_a_trained_network_has_a_card_too(distilled: Path, tmp_path: Path) -> No
     assert "trained on labels" in text
     assert "license" not in text
     assert "spotkd train --config config.yaml\n" in text
+
+
+def test_a_card_says_what_is_white_where_that_is_unusual(distilled: Path) -> None:
+    student, (options, summary) = load_student(distilled), read_finished(distilled)
+    for white, words in (
+        (65535.0, "std 0.35"),
+        (4095.0, "std 0.35, white of grey pictures with more than 8 bits 4095"),
+    ):
+        preprocessing = replace(student.metadata.preprocessing, white=white)
+        shown = student._replace(metadata=replace(student.metadata, preprocessing=preprocessing))
+        assert dict(_rows(shown, options, summary))["input"].endswith(words)
 
 
 def test_the_folder_arrives(

@@ -17,6 +17,8 @@ from spotkd.cli import main
 from spotkd.data import LazySet, make_preprocessing
 from spotkd.data.image_files import FolderImages
 from spotkd.deploy import load_student, open_student
+from spotkd.deploy.metadata import check_metadata
+from spotkd.deploy.predict import _load_pixels
 from spotkd.models import save_weights
 from spotkd.untrusted.images import decode_image
 
@@ -249,3 +251,26 @@ def test_weights_that_note_nothing_need_their_names(
     assert main(["export", str(path), *named, "--out", str(out)]) == 0
     assert main(["predict", str(out), str(glyphs[0]), "--data", "glyph94"]) == 2
     assert "data has no effect on" in capsys.readouterr().err
+
+
+def test_pictures_of_twelve_bits_are_as_bright_as_in_training(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    for number in range(8):
+        path = tmp_path / "set" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 4096, (32, 32)).astype("u2")).save(path)
+    data = load_dataset(f"folder:{tmp_path / 'set'}", test_share=0.5)
+    student = open_student(str(save_run(tmp_path / "run", data)))
+    preprocessing = student.metadata.preprocessing
+    assert preprocessing.white == 4095
+    files = data.test.files()
+    assert files is not None
+    for name, pixels in zip(files, in_memory(data.test).images, strict=True):
+        loaded = _load_pixels(str(tmp_path / "set" / name), preprocessing)
+        assert isinstance(loaded, torch.Tensor)
+        assert torch.equal(loaded, pixels)
+    noted = student.metadata.as_dict()
+    del noted["preprocessing"]["white"]  # as files of earlier versions
+    assert check_metadata(noted, "file").preprocessing.white == 65535
+    with pytest.raises(SpotkdError, match="its preprocessing has no usable white"):
+        check_metadata(noted | {"preprocessing": noted["preprocessing"] | {"white": 0}}, "file")

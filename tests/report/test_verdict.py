@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy.stats import norm
 
 from spotkd.data import load_data
 from spotkd.errors import SpotkdError
 from spotkd.models import build_model
+from spotkd.models.weights import read_metadata
 from spotkd.options import DistillOptions, ModelOptions, OptimOptions, PolicyOptions, TrainOptions, parser_for
+from spotkd.report import verdict
 from spotkd.report.compare import Comparison
 from spotkd.report.verdict import control_options, describe, judge, paired_interval
 from spotkd.runs.folder import RunFolder
@@ -132,3 +135,24 @@ def test_a_run_that_trains_other_networks_is_no_control(runs: Path) -> None:
 def test_what_is_no_distillation_has_no_verdict(runs: Path) -> None:
     with pytest.raises(SpotkdError, match="is a run of 'spotkd train'"):
         list(judge(runs / "teacher"))
+
+
+def test_a_teacher_that_knows_no_more_than_the_student_is_named(runs: Path) -> None:
+    assert not any("little to teach" in line for line in judge(runs / "sakd"))  # both are one kind of network
+    alone = RunFolder(runs / "teacher")
+    weak = replace(RunFolder(runs / "sakd").distill_options, student=ModelOptions("resnet14"))
+    weak = replace(weak, teacher=ModelOptions("resnet8", str(alone.path)))
+    noted = replace(weak.data, **read_metadata(alone.path)["data_options"])
+    top1 = f"{alone.result.scores.top1:.2f} %"
+    (line,) = verdict._describe_weak_teacher(replace(weak, data=noted), alone)
+    assert line.startswith(f"its teacher gets {top1} right, the student alone {top1}: it has little to teach")
+    gone = replace(weak, teacher=ModelOptions("resnet8", str(runs / "gone")))
+    assert not list(verdict._describe_weak_teacher(gone, alone))
+
+
+def test_a_control_may_be_normalised_otherwise(runs: Path) -> None:
+    config = runs / "teacher" / "config.yaml"
+    noted = yaml.safe_load(config.read_text())
+    noted["data"] |= {"mean": [0.4], "std": [0.2]}  # as measured, before a teacher's were taken
+    config.write_text(yaml.safe_dump(noted))
+    assert any("the student alone" in line for line in judge(runs / "sakd") if "not compared" not in line)

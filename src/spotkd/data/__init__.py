@@ -17,6 +17,7 @@ from .glyph94 import load_glyph94
 from .images import DATASETS, SOURCES, Dataset, EpochSpec, ImageSet, Split, reject_unused
 from .lazy import LazySet
 from .loader import Loader, count_batches, normalise, pick_images
+from .measuring import measure_normalisation
 from .mixing import Mixing
 from .optional import import_optional
 from .preprocessing import Preprocessing, make_preprocessing, read_preprocessing
@@ -41,6 +42,7 @@ __all__ = [
     "load_dataset",
     "load_glyph94",
     "make_preprocessing",
+    "measure_normalisation",
     "normalise",
     "normalised_with",
     "pick_images",
@@ -138,7 +140,9 @@ def normalised_with(data: Dataset, mean: Sequence[float] | None, std: Sequence[f
             raise SpotkdError(f"data.{key} is {list(numbers)}: give one number or three, of pixels in [0, 1]")
     if isinstance(data.train, ImageSet) and data.train.images.shape[1] == 1:
         chosen = {key: (sum(numbers) / len(numbers),) for key, numbers in chosen.items()}
-    return replace(data, mean=tuple(chosen["mean"]), std=tuple(chosen["std"]))
+    return replace(
+        data, mean=tuple(chosen["mean"]), std=tuple(chosen["std"]), borrowed=data.borrowed and None in (mean, std)
+    )
 
 
 def load_dataset(name: str, **options: object) -> Dataset:
@@ -147,7 +151,8 @@ def load_dataset(name: str, **options: object) -> Dataset:
     Args:
         name: what ``--data`` takes: a name that ``spotkd data`` lists, ``folder:PATH``, ``hf:NAME`` or
             ``python:MODULE.FUNCTION``.
-        options: the fields of :class:`DataSpec`.
+        options: the fields of :class:`DataSpec`. Without ``mean`` and ``std``, those of the training images of a folder
+            or the Hub are measured, see :func:`measure_normalisation`.
 
     Raises:
         SpotkdError: as :func:`load_data`; or an unknown option.
@@ -156,7 +161,7 @@ def load_dataset(name: str, **options: object) -> Dataset:
         spec = DataSpec(name, **options)  # type: ignore[arg-type]  # checked by the constructor
     except TypeError as error:
         raise SpotkdError(f"load_dataset: {error}") from error
-    return load_data(spec)
+    return measure_normalisation(load_data(spec))
 
 
 def _load_from_python(spec: DataSpec) -> Dataset:

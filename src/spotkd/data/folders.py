@@ -6,20 +6,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 
 from ..errors import SpotkdError, tell
-from ..untrusted.images import WHITE
 from ..untrusted.names import is_trusted
-from .image_files import EXTENSIONS, FolderImages, find_white, is_image_file
+from .image_files import EXTENSIONS, FolderImages, is_image_file
 from .images import DATASETS, SOURCES, Dataset, reject_unused
-from .lazy import DEFAULT_EDGE, MEAN, STD, LazySet, build_dataset, check_image_size
+from .lazy import DEFAULT_EDGE, MEAN, STD, LazySet, check_image_size
 from .optional import import_optional
+from .pictures import build_dataset
 from .spec import DataSpec
 
 _SPLIT_NAMES = {  # how folders that hold a split are called, whatever their case, in front of _set, _data or _images
@@ -37,7 +35,7 @@ _CLASS_NAME_FILES = ("LOC_synset_mapping.txt", "words.txt")  # class names of Im
 @SOURCES.register("folder")
 def _load_folder(path: str, spec: DataSpec) -> Dataset:
     """Your own images: PATH/train/CLASS/*.jpg with val/ or test/ beside train/, or PATH/CLASS/*.jpg"""
-    reject_unused(spec, "image_size", "test_share")
+    reject_unused(spec, "image_size", "test_share", "white")
     folder = Path(path).expanduser()
     if not path or not folder.is_dir():
         raise SpotkdError(f"{spec.name}: no such folder, seen from {Path.cwd()}")
@@ -51,7 +49,7 @@ def _load_folder(path: str, spec: DataSpec) -> Dataset:
     if not places or (are_classes and (others or list(places) == ["train"])):  # classes called train or test
         train, classes = _read_split(folder, left_out)
         left_out.tell(f"no train/ and no test/: {spec.test_share or 0.2:.0%} of each class are held out as test images")
-        return _build(spec, classes, {"train": train})
+        return build_dataset(spec, classes, train, None, None)
     if "train" not in places:
         name = next(iter(places.values())).name
         raise SpotkdError(
@@ -65,18 +63,6 @@ def _load_folder(path: str, spec: DataSpec) -> Dataset:
     elif "test" not in places and taken:
         taken.append(f"{places['val'].name}/ for the test images")
     left_out.tell(f"takes {', '.join(taken)}" if taken else "")
-    return _build(spec, classes, splits)
-
-
-def _build(spec: DataSpec, classes: tuple[str, ...], splits: dict[str, LazySet]) -> Dataset:
-    """The data set; what is white in pictures of more than 8 bits is settled once for all of them."""
-    white = find_white([split.image_files for split in splits.values()])
-    if white != WHITE:
-        tell(f"{spec.name}: the brightest value of its grey pictures with more than 8 bits is taken as {white:g}")
-        splits = {
-            name: replace(split, image_files=replace(cast(FolderImages, split.image_files), white=white))
-            for name, split in splits.items()
-        }
     return build_dataset(spec, classes, splits["train"], splits.get("test"), splits.get("val"))
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from ..errors import SpotkdError, one_line
-from ..untrusted.images import MAX_FILE_BYTES, read_image_file
+from ..untrusted.images import MAX_FILE_BYTES, WHITE, read_image_file
 from ..untrusted.names import check_name
 from .images import SOURCES, Dataset, EpochSpec, RawBatch, Split, reject_unused
 from .lazy import (
@@ -26,12 +26,12 @@ from .lazy import (
     MEAN,
     STD,
     LazySet,
-    build_dataset,
     choose_size,
     decode_and_transform,
     make_transform,
 )
 from .optional import import_optional
+from .pictures import build_dataset, choose_white
 from .spec import DataSpec
 
 _VAL_NAMES = ("validation", "valid", "val")
@@ -42,7 +42,7 @@ _PEEKED = 64  # images of a stream that are looked at before it is used
 @SOURCES.register("hf")
 def _load_hub(rest: str, spec: DataSpec) -> Dataset:
     """Images of the Hugging Face Hub or a folder in its formats: hf:NAME, hf:NAME:CONFIGURATION, hf:./FOLDER"""
-    reject_unused(spec, "image_size", "test_share", "streaming")
+    reject_unused(spec, "image_size", "test_share", "white", "streaming")
     check_name(spec.name)  # the library asks the network, and writes a cache
     splits = _load_splits(rest, spec)
     if "train" not in splits:
@@ -116,11 +116,13 @@ class TableImages:
         title: what to call one in an error message, together with its number.
         rows: a ``datasets.Dataset`` with that column undecoded.
         column: its name.
+        white: brightest value of pictures with more than 8 bits of grey.
     """
 
     title: str
     rows: Any
     column: str
+    white: float = WHITE
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -218,6 +220,7 @@ class StreamSet(Split):
         classes: number of classes.
         count: how many images a pass has.
         edge: height and width of what :meth:`batches` yields.
+        white: brightest value of pictures with more than 8 bits of grey.
     """
 
     title: str
@@ -227,6 +230,7 @@ class StreamSet(Split):
     classes: int
     count: int
     edge: int = DEFAULT_EDGE
+    white: float = WHITE
     labels: Tensor | None = field(default=None, init=False)
 
     def __len__(self) -> int:
@@ -265,7 +269,7 @@ class StreamSet(Split):
             labels = torch.tensor([_label_or_missing(row[self.label]) for row in own], dtype=torch.long)
             _check_labels(title, labels, self.classes, first)
             files = [_read_content(f"{title} {number}", row[self.image]) for number, row in enumerate(own, first)]
-            images = [decode_and_transform(file, transform, seed, number) for number, file in enumerate(files, first)]
+            images = [decode_and_transform(file, transform, seed, n, self.white) for n, file in enumerate(files, first)]
             yield torch.stack(images) if images else torch.empty(0, 3, *self.size), labels, None
             start += len(batch)
         if start < self.count:
@@ -304,14 +308,16 @@ def _build_streamed(
         raise SpotkdError(f"{spec.name}: has training images only, and no stream can be divided; leave streaming out")
     pictures = [_read_content(f"{titles['training']} {n}", row[image]) for n, row in enumerate(first["training"])]
     edge, _ = choose_size([pictures], spec.image_size)
+    white = choose_white(spec.name, [pictures], spec.white)
     read = {
         title: StreamSet(
-            titles[title], stream, image, label, len(classes), _count_images(spec, title, stream, label), edge
+            titles[title], stream, image, label, len(classes), _count_images(spec, title, stream, label), edge, white
         )
         for title, stream in splits.items()
     }
     val = read.get("validation") if testing == "test" else None
-    return Dataset(spec.name, read["training"], read[testing], classes, MEAN, STD, flip=True, val=val)
+    data = Dataset(spec.name, read["training"], read[testing], classes, MEAN, STD, flip=True, val=val, borrowed=True)
+    return replace(data, white=white)
 
 
 def _count_images(spec: DataSpec, title: str, stream: Any, label: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,8 @@ EXTENSIONS = frozenset(
 _BLOCK = 64  # pictures that a thread decodes before it takes more
 _THREADS = 8  # at most: more are in each other's way
 _SAMPLE = 512  # pictures whose size is looked at before one is chosen for all
+
+Pixels = npt.NDArray[np.uint8]
 
 
 class ImageFiles(Protocol):
@@ -120,30 +122,42 @@ def find_common_size(pictures: Sequence[ImageFiles]) -> tuple[int, int] | None:
 
 
 def decode_images(pictures: ImageFiles, numbers: Sequence[int], size: tuple[int, int], title: str) -> Tensor:
-    """Decode into memory, with a bar in a terminal.
+    """Decode into memory, see :func:`visit_images`.
+
+    Returns:
+        ``(N, 3, H, W)`` uint8.
+    """
+    images = np.empty((len(numbers), 3, *size), dtype=np.uint8)
+
+    def fill(place: int, image: Pixels) -> None:
+        images[place] = image.transpose(2, 0, 1)
+
+    visit_images(pictures, numbers, size, title, fill)
+    return torch.from_numpy(images)
+
+
+def visit_images(
+    pictures: ImageFiles, numbers: Sequence[int], size: tuple[int, int], title: str, use: Callable[[int, Pixels], None]
+) -> None:
+    """Decode pictures one after the other, in several threads and with a bar in a terminal.
 
     A picture of another size is brought to it by :func:`resize_to_cover`.
 
     Args:
         pictures: where they are.
-        numbers: which to decode, in this order.
+        numbers: which to decode.
         size: height and width to bring them to.
         title: what stands before the bar.
-
-    Returns:
-        ``(N, 3, H, W)`` uint8.
+        use: called with each picture's place in ``numbers`` and its pixels ``(H, W, 3)``.
 
     Raises:
         SpotkdError: one of them cannot be read or is damaged; the first one, if there are several.
     """
-    height, width = size
     white = getattr(pictures, "white", WHITE)
-    images = np.empty((len(numbers), 3, height, width), dtype=np.uint8)
 
-    def fill(start: int) -> int:
+    def visit(start: int) -> int:
         for place, number in enumerate(numbers[start : start + _BLOCK], start):
-            image = decode_and_use(*pictures[number], partial(resize_to_cover, size=size), white)
-            images[place] = np.asarray(image).transpose(2, 0, 1)
+            use(place, np.asarray(decode_and_use(*pictures[number], partial(resize_to_cover, size=size), white)))
         return len(numbers[start : start + _BLOCK])
 
     console = Console(stderr=True)
@@ -152,6 +166,5 @@ def decode_images(pictures: ImageFiles, numbers: Sequence[int], size: tuple[int,
     bar = Progress(text, *columns, console=console, transient=True, disable=not console.is_terminal)
     with ignore_warnings(), bar, ThreadPoolExecutor(min(_THREADS, available_cores())) as threads:
         task = bar.add_task(title, total=len(numbers))
-        for done in threads.map(fill, range(0, len(numbers), _BLOCK)):
+        for done in threads.map(visit, range(0, len(numbers), _BLOCK)):
             bar.advance(task, done)
-    return torch.from_numpy(images)

@@ -19,6 +19,7 @@ from ..errors import SpotkdError
 from ..formatting import join_words
 from ..notebook import format_shape, html_table
 from ..registry import Registry
+from ..untrusted.images import WHITE
 from .augmentation import NO_AUGMENTATION, Augmentation, augment
 from .labels import check_labels
 from .spec import READ_BY_ALL, DataSpec
@@ -207,6 +208,8 @@ class Dataset:
         augmentation: what is done to them beside crops of their own size and mirroring.
         val: images to choose the best epoch on; None for none.
         teacher_view: what a teacher sees in place of the training images, see :mod:`.hazards`; None for the same.
+        white: brightest value of grey pictures with more than 8 bits.
+        borrowed: whether mean and std are ImageNet's, for want of the set's own; :func:`.measure_normalisation` has it.
 
     Raises:
         SpotkdError: a label that is no class.
@@ -224,6 +227,8 @@ class Dataset:
     augmentation: Augmentation = NO_AUGMENTATION
     val: Split | None = None
     teacher_view: TeacherView | None = None
+    white: float = WHITE
+    borrowed: bool = False
 
     def __post_init__(self) -> None:
         for title, split in (("training", self.train), ("test", self.test), ("validation", self.val)):

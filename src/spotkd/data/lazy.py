@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,9 +26,8 @@ from ..errors import SpotkdError, one_line
 from ..untrusted.images import WHITE, decode_and_use, ignore_warnings
 from .augmentation import NO_AUGMENTATION, Augmentation, seeded
 from .image_files import FolderImages, ImageFiles, decode_images, find_common_size, image_to_tensor
-from .images import Dataset, EpochSpec, ImageSet, RawBatch, Split, split_per_class
+from .images import EpochSpec, ImageSet, RawBatch, Split
 from .optional import import_optional
-from .spec import DataSpec
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet; customary for photographs of any kind
 DEFAULT_EDGE = 224  # edge of images that are not small
@@ -111,6 +110,10 @@ class LazySet(Split):
 
     def subset(self, indices: Tensor) -> LazySet:
         return replace(self, numbers=self.numbers[indices], labels=self.labels[indices])
+
+    def with_white(self, white: float) -> LazySet:
+        """The same images, read with another brightest value of those with more than 8 bits of grey."""
+        return self if white == WHITE else replace(self, image_files=replace(cast(Any, self.image_files), white=white))
 
     def decode_into_memory(self, size: tuple[int, int], title: str) -> ImageSet:
         """The same images decoded, of this height and width; ``title`` stands before the bar.
@@ -221,51 +224,6 @@ def _next_batch(batches: Iterator[Tensor | SpotkdError]) -> Tensor | SpotkdError
             f"a process that decodes images was stopped from outside ({one_line(error)[:300]}); if memory has run "
             "out, a smaller data.workers needs less"
         )
-
-
-def build_dataset(
-    spec: DataSpec, classes: tuple[str, ...], train: LazySet, test: LazySet | None, val: LazySet | None
-) -> Dataset:
-    """A data set of pictures: its test images are settled, then their size, then whether they are kept in memory.
-
-    Without a test split the validation split is taken for it, as the literature does, and failing that a share of the
-    training images. Means and deviations are those of ImageNet.
-
-    Raises:
-        SpotkdError: ``test_share`` or ``image_size`` do not fit; a picture is damaged; torchvision is missing.
-    """
-    if test is None:
-        test, val = val, None
-    given = [split for split in (train, test, val) if split is not None]
-    edge, size = choose_size([split.image_files for split in given], spec.image_size)
-    if test is None:
-        share = 0.2 if spec.test_share is None else spec.test_share
-        train, test = cast(tuple[LazySet, LazySet], split_per_class(train, share, f"data.test_share of {spec.name}"))
-    elif spec.test_share is not None:
-        raise SpotkdError(
-            f"data.test_share is {spec.test_share:g}: {spec.name} has {len(test)} test images of its own; "
-            "leave test_share out"
-        )
-
-    def finish(split: LazySet, title: str) -> Split:
-        if size is None:
-            return replace(split, edge=edge)
-        return split.decode_into_memory(size, f"{spec.name}: decoding {title} images")
-
-    if size is None:
-        import_optional("torchvision.transforms.v2", "vision")  # if it is missing, let the user know now
-    padding = 0 if size is None else 4 if edge <= 40 else edge // 8
-    return Dataset(
-        spec.name,
-        finish(train, "training"),
-        finish(test, "test"),
-        classes,
-        MEAN,
-        STD,
-        padding,
-        flip=True,
-        val=None if val is None else finish(val, "validation"),
-    )
 
 
 def check_image_size(edge: int) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..deprecation import Renamed
 from ..errors import SpotkdError
+from ..untrusted.images import WHITE
 from .image_files import image_to_tensor, resize_to_cover
 from .images import Dataset, ImageSet
 from .lazy import make_transform
@@ -33,6 +34,7 @@ class Preprocessing:
         colour: rgb, or grey for three channels that are alike.
         resize: cover (which grey images always are) makes a picture as large as it must be to cover ``size`` and cuts
             out the centre; margin first brings its shorter edge to 256/224 of the size, as is usual for photographs.
+        white: brightest value of grey pictures with more than 8 bits.
     """
 
     size: tuple[int, int]
@@ -40,6 +42,7 @@ class Preprocessing:
     std: tuple[float, ...]
     colour: Literal["rgb", "grey"] = "rgb"
     resize: Literal["cover", "margin"] = "cover"
+    white: float = WHITE
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -74,6 +77,7 @@ def make_preprocessing(data: Dataset) -> Preprocessing:
         data.std,
         "grey" if in_memory and test.images.shape[1] == 1 else "rgb",  # type: ignore[attr-defined]
         "cover" if in_memory or test.size[0] != test.size[1] else "margin",
+        data.white,
     )
 
 
@@ -85,7 +89,7 @@ def read_preprocessing(content: object, where: str) -> Preprocessing:
     """
     noted: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
     size, mean, std = (noted.get(key) for key in ("size", "mean", "std"))
-    colour, resize = noted.get("colour"), noted.get("resize")
+    colour, resize, white = noted.get("colour"), noted.get("resize"), noted.get("white", WHITE)  # older files lack it
     checks = {
         "size": _is_number_list(size, (2,), int)
         and all(EDGE_BOUNDS[0] <= edge <= EDGE_BOUNDS[1] for edge in size or ()),
@@ -93,6 +97,7 @@ def read_preprocessing(content: object, where: str) -> Preprocessing:
         "std": _is_number_list(std, (1, 3), float) and all(value > 0 for value in std or ()),
         "colour": colour == "rgb" or (colour == "grey" and len(mean or ()) == len(std or ()) == 1),
         "resize": resize == "cover" or (resize == "margin" and colour == "rgb" and len(set(size or ())) == 1),
+        "white": _is_number_list([white], (1,), float) and white > 0,
     }
     for key, right in checks.items():
         if not right:
@@ -100,7 +105,7 @@ def read_preprocessing(content: object, where: str) -> Preprocessing:
     assert size is not None  # for type checkers
     assert mean is not None
     assert std is not None
-    return Preprocessing(tuple(size), tuple(mean), tuple(std), colour, resize)  # type: ignore[arg-type]
+    return Preprocessing(tuple(size), tuple(mean), tuple(std), colour, resize, white)  # type: ignore[arg-type]
 
 
 def _is_number_list(value: object, lengths: tuple[int, ...], kind: type) -> bool:

@@ -28,13 +28,16 @@ class DataSpec:
             fifth.
         image_size: edge in pixels, 8 to 1024, to bring the images of folder:, hf: and imagenet to; None keeps the size
             of small images (up to 96) that are all alike, and takes 224 otherwise.
+        white: brightest value of grey pictures with more than 8 bits, of folder: and hf: sets; None takes it from the
+            range of all.
         streaming: read an hf: set while training, never whole; for sets larger than the disk.
         augment: crop and, where that makes sense, mirror training images at random.
         flip: with augment, mirror them where that makes sense; false for pictures in which left and right differ.
         crop_area: smallest share of an image that is cut out at random and brought to the size; None for the usual.
         randaugment: magnitude of torchvision's RandAugment, 0 to 30; 0 for none.
         jitter: share by which brightness, contrast and saturation are changed at random; 0 for none.
-        mean: of pixels in [0, 1], one number or three, to normalise with; None takes the data set's own.
+        mean: of pixels in [0, 1], one number or three, to normalise with; None takes the data set's own, which is
+            ImageNet's for folder: and hf: sets until :func:`.measure_normalisation` has measured it.
         std: their deviation, likewise.
         workers: processes that decode images which are not kept in memory; None takes one a core, at most eight.
         conceal_test: put the validation images in place of the test images, which nothing looks at then.
@@ -48,6 +51,7 @@ class DataSpec:
     val_share: float = _for_all(0.0)
     test_share: float | None = None
     image_size: int | None = None
+    white: float | None = None
     streaming: bool = False
     augment: bool = _for_all(True)
     flip: bool = _for_all(True)

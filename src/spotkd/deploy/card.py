@@ -19,6 +19,7 @@ from ..registry import PYTHON
 from ..runs.folder import RunFolder
 from ..runs.summary import Summary
 from ..templates import render_template
+from ..untrusted.images import WHITE
 from .metadata import public_data_name
 from .student import Student
 
@@ -160,7 +161,8 @@ def _rows(student: Student, options: DistillOptions | TrainOptions, summary: Sum
     yield "which epoch", f"{summary.epoch} of {summary.epochs}, chosen by: {summary.protocol}"
     images = metadata.preprocessing
     normalisation = f"mean {_join_numbers(images.mean)}, std {_join_numbers(images.std)}"
-    yield "input", f"3x{images.size[0]}x{images.size[1]}, {images.colour}, {normalisation}"
+    white = "" if images.white == WHITE else f", white of grey pictures with more than 8 bits {images.white:g}"
+    yield "input", f"3x{images.size[0]}x{images.size[1]}, {images.colour}, {normalisation}{white}"
     if summary.shares:
         shares = (f"{name} {100 * share:.0f} %" for name, share in summary.shares.items())
         yield "distilled in the last epoch", ", ".join(shares)

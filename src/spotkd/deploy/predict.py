@@ -103,7 +103,7 @@ def _check_target(target: Path, read: Sequence[str]) -> None:
 def _load_pixels(name: str, preprocessing: Preprocessing) -> Tensor | SpotkdError:
     """A picture as the network's raw input, or why it is none."""
     try:
-        return decode_and_use(name, read_image_file(Path(name)), preprocessing.to_pixels)
+        return decode_and_use(name, read_image_file(Path(name)), preprocessing.to_pixels, preprocessing.white)
     except SpotkdError as error:
         return error
 

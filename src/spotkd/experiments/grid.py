@@ -9,7 +9,7 @@ from statistics import fmean, median
 from typing import Any
 
 from ..errors import SpotkdError
-from ..options import DistillOptions, TrainOptions, result_differences, with_values
+from ..options import DistillOptions, TrainOptions, deviations, with_values
 from ..runs.folder import RunFolder
 from ..runtime.device import describe_machine, make_fabric
 from .estimate import estimate_seconds
@@ -60,7 +60,7 @@ class Grid:
         run = self.run(cell)
         if not run.finished:
             return False
-        other = result_differences(run.options, self.options(cell))
+        other = deviations(run.options, self.options(cell))
         if other:
             raise SpotkdError(
                 f"{run.path}: was run with another {', '.join(other[:5])} than the plan has; give another --out, or "

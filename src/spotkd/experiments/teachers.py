@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..errors import SpotkdError
-from ..options import DistillOptions, TrainOptions, result_options
+from ..options import DistillOptions, TrainOptions, deviations
 from ..recipes import resolved
 from ..runs.folder import RunFolder, find_runs
 from ..training import train
@@ -38,7 +38,7 @@ def find_teacher(options: TrainOptions, root: Path = Path("runs")) -> Path | Non
         try:
             if not (run.finished and run.kind == "train") or run.raw_options["model"]["name"] != options.model.name:
                 continue  # before the slower reading with all its checks
-            if result_options(run.options) == result_options(options) and run.weights.is_file():
+            if not deviations(run.options, options) and run.weights.is_file():
                 found.append((run.modified, run.path))
         except (SpotkdError, OSError, KeyError, TypeError):
             continue

@@ -33,6 +33,7 @@ from .run import (
 from .values import (
     changes_of_run,
     check_values,
+    deviations,
     flatten,
     from_values,
     learning_rate,
@@ -69,6 +70,7 @@ __all__ = [
     "check_filled",
     "check_options_file",
     "check_values",
+    "deviations",
     "flatten",
     "from_values",
     "learning_rate",

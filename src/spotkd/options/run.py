@@ -56,6 +56,8 @@ class DataOptions:
         test_share: share held out as test images from a folder: that has no val/ or test/; unset takes a fifth.
         image_size: edge in pixels to bring the images of folder:, hf: and imagenet to; unset keeps the size of small
             images (up to 96) that are all alike, and takes 224 otherwise.
+        white: brightest value of grey pictures with more than 8 bits, as 4095, of folder: and hf: sets; unset takes it
+            from the range of all.
         streaming: read an hf: set along while training, never whole; for sets larger than the disk.
         augment: crop and, where that makes sense, mirror training images at random.
         flip: with augment, mirror them where that makes sense; false for pictures in which left and right differ.
@@ -66,8 +68,9 @@ class DataOptions:
             image; 9 is usual; 0 for none.
         jitter: change brightness, contrast and saturation of every training image by up to this share (torchvision);
             0.4 is usual; 0 for none.
-        mean: of pixels in [0, 1], one number or one for each of three channels, to normalise with; unset takes the data
-            set's own, or that of pretrained weights.
+        mean: of pixels in [0, 1], one number or one for each of three channels, to normalise with; unset takes that of
+            the weights that the run starts from or is taught by, then the data set's own. Of folder: and hf: sets it is
+            measured over up to 2000 training images and noted in the run's config.yaml.
         std: their deviation, likewise.
         workers: processes that decode images which are not kept in memory; unset takes one a core, at most eight.
         conceal_test: put the validation images in place of the test images, which nothing looks at then: to choose
@@ -82,6 +85,7 @@ class DataOptions:
     val_share: float = option(0.0, affects="result")
     test_share: float | None = option(None, affects="result", test_image_key=2)
     image_size: int | None = option(None, affects="result", test_image_key=1)
+    white: float | None = option(None, affects="result", above=0, test_image_key=4)
     streaming: bool = option(False, affects="result", test_image_key=3)
     augment: bool = option(True, affects="result")
     flip: bool = option(True, affects="result")

@@ -12,6 +12,7 @@ from .grammar import parse_names
 from .run import DataOptions, DistillOptions, OptimOptions, RunOptions
 
 STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 6000, 30, 240  # of a run whose epochs are not given
+_MEASURED = ("data.mean", "data.std")  # by a run itself, where they are not given
 AnyOptions = TypeVar("AnyOptions", bound=Any)
 
 
@@ -104,6 +105,15 @@ def describe_teachers(options: DistillOptions) -> str:
     """``resnet56``, or ``resnet56 and 2 others`` where there are more."""
     others = len(parse_names(options.more_teachers) or ())
     return options.teacher.name + (f" and {others} other{'s' * (others > 1)}" if others else "")
+
+
+def deviations(run: RunOptions, plan: RunOptions) -> list[str]:
+    """Names of the options that decide what is learnt in which a run deviates from what was planned for it.
+
+    What a run measures, where its plan leaves it open, is none.
+    """
+    planned = flatten(result_options(plan))
+    return [name for name in result_differences(run, plan) if name not in _MEASURED or planned[name] is not None]
 
 
 def options_of_test_images(options: RunOptions) -> dict[str, Any]:

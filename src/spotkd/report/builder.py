@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..analysis import get_split, inspect
-from ..data import Dataset, load_data
+from ..data import Dataset
 from ..data.loader import count_batches
 from ..errors import SpotkdError
 from ..options import InspectOptions, ReportOptions
 from ..options.values import epochs_for
 from ..routing import make_strategy
 from ..runs.folder import RunFolder
-from ..training.build import data_spec
+from ..training.build import reopen_data
 from ..training.teacher import is_guessing
 from ..untrusted.names import UnfollowedNameError, looking
 from .compare import Comparison, Labels, compare, predict_labels
@@ -98,7 +98,7 @@ class ReportBuilder:
     def load_data(self, run: RunRecord) -> Dataset:
         key = str(run.options.data)
         if key not in self._data:
-            self._data[key] = load_data(data_spec(run.options.data))
+            self._data[key] = reopen_data(run.options.data)
         return self._data[key]
 
     def _network_costs(self, run: RunRecord) -> dict[str, NetworkCost]:

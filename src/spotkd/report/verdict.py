@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
-from ..data import load_data
 from ..errors import SpotkdError
 from ..formatting import format_signed
+from ..models.weights import read_metadata
 from ..options import DistillOptions, PolicyOptions, PreparationOptions, RunOptions, TrainOptions
 from ..options.values import options_of_test_images, result_differences
 from ..runs.folder import RunFolder
-from ..training.build import data_spec
+from ..training.build import reopen_data
 from .compare import Comparison, compare, predict_labels
 from .run_record import repeat_command
 
-_ALIKE = ("seed",)  # in which a run and its control may differ
+_ALIKE = ("seed", "data.mean", "data.std")  # in which a run and its control may differ
 _NORMAL_975 = 1.959964  # quantile of the normal distribution
 
 
@@ -60,7 +62,7 @@ def judge(folder: str | Path, named: Sequence[str] = ()) -> Iterator[str]:
     chosen = [(role, control) for role, control in controls.items() if control is not None]
     known = {control.path.resolve() for _, control in chosen}
     chosen += [("the run", RunFolder(name)) for name in named if Path(name).resolve() not in known]
-    data = load_data(data_spec(options.data)) if chosen else None
+    data = reopen_data(options.data) if chosen else None
     if data is not None:
         labels, after = predict_labels(options.student.name, run.path, data)
     for role, control in chosen:
@@ -71,6 +73,9 @@ def judge(folder: str | Path, named: Sequence[str] = ()) -> Iterator[str]:
         _, before = predict_labels(options.student.name, control.path, data)
         found = compare((role, before), (str(run.path), after), labels, data.classes)
         yield describe(found, control.path)
+    alone = controls["the student alone"]
+    if alone is not None:
+        yield from _describe_weak_teacher(options, alone)
     missing = next((role for role, control in controls.items() if control is None), None)
     if missing is not None:
         beside = run.path.with_name(f"{run.path.name}-{_FOLDERS.get(missing, 'always')}")
@@ -79,12 +84,28 @@ def judge(folder: str | Path, named: Sequence[str] = ()) -> Iterator[str]:
         )
 
 
+def _describe_weak_teacher(options: DistillOptions, alone: RunFolder) -> Iterator[str]:
+    """A line where the teacher knows the same test images no better than the student does without one."""
+    if options.teacher.name == options.student.name:  # which may learn from itself all the same
+        return
+    noted: dict[str, Any] = {}
+    with suppress(SpotkdError):  # of a teacher that has gone since
+        noted = read_metadata(options.teacher.checkpoint or "")
+    top1, student = noted.get("test_top1"), alone.result.scores.top1
+    same = (noted.get("data"), noted.get("data_options")) == (options.data.name, options_of_test_images(options))
+    if same and isinstance(top1, float) and top1 <= student:
+        yield (
+            f"its teacher gets {top1:.2f} % right, the student alone {student:.2f} %: it has little to teach; train a "
+            "better one, from pretrained weights for example (--model.pretrained)"
+        )
+
+
 _FOLDERS = {"plain kd": "kd", "the student alone": "alone"}
 
 
 def find_control(run: RunFolder, wanted: RunOptions) -> RunFolder | None:
-    """The finished run beside another one that has these options; of several with other seeds, one of the same seed."""
-    found: list[tuple[bool, RunFolder]] = []
+    """The finished run beside another one that has these options; of several, the one most alike."""
+    found: list[tuple[int, RunFolder]] = []
     for path in _folders_beside(run.path.resolve()):
         beside = RunFolder(path)
         try:
@@ -93,9 +114,10 @@ def find_control(run: RunFolder, wanted: RunOptions) -> RunFolder | None:
             options = beside.options
         except (SpotkdError, OSError):  # of another version, damaged, or not for our eyes: no control
             continue
-        if isinstance(options, type(wanted)) and set(result_differences(wanted, options)) <= set(_ALIKE):
-            found.append((options.seed != wanted.seed, RunFolder(run.path.parent / path.name)))
-    return min(found, key=lambda pair: pair[0], default=(True, None))[1]
+        differences = result_differences(wanted, options)
+        if isinstance(options, type(wanted)) and set(differences) <= set(_ALIKE):
+            found.append((len(differences), RunFolder(run.path.parent / path.name)))
+    return min(found, key=lambda pair: pair[0], default=(0, None))[1]
 
 
 def _folders_beside(folder: Path) -> list[Path]:

@@ -21,7 +21,15 @@ from ..models.weights import find_weights
 from ..options import DistillOptions, ModelOptions, RunOptions, TrainOptions
 from ..options.grammar import parse_interval, parse_loggers, parse_names
 from ..options.parsing import parse_options
-from ..options.values import changes_of_run, epochs_for, flatten, learning_rate, milestones, warmup
+from ..options.values import (
+    changes_of_run,
+    epochs_for,
+    flatten,
+    learning_rate,
+    milestones,
+    warmup,
+    with_values,
+)
 from ..runs import layout
 from ..runs.folder import RunFolder
 from ..runs.follower import RunFollower, share_state
@@ -135,6 +143,20 @@ def open_writer(folder: str | Path, options: TrainOptions | DistillOptions) -> R
         logger_folders=there.logger_folders,
         save_every=parse_interval(options.checkpoint_every),
     )
+
+
+def noted_normalisation(folder: str, options: TrainOptions | DistillOptions) -> dict[str, Any] | None:
+    """``data.mean`` and ``data.std`` of the run that is to be resumed in a folder; None where none will be.
+
+    What the options give comes first.
+    """
+    there = RunFolder(folder)
+    if options.resume is None or not there.exists:
+        return None
+    was, given = there.options.data, options.data
+    noted = {"data.mean": given.mean or was.mean, "data.std": given.std or was.std}
+    starts_over = options.resume == "auto" and options.overwrite
+    return None if starts_over and _changes(there, with_values(options, noted)) else noted
 
 
 def _check_options(folder: str | Path, saved: Mapping[str, Any], options: TrainOptions | DistillOptions) -> bool:

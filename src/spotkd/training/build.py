@@ -129,6 +129,11 @@ def data_spec(options: DataOptions) -> DataSpec:
     return DataSpec(**asdict(options))
 
 
+def reopen_data(options: DataOptions) -> Dataset:
+    """The data set of a run that is there: it was fetched when the run began, or a stranger would have it fetched."""
+    return load_data(replace(data_spec(options), download=False))
+
+
 def open_data(options: RunOptions) -> Dataset:
     """The data set; the choice of an epoch must be possible on it. Seeds all generators of random numbers.
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..data import Dataset, Loader, count_batches, load_data, make_preprocessing
+from ..data import Dataset, Loader, count_batches, load_data, make_preprocessing, normalised_with, read_preprocessing
 from ..errors import RunError, SpotkdError, one_line, refused_memory_as_error
 from ..escaping import escape_lines, escape_shell
 from ..losses import Method
@@ -36,7 +36,7 @@ from ..runtime.device import Device, choose_memory_format, make_fabric
 from ..runtime.process_group import leaving_process_group
 from ..untrusted.names import looking
 from .announcement import describe_hazard, describe_start, describe_training, format_number
-from .assemble import assemble, check_sources, default_folder, open_run, trained_model
+from .assemble import assemble, check_sources, default_folder, noted_normalisation, open_run, trained_model
 from .build import (
     AnyRun,
     build_distillation,
@@ -50,6 +50,7 @@ from .build import (
     open_data,
     open_device,
     plan_preparation,
+    reopen_data,
 )
 from .caching import cache_teacher
 from .evaluation import evaluate
@@ -116,13 +117,20 @@ def resume(folder: str | Path, accept_changes: bool = False, trust: bool = False
 
 def _adopt_normalisation(options: AnyRun, data: Dataset) -> tuple[AnyRun, Dataset]:
     """Options and data set with the mean and deviation that the weights want, unless the user has given others."""
-    if (options.data.mean, options.data.std) != (None, None):
+    given = options.data
+    if None not in (given.mean, given.std):
         return options, data
+    noted = noted_normalisation(default_folder(options, data), options)
+    if noted is not None:  # a run that is resumed keeps its own, whatever would be chosen today
+        return with_values(options, noted), normalised_with(data, noted["data.mean"], noted["data.std"])
     model = trained_model(options)
     teacher = options.teacher.checkpoint if isinstance(options, DistillOptions) else None
-    chosen = adopt_normalisation(data, options.data.name, model.name, model.pretrained, teacher, options.quiet)
+    chosen = adopt_normalisation(
+        data, given.name, model.name, model.pretrained, model.checkpoint, teacher, options.quiet
+    )
     if chosen is data:
         return options, data
+    chosen = normalised_with(chosen, given.mean, given.std)  # one of both may have been given
     return with_values(options, {"data.mean": list(chosen.mean), "data.std": list(chosen.std)}), chosen
 
 
@@ -214,7 +222,7 @@ def restore(folder: str | Path) -> tuple[SpotKD, Dataset]:
     """
     run = RunFolder(folder)
     options = with_values(run.distill_options, {"student.pretrained": False})  # what it learnt is in the checkpoint
-    data = load_data(replace(data_spec(options.data), download=False))
+    data = reopen_data(options.data)
     method = build_distillation(options, data, quiet=True)
     state = run.state()
     if state is None or state.get("phase") != TRAINING:
@@ -246,6 +254,8 @@ def evaluate_checkpoint(options: EvaluateOptions) -> Scores:
     if options.data is None:
         known = noted.get("data_options") or {}
         described = replace(described, **{key: known[key] for key in test_image_keys() if key in known})
+    if "preprocessing" in noted and described.name.startswith(("folder:", "hf:")):  # as bright as it learnt them
+        described = replace(described, white=read_preprocessing(noted["preprocessing"], options.checkpoint).white)
     run = RunFolder(options.checkpoint)
     if options.root is not None:
         described = replace(described, root=options.root)
@@ -254,8 +264,7 @@ def evaluate_checkpoint(options: EvaluateOptions) -> Scores:
     own = run.own_names if run.exists else ()
     with looking((options.model, options.data, *own), options.trust):
         data = load_data(data_spec(described))
-        if options.data is None:
-            data = normalised_as_noted(data, options.checkpoint)
+        data = normalised_as_noted(data, options.checkpoint)
         check_class_count(options.checkpoint, data)
         model = build_model(str(names["model"]), len(data.classes), options.checkpoint, data.image_shape)
     device = Device(make_fabric(options.accelerator, options.precision), choose_memory_format())
