@@ -84,6 +84,15 @@ def run_demo(options: DemoOptions, console: Console) -> None:
         distill_student("at", f"{STUDENT} by AT, every spot", "at", "always", PolicyOptions()),
         distill_student("sakd", f"{STUDENT} by SAKD-AT", "at", "adaptive", POLICY),
     ]
+    data = _draw_pictures(rows, out)
+    results = _results(rows, data, options)
+    with atomic_write(out / "results.json") as path:
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    _print_results(results, out, console)
+
+
+def _draw_pictures(rows: Sequence[tuple[str, Summary]], out: Path) -> Dataset:
+    """Accuracy and shares by epoch, and where test images are sent; gives the data set."""
     students = {title: RunFolder(summary.folder).metrics for title, summary in rows[1:]}
     plot_accuracy(
         {title: metrics["test_top1"] for title, metrics in students.items()},
@@ -96,10 +105,7 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     method, data = restore(sakd.folder)
     probability = teacher_probability(method, Loader(data, data.test, 256, training=False))
     plot_decisions(data.test, probability, method.spot_names, out / "decisions.png")
-    results = _results(rows, data, options)
-    with atomic_write(out / "results.json") as path:
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    _print_results(results, out, console)
+    return data
 
 
 def _results(rows: Sequence[tuple[str, Summary]], data: Dataset, options: DemoOptions) -> dict[str, Any]:
