@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from spotkd.options import DemoOptions
 from spotkd.runs.folder import RunFolder
 
 from .conftest import few_glyphs, instead_of_glyph94
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
@@ -39,12 +42,33 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert f" report {out}\n" in printed
 
 
+def build_readme() -> Any:
+    """tools/build_readme.py as a module."""
+    spec = importlib.util.spec_from_file_location("build_readme", ROOT / "tools" / "build_readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def assert_order(results: dict[str, Any]) -> None:
     """Over five seeds the smallest margins were 2.7 (teacher, AT), 3.2 (AT, KD), 8.9 (KD, alone) points."""
     teacher, alone, kd, at, sakd = (run["top1"] for run in results["runs"])
     assert teacher > at > kd > alone + 3
     assert teacher > sakd > kd
     assert results["runs"][3]["gain"][1] > 8
+
+
+def test_the_page_shows_the_recorded_demo() -> None:
+    """The table, seconds and all, comes from the recorded file: ``make readme`` writes both."""
+    builder = build_readme()
+    page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert builder.PLACE.search(page)
+    assert builder.with_results(page) == page
+    results = json.loads(builder.RESULTS.read_text(encoding="utf-8"))
+    assert results["seed"] == DemoOptions().seed
+    assert_order(results)
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def _print_results(results: Mapping[str, Any], out: Path, console: Console) -> N
     console.print(shown)
     notes = (
         f"One run each, seed {results['seed']}: intervals are those of the test images; other seeds move a student "
-        "by a point or two.\n"
+        "by some points.\n"
         f"SAKD-AT here pulls the share of each spot towards {POLICY.target_share:.0%} (target_share, not in the "
         "paper), against the gain that the policy sees in the teacher's path there: where that is large, the share "
         "stays high. The paper's objective alone sends every sample to the teacher in so short a run."
