@@ -1,4 +1,5 @@
 # make demo: a virtual environment, the package, the demo.
+# make readme: the demo, and what it made put into README's picture and the quick start's table.
 # make check: style, types and the fast tests. make check-distiller NAME=at: the tests of one distiller alone.
 # make test: style, types and all tests, as CI runs them. All three in an environment of their own.
 # make docs: its own environment and the documentation site.
@@ -18,10 +19,13 @@ FAST_LIMIT ?= 1
 PYTEST := OMP_NUM_THREADS=1 $(TEST_ENV)/bin/pytest --fast-limit $(FAST_LIMIT)
 FAST := not slow and not process and not browser and not gpu
 
-.PHONY: demo lint check check-distiller test test-versions test-lowest docs clean
+.PHONY: demo readme lint check check-distiller test test-versions test-lowest docs clean
 
 demo: $(DEMO_ENV)/installed
 	$(DEMO_ENV)/bin/spotkd demo --overwrite true
+
+readme: demo
+	$(DEMO_ENV)/bin/python tools/build_readme.py runs/demo
 
 lint: $(TEST_ENV)/installed
 	$(TEST_ENV)/bin/ruff check .

@@ -1,7 +1,11 @@
-"""``spotkd demo``: a teacher, a student four times, a table and pictures of where it was distilled."""
+"""``spotkd demo``: a teacher, a student four times, whether it helped, and pictures of where it was distilled."""
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from .analysis import plot_accuracy, plot_decisions, plot_shares, teacher_probability
-from .data import Loader
+from .data import Dataset, Loader
 from .data.glyph94 import IMAGES_PER_FACE
 from .files import atomic_write
+from .formatting import format_signed
 from .options import (
     DataOptions,
     DemoOptions,
@@ -22,6 +27,8 @@ from .options import (
     TrainOptions,
     check_values,
 )
+from .report.compare import compare, predict_labels
+from .report.verdict import paired_interval
 from .runs.folder import RunFolder
 from .training import Summary, distill, restore, train
 
@@ -67,7 +74,8 @@ def run_demo(options: DemoOptions, console: Console) -> None:
 
     console.print(
         f"{TEACHER} teaches {STUDENT} to read {IMAGES_PER_FACE * options.faces} images of the 94 printable characters "
-        f"in {options.faces} typefaces; tested on 9964 images in 106 others."
+        f"in {options.faces} typefaces; tested on 9964 images in 106 others. The teacher has "
+        f"{options.teacher_epochs} epochs, every student {options.epochs}."
     )
     rows = [
         train_network("teacher", f"teacher {TEACHER}", TEACHER, options.teacher_epochs),
@@ -76,6 +84,15 @@ def run_demo(options: DemoOptions, console: Console) -> None:
         distill_student("at", f"{STUDENT} by AT, every spot", "at", "always", PolicyOptions()),
         distill_student("sakd", f"{STUDENT} by SAKD-AT", "at", "adaptive", POLICY),
     ]
+    data = _draw_pictures(rows, out)
+    results = _results(rows, data, options)
+    with atomic_write(out / "results.json") as path:
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    _print_results(results, out, console)
+
+
+def _draw_pictures(rows: Sequence[tuple[str, Summary]], out: Path) -> Dataset:
+    """Accuracy and shares by epoch, and where test images are sent; gives the data set."""
     students = {title: RunFolder(summary.folder).metrics for title, summary in rows[1:]}
     plot_accuracy(
         {title: metrics["test_top1"] for title, metrics in students.items()},
@@ -88,37 +105,82 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     method, data = restore(sakd.folder)
     probability = teacher_probability(method, Loader(data, data.test, 256, training=False))
     plot_decisions(data.test, probability, method.spot_names, out / "decisions.png")
-    _print_results(rows, options, out, console)
+    return data
 
 
-def _print_results(rows: list[tuple[str, Summary]], options: DemoOptions, out: Path, console: Console) -> None:
-    spots = list(rows[-1][1].shares)
-    header = ["run", "top-1 (%)", "seconds", *spots]
+def _results(rows: Sequence[tuple[str, Summary]], data: Dataset, options: DemoOptions) -> dict[str, Any]:
+    """What the demo found: of each run its accuracy, what it gained over the student alone, seconds and shares."""
+    (alone, control), *_ = rows[1:]
+    labels, before = predict_labels(STUDENT, control.folder, data)
+    runs = []
+    for number, (title, summary) in enumerate(rows):
+        run = {"run": title, "top1": summary.scores.top1, "seconds": summary.seconds, "shares": summary.shares}
+        if number > 1:
+            _, after = predict_labels(STUDENT, summary.folder, data)
+            run["gain"] = paired_interval(compare((alone, before), (title, after), labels, data.classes))
+        runs.append(run)
+    return {"seed": options.seed, "images": len(labels), "device": control.device, "runs": runs}
+
+
+def answer(results: Mapping[str, Any]) -> str:
+    """Whether the teacher helped the student that has it at every spot, in a sentence."""
+    run = results["runs"][3]
+    gain, low, high = run["gain"]
+    helped = (
+        "Yes: {} is better than" if low > 0 else "No: {} is worse than" if high < 0 else "Not shown: {} is as good as"
+    )
+    return (
+        f"Did the teacher help? {helped.format(run['run'])} {results['runs'][1]['run']}: {format_signed(gain)} points "
+        f"of test accuracy (95 % interval {format_signed(low)} to {format_signed(high)}, {results['images']} images)."
+    )
+
+
+def table(results: Mapping[str, Any]) -> list[list[str]]:
+    """The results as rows of cells, the first one their titles."""
+    spots = list(results["runs"][-1]["shares"])
+    rows = [["run", "top-1 (%)", "gain over alone (95 %)", "seconds", *spots]]
+    for run in results["runs"]:
+        gain = [format_signed(value) for value in run.get("gain", ())]
+        shares = [f"{run['shares'][spot]:.0%}" if spot in run["shares"] else "-" for spot in spots]
+        interval = f"{gain[0]} ({gain[1]} to {gain[2]})" if gain else "-"
+        rows.append([run["run"], f"{run['top1']:.2f}", interval, f"{run['seconds']:.0f}", *shares])
+    return rows
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The sentence and the table as Markdown."""
+    header, *rows = table(results)
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+    return "\n".join([answer(results), "", *lines, ""])
+
+
+def _print_results(results: Mapping[str, Any], out: Path, console: Console) -> None:
     title = (
         "Test accuracy after the last epoch, training time, share of samples distilled at each spot in the last epoch"
     )
-    lines = [
-        [
-            name,
-            f"{s.scores.top1:.2f}",
-            f"{s.seconds:.0f}",
-            *(f"{s.shares[p]:.0%}" if p in s.shares else "-" for p in spots),
-        ]
-        for name, s in rows
-    ]
-    table = Table(*header, title=title)
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
+    header, *rows = table(results)
+    shown = Table(*header, title=title)
+    for row in rows:
+        shown.add_row(*row)
+    console.print(answer(results), highlight=False)
+    console.print(shown)
     notes = (
-        f"One run each, seed {options.seed}: differences of a point or two are within the noise of a seed.\n"
+        f"One run each, seed {results['seed']}: intervals are those of the test images; other seeds move a student "
+        "by some points.\n"
         f"SAKD-AT here pulls the share of each spot towards {POLICY.target_share:.0%} (target_share, not in the "
         "paper), against the gain that the policy sees in the teacher's path there: where that is large, the share "
         "stays high. The paper's objective alone sends every sample to the teacher in so short a run."
     )
     console.print(notes, highlight=False)
-    markdown = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *lines)]
     with atomic_write(out / "table.md") as path:
-        path.write_text("\n".join([f"{title}:", "", *markdown, "", notes, ""]), encoding="utf-8")
+        path.write_text("\n".join([markdown(results), f"{title}.", "", notes, ""]), encoding="utf-8")
     pictures = ", ".join(str(out / name) for name in ("accuracy.png", "shares.png", "decisions.png"))
     console.print(f"Pictures: {pictures}\nTable: {out / 'table.md'}", highlight=False, soft_wrap=True)
+    command = shlex.quote(str(Path(sys.argv[0]))) if Path(sys.argv[0]).name == "spotkd" else "spotkd"
+    console.print(
+        f"Next:\n  {command} report {shlex.quote(str(out))}\n  {command} inspect {shlex.quote(str(out / 'sakd'))}\n"
+        f"  {command} export {shlex.quote(str(out / 'at'))} --format safetensors",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )

@@ -149,9 +149,9 @@ class DemoOptions:
     """
 
     out: str = "runs/demo"
-    teacher_epochs: int = option(3, at_least=1)
-    epochs: int = option(3, at_least=1)
-    faces: int = option(100, at_least=1, at_most=532, wording="it must lie between 1 and 532")
+    teacher_epochs: int = option(10, at_least=1)
+    epochs: int = option(4, at_least=1)
+    faces: int = option(40, at_least=1, at_most=532, wording="it must lie between 1 and 532")
     seed: int = option(1029, at_least=0, below=2**32)
     precision: Precision = "auto"
     overwrite: bool = False
