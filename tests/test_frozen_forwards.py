@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spotkd import SpotKD
 from spotkd.errors import SpotkdError
+from spotkd.models.sources import build as build_network
 from spotkd.staging import stage
 
 SMALL = (3, 16, 16)
@@ -142,3 +145,36 @@ def test_an_attribute_that_the_forward_sets_is_refused() -> None:
     with pytest.raises(SpotkdError, match="Made sets 'calls'"):
         stage(model, ["stem"], image_shape=SMALL)
     assert model.calls == 0
+
+
+class LayerDrop(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            if not self.training or random.random() >= self.rate:
+                x = block(x)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_the_error_shows_stages_by_hand_that_stay_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SpotkdError) as caught:
+        stage(LayerDrop(), image_shape=SMALL)
+    (tmp_path / "pasted_stages.py").write_text(str(caught.value).split("\n\n", 1)[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    student: Any = build_network("python:pasted_stages.build", num_classes=5, image_shape=SMALL)
+    ran = [0, 0, 0]
+    for k, block in enumerate(student.blocks):
+        block.register_forward_hook(lambda *_, k=k: ran.__setitem__(k, ran[k] + 1))
+    method = SpotKD(copy.deepcopy(student), student, "at", "adaptive", image_shape=SMALL).train()
+    method((torch.randn(4, *SMALL), torch.arange(4))).total.backward()
+    ran[:] = [0, 0, 0]
+    student.train()
+    random.seed(0)
+    for _ in range(200):
+        student(torch.zeros(2, *SMALL))
+    assert all(70 < count < 130 for count in ran)
+    student.eval()
+    plain = LayerDrop().eval()
+    plain.load_state_dict(student.state_dict())
+    images = torch.randn(2, *SMALL)
+    assert torch.equal(student(images), plain(images))

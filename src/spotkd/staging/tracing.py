@@ -315,6 +315,10 @@ class ShapeRecorder(fx.Interpreter):
                 "or write a StagedModel by hand"
             ) from error
 
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        changeable = tuple(list(given) if isinstance(given, list) else given for given in args)  # as the network has it
+        return super().call_module(target, changeable, kwargs)
+
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if isinstance(value, Tensor):
