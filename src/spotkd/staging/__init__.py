@@ -16,7 +16,7 @@ from ..errors import SpotkdError, one_line
 from ..stages import Shape, StagedModel, feature_shapes
 from .by_hand import write_wrapper
 from .cutting import PROBE_SIZE, cut_network, make_twin
-from .frozen import RandomForwardError
+from .frozen import UntraceableForwardError
 from .outputs import select_output, unwrap
 from .proposals import propose_cuts
 from .tracing import mode_name, run_with_fixed_seed, set_mode
@@ -73,9 +73,9 @@ def stage(
     try:
         names = propose_cuts(probe, images) if at is None else [at] if isinstance(at, str) else list(at)
         staged = cut_network(model, probe, names, images)
-    except RandomForwardError as error:
+    except UntraceableForwardError as error:
         wrapper = write_wrapper(model)
-        raise RandomForwardError(f"{error}, such as\n\n{wrapper}" if wrapper else str(error)) from error
+        raise UntraceableForwardError(f"{error}, such as\n\n{wrapper}" if wrapper else str(error)) from error
     staged._image_shape = image_shape
     if at is None:
         print(f"{type(model).__name__} is cut after these modules:")  # noqa: T201  # asked for by leaving out `at`

@@ -27,8 +27,8 @@ _OF_MODULES = frozenset(dir(nn.Module()))  # names that every module has
 Reads = dict[str, dict[str, Any]]  # by the path of a module: the attributes that its forward read, and their values
 
 
-class RandomForwardError(SpotkdError):
-    """A forward that is traced draws random numbers, which would be the same in every step."""
+class UntraceableForwardError(SpotkdError):
+    """A forward does what tracing cannot follow or would fix to what it did once, such as drawing random numbers."""
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def refuse_random(root: nn.Module, trace_again: Callable[[], Any]) -> Iterator[N
     """Raise if what is traced inside draws random numbers, and set all generators back.
 
     Raises:
-        RandomForwardError: with the line, which is found by tracing once more.
+        UntraceableForwardError: with the line, which is found by tracing once more.
     """
     generators = _find_generators(root)
     before = [read() for read, _ in generators]
@@ -44,7 +44,7 @@ def refuse_random(root: nn.Module, trace_again: Callable[[], Any]) -> Iterator[N
         yield
         if not _same(generators, before):
             where = _find_line(generators, before, trace_again)
-            raise RandomForwardError(
+            raise UntraceableForwardError(
                 f"{type(root).__name__} draws random numbers in its forward ({where}), which cutting would fix to one "
                 "draw for ever: draw them in a submodule of its own or write its stages by hand"
             )
@@ -167,7 +167,7 @@ def record_reads(root: nn.Module, reads: Reads) -> Iterator[None]:
     """Enter in ``reads`` what is read inside of numbers and texts (also in lists and settings) kept in attributes.
 
     Raises:
-        SpotkdError: the forward sets an attribute that it reads.
+        UntraceableForwardError: the forward sets an attribute that it reads.
     """
     paths = {id(module): path for path, module in root.named_modules()}
 
@@ -186,7 +186,7 @@ def record_reads(root: nn.Module, reads: Reads) -> Iterator[None]:
         del nn.Module.__getattribute__
     changed = changed_read(root, reads)
     if changed is not None:
-        raise SpotkdError(
+        raise UntraceableForwardError(
             f"{type(root).__name__} sets {changed} in its forward, which cutting would leave out: set it in a "
             "submodule of its own or write its stages by hand"
         )

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from ..errors import SpotkdError, one_line
 from ..registry import unknown_name
 from ..stages import Shape
-from .frozen import Reads, find_caller, keep_generators, record_reads, refuse_random
+from .frozen import Reads, UntraceableForwardError, find_caller, keep_generators, record_reads, refuse_random
 
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)  # torch's own that compute nothing
 _RELU = (nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_")  # modules, functions and methods, as below
@@ -51,7 +51,7 @@ class Trace(fx.Tracer):
         except SpotkdError:
             raise
         except Exception as error:
-            raise SpotkdError(
+            raise UntraceableForwardError(
                 f"torch.fx cannot trace the forward of {self.inside[-1] if self.inside else type(root).__name__} "
                 f"({one_line(error)[:200]}): cut elsewhere or write a StagedModel by hand"
             ) from error
@@ -251,14 +251,14 @@ def refuse_what_varies(root: nn.Module, traces: Traces) -> None:
     """Trace again, with the places in the source, and compare.
 
     Raises:
-        SpotkdError: the graphs differ, by random numbers fresh from the system or by the clock; with the line.
+        UntraceableForwardError: the graphs differ, by numbers fresh from the system or by the clock; with the line.
     """
     for training, trace in traces.items():
         again = Trace(root, trace.opened, training, with_lines=True)
         for one, other in zip_longest(trace.nodes, again.nodes):
             if describe_node(trace, one) != describe_node(again, other):
                 where = (again.lines or {}).get(other or again.nodes[-1])
-                raise SpotkdError(
+                raise UntraceableForwardError(
                     f"{type(root).__name__} computes something else each time in {mode_name(training)} mode ({where}), "
                     "which cutting would fix for ever: do it in a submodule of its own or write its stages by hand"
                 )
