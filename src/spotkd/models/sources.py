@@ -118,7 +118,10 @@ def _timm(name: str, num_classes: int, image_shape: Shape | None, **more: Any) -
 
     def make(name: str, **settings: Any) -> Any:
         try:
-            return timm.create_model(name, img_size=image_shape[-2:], **settings)
+            model = timm.create_model(name, img_size=image_shape[-2:], **settings)
+            if getattr(model, "dynamic_img_size", False):  # made for this size, it need not look at that of each batch
+                model = timm.create_model(name, img_size=image_shape[-2:], dynamic_img_size=False, **settings)
+            return model
         except TypeError as error:
             if "img_size" not in str(error):
                 raise

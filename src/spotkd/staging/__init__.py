@@ -7,7 +7,6 @@ parameters by name, and so follows whatever happens to them.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +14,9 @@ from torch import nn
 
 from ..errors import SpotkdError, one_line
 from ..stages import Shape, StagedModel, feature_shapes
-from .cutting import PROBE_SIZE, cut_network
+from .by_hand import write_wrapper
+from .cutting import PROBE_SIZE, cut_network, make_twin
+from .frozen import UntraceableForwardError
 from .outputs import select_output, unwrap
 from .proposals import propose_cuts
 from .tracing import mode_name, run_with_fixed_seed, set_mode
@@ -54,7 +55,7 @@ def stage(
     """
     model = unwrap(model)
     # All probing happens on a twin with the same weights but its own buffers and modes: the original is not touched.
-    probe = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    probe = make_twin(model)
     reference = next(model.parameters(), torch.empty(0))
     noise = torch.randn(PROBE_SIZE, *image_shape, generator=torch.Generator().manual_seed(0))
     images = noise.to(reference.device, reference.dtype)
@@ -69,8 +70,12 @@ def stage(
     chosen = select_output(model, probe, images, output)
     if chosen is not model:
         model, probe = chosen, select_output(probe, probe, images, output)
-    names = propose_cuts(probe, images) if at is None else [at] if isinstance(at, str) else list(at)
-    staged = cut_network(model, probe, names, images)
+    try:
+        names = propose_cuts(probe, images) if at is None else [at] if isinstance(at, str) else list(at)
+        staged = cut_network(model, probe, names, images)
+    except UntraceableForwardError as error:
+        wrapper = write_wrapper(model)
+        raise UntraceableForwardError(f"{error}, such as\n\n{wrapper}" if wrapper else str(error)) from error
     staged._image_shape = image_shape
     if at is None:
         print(f"{type(model).__name__} is cut after these modules:")  # noqa: T201  # asked for by leaving out `at`

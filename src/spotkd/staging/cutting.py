@@ -13,20 +13,23 @@ from torch import Tensor, fx, nn
 
 from ..errors import SpotkdError
 from ..stages import Rectified, Shape, StagedModel
+from .frozen import Reads, changed_read
 from .tracing import (
+    CONSTANT_PREFIX,
     DROPOUT,
     ShapeRecorder,
     Trace,
+    Traces,
     is_channels_last,
     mode_name,
     open_until,
+    refuse_what_varies,
     run_with_fixed_seed,
     set_mode,
     trace_modes,
 )
 
 PROBE_SIZE = 3  # images in the probing batch: odd
-_CONSTANT_PREFIX = "_tensor_constant"  # how torch.fx names tensors that the forward itself makes
 _TensorMethod = tuple[str, tuple[Any, ...]]  # a tensor method and its arguments
 # What is done to a tensor that leaves a stage, and undone where the next begins.
 _AS_VECTOR: tuple[_TensorMethod, _TensorMethod] = ("flatten", (1,)), ("unflatten", (1, (-1, 1, 1)))
@@ -45,20 +48,68 @@ class StageCode(NamedTuple):
         return cast(Callable[[Tensor], Tensor], Rectified(body)) if self.rectified else body
 
 
+Segments = dict[bool, tuple[StageCode, ...]]  # in train mode and in eval mode
+
+
+class Plan(NamedTuple):
+    """Where and how a network is cut; it is the same whenever the network is traced anew.
+
+    Attributes:
+        opened: the modules that are traced.
+        names: the modules that end a stage.
+        flat: those of them whose maps ``(C, 1, 1)`` leave flattened.
+        forms: for each of them what is done to its output, and undone after it.
+        copying: the stages that copy their input, in train mode and in eval mode.
+    """
+
+    opened: frozenset[str]
+    names: Sequence[str]
+    flat: frozenset[str]
+    forms: Sequence[tuple[_TensorMethod, _TensorMethod] | None]
+    copying: dict[bool, set[int]]
+
+    def make_segments(self, traces: Traces) -> Segments:
+        made = {}
+        for training, trace in traces.items():
+            ends = [trace.images, *trace.cut_nodes(self.names, self.flat), trace.logits]
+            made[training] = tuple(
+                make_stage_code(trace, start, stop, k in self.copying[training], entering, leaving)
+                for k, ((start, stop), entering, leaving) in enumerate(
+                    zip(pairwise(ends), [None, *self.forms], [*self.forms, None], strict=True)
+                )
+            )
+        same = all(one.source == other.source for one, other in zip(made[True], made[False], strict=True))
+        return {True: made[False], False: made[False]} if same else made
+
+
 class TracedModel(StagedModel):
     """The stages of ``root``, whose parameters, buffers and submodules this module takes as its own.
 
     The dictionaries themselves are shared, so moving, loading, rebinding and copying either reach both. The code runs
-    on ``root``, since a submodule may have the name of one of our methods (``features``, ``stages``).
+    on ``root``, since a submodule may have the name of one of our methods (``features``, ``stages``). Where a number or
+    text that the forward reads off an attribute has changed, the network is traced anew.
     """
 
-    def __init__(self, root: nn.Module, names: Sequence[str], segments: dict[bool, tuple[StageCode, ...]]) -> None:
+    def __init__(self, root: nn.Module, names: Sequence[str], plan: Plan, traces: Traces) -> None:
         super().__init__()
         for part in ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules", "training"):
             vars(self)[part] = vars(root)[part]
-        vars(self)["_root"] = root  # not by assignment, which would register it as a submodule
         self.stage_names = tuple(names)
-        self._segments = segments  # for train mode and for eval mode: tracing fixes what depends on self.training
+        self._plan = plan
+        self._segments = plan.make_segments(traces)
+        self._reads = collect_reads(traces)
+        vars(self)["_root"] = root  # not by assignment, which would register it as a submodule
+
+    def __getattr__(self, name: str) -> Any:
+        if name in vars(self).get("_reads", {}).get("", {}):
+            return getattr(vars(self)["_root"], name)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_root" in vars(self) and (name == "training" or name in vars(self)["_reads"].get("", {})):
+            setattr(vars(self)["_root"], name, value)
+        if name not in vars(self).get("_reads", {}).get("", {}):
+            super().__setattr__(name, value)
 
     def get_submodule(self, target: str) -> nn.Module:
         root: nn.Module = vars(self)["_root"]
@@ -80,10 +131,13 @@ class TracedModel(StagedModel):
 
     def stages(self) -> tuple[Callable[[Tensor], Tensor], ...]:
         root = vars(self)["_root"]
+        if changed_read(root, self._reads) is not None:
+            traces = trace_modes(make_twin(root), self._plan.opened)
+            self._segments, self._reads = self._plan.make_segments(traces), collect_reads(traces)
         return tuple(segment.bind(root) for segment in self._segments[self.training])
 
 
-def cut_network(model: nn.Module, probe: nn.Module, names: list[str], images: Tensor) -> StagedModel:
+def cut_network(model: nn.Module, probe: nn.Module, names: list[str], images: Tensor) -> TracedModel:
     """The stages of ``model`` that end at ``names`` and at the embedding, worked out on its twin ``probe``."""
     parts = [name.split(".") for name in names if name in dict(probe.named_modules())]
     ancestors = frozenset(".".join(path[:depth]) for path in parts for depth in range(1, len(path)))
@@ -106,30 +160,31 @@ def cut_network(model: nn.Module, probe: nn.Module, names: list[str], images: Te
     stage_names = [*names, str(classifier.target) if classifier.op == "call_module" else classifier.name]
     for name in names:  # a ReLU that ends the last block before a cut is to be seen
         traces = open_until(probe, traces, partial(Trace.cut_node, name=name, flat=flat), Trace.is_relu)
-    chains = {training: trace.cut_nodes(names, flat) for training, trace in traces.items()}
-
-    def segments(copying: dict[bool, set[int]]) -> dict[bool, tuple[StageCode, ...]]:
-        made = {}
-        for training, trace in traces.items():
-            ends = [trace.images, *chains[training], trace.logits]
-            made[training] = tuple(
-                make_stage_code(trace, start, stop, k in copying[training], entering, leaving)
-                for k, ((start, stop), entering, leaving) in enumerate(
-                    zip(pairwise(ends), [None, *forms], [*forms, None], strict=True)
-                )
-            )
-        same = all(one.source == other.source for one, other in zip(made[True], made[False], strict=True))
-        return {True: made[False], False: made[False]} if same else made
-
-    staged = TracedModel(probe, stage_names, segments({True: set(), False: set()}))
-    copying = {training: find_overwriting_stages(staged, probe, images, training) for training in (False, True)}
-    root = copy.copy(model)  # shares its dictionaries of tensors and modules
+    refuse_what_varies(probe, traces)
+    plan = Plan(traces[False].opened, names, flat, forms, {True: set(), False: set()})
+    staged = TracedModel(probe, stage_names, plan, traces)
+    plan.copying.update({mode: find_overwriting_stages(staged, probe, images, mode) for mode in (False, True)})
     used = {str(node.target) for trace in traces.values() for node in trace.nodes if node.op == "get_attr"}
-    constants = {name: getattr(probe, name) for name in used if name.startswith(_CONSTANT_PREFIX)}
-    if constants:  # as buffers, so that they follow the model to a device
-        root._buffers = {**root._buffers, **constants}
-        root._non_persistent_buffers_set = root._non_persistent_buffers_set | constants.keys()
-    return TracedModel(root, stage_names, segments(copying))
+    constants = {name: getattr(probe, name) for name in used if name.startswith(CONSTANT_PREFIX)}
+    if constants:  # as buffers of a copy, so that they follow the model to a device
+        model = copy.copy(model)
+        model._buffers = {**model._buffers, **constants}
+        model._non_persistent_buffers_set = model._non_persistent_buffers_set | constants.keys()
+    return TracedModel(model, stage_names, plan, traces)
+
+
+def make_twin(model: nn.Module) -> nn.Module:
+    """A copy with the same weights but its own buffers and modes."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def collect_reads(traces: Traces) -> Reads:
+    """What the forward reads off attributes, in either mode."""
+    reads: Reads = {}
+    for trace in traces.values():
+        for path, attributes in trace.reads.items():
+            reads.setdefault(path, {}).update(attributes)
+    return reads
 
 
 def find_classifier(

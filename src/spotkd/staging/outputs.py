@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -93,9 +92,10 @@ def give_logits(model: nn.Module, output: str | int) -> nn.Module:
 
 
 def _with_forward(model: nn.Module, forward: Any) -> nn.Module:
-    changed = copy.copy(model)  # shares its dictionaries of tensors and modules
     kind = type(model)
-    changed.__class__ = cast(type[nn.Module], type(kind.__name__, (kind,), {"forward": forward}))
+    changed_kind = cast(type[nn.Module], type(kind.__name__, (kind,), {"forward": forward}))
+    changed = changed_kind.__new__(changed_kind)
+    changed.__dict__ = model.__dict__  # all that one has the other has
     return changed
 
 

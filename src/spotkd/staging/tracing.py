@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import torch
@@ -18,12 +18,14 @@ from torch import Tensor, fx, nn
 from ..errors import SpotkdError, one_line
 from ..registry import unknown_name
 from ..stages import Shape
+from .frozen import Reads, UntraceableForwardError, find_caller, keep_generators, record_reads, refuse_random
 
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)  # torch's own that compute nothing
 _RELU = (nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_")  # modules, functions and methods, as below
 _FLATTEN = (nn.Flatten, torch.flatten, torch.reshape, torch.squeeze, "flatten", "reshape", "view", "squeeze")
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, F.dropout)
 _LINEAR = (nn.Linear, F.linear)
+CONSTANT_PREFIX = "_tensor_constant"  # how torch.fx names tensors that the forward itself makes
 
 
 def mode_name(training: bool) -> str:
@@ -35,16 +37,21 @@ class Trace(fx.Tracer):
 
     proxy_buffer_attributes = True  # a buffer that traced code reads is looked up in each run
 
-    def __init__(self, root: nn.Module, opened: frozenset[str], training: bool) -> None:
+    def __init__(self, root: nn.Module, opened: frozenset[str], training: bool, *, with_lines: bool = False) -> None:
         super().__init__()
+        self.lines: dict[fx.Node, str] | None = {} if with_lines else None  # where each node comes from
         self.opened = opened
         self.calls: dict[str, list[fx.Node | None]] = {}  # for every module the nodes of its outputs, call by call
         self.inside: list[str] = []
+        self.reads: Reads = {}  # numbers and texts in attributes that the graph depends on
+        set_mode(root, training)
         try:
-            with torch.enable_grad():
-                self.trace(set_mode(root, training))
+            with torch.enable_grad(), refuse_random(root, lambda: self.trace(root)), record_reads(root, self.reads):
+                self.trace(root)
+        except SpotkdError:
+            raise
         except Exception as error:
-            raise SpotkdError(
+            raise UntraceableForwardError(
                 f"torch.fx cannot trace the forward of {self.inside[-1] if self.inside else type(root).__name__} "
                 f"({one_line(error)[:200]}): cut elsewhere or write a StagedModel by hand"
             ) from error
@@ -83,7 +90,10 @@ class Trace(fx.Tracer):
             name = f"{self.inside[-1]}_{getattr(target, '__name__', target)}"
         if not torch.is_grad_enabled():
             raise RuntimeError("tracing forgets torch.no_grad()")
-        return super().create_node(kind, target, args, kwargs, name, type_expr)
+        node = super().create_node(kind, target, args, kwargs, name, type_expr)
+        if self.lines is not None:
+            self.lines[node] = find_caller()
+        return node
 
     def module(self, node: fx.Node) -> nn.Module | None:
         return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -229,12 +239,50 @@ def set_mode(root: nn.Module, training: bool) -> nn.Module:
 
 def run_with_fixed_seed(function: Callable[[Tensor], Any], images: Tensor) -> Any:
     """What ``function`` makes of the images, always with the same random numbers; no other generator advances."""
-    with torch.no_grad(), torch.random.fork_rng(range(torch.cuda.device_count())):
+    with torch.no_grad(), keep_generators(), torch.random.fork_rng(range(torch.cuda.device_count())):
         return function(images.clone())
 
 
 def trace_modes(root: nn.Module, opened: frozenset[str]) -> Traces:
     return {training: Trace(root, opened, training) for training in (True, False)}
+
+
+def refuse_what_varies(root: nn.Module, traces: Traces) -> None:
+    """Trace again, with the places in the source, and compare.
+
+    Raises:
+        UntraceableForwardError: the graphs differ, by numbers fresh from the system or by the clock; with the line.
+    """
+    for training, trace in traces.items():
+        again = Trace(root, trace.opened, training, with_lines=True)
+        for one, other in zip_longest(trace.nodes, again.nodes):
+            if describe_node(trace, one) != describe_node(again, other):
+                where = (again.lines or {}).get(other or again.nodes[-1])
+                raise UntraceableForwardError(
+                    f"{type(root).__name__} computes something else each time in {mode_name(training)} mode ({where}), "
+                    "which cutting would fix for ever: do it in a submodule of its own or write its stages by hand"
+                )
+
+
+def describe_node(trace: Trace, node: fx.Node | None) -> object:
+    """What a node computes; of a tensor that the forward makes, its values."""
+    if node is None:
+        return None
+    if node.op != "get_attr":
+        return (
+            node.op,
+            node.target,
+            str(
+                fx.node.map_aggregate(
+                    (node.args, node.kwargs),
+                    lambda given: trace.place.get(given, given) if isinstance(given, fx.Node) else given,
+                )
+            ),
+        )
+    value: Any = trace.root
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value.tolist() if str(node.target).startswith(CONSTANT_PREFIX) and isinstance(value, Tensor) else node.target
 
 
 def open_until(
@@ -266,6 +314,10 @@ class ShapeRecorder(fx.Interpreter):
                 f"torch.fx does not trace {type(trace.root).__name__} rightly ({one_line(error)[:120]}): cut elsewhere "
                 "or write a StagedModel by hand"
             ) from error
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        changeable = tuple(list(given) if isinstance(given, list) else given for given in args)  # as the network has it
+        return super().call_module(target, changeable, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
