@@ -38,6 +38,7 @@ from .select import Selection
 from .session import Schedule, Session, TrainingData
 from .state import changing_buffers
 from .trained import AveragedNetwork, TrainedNetwork
+from .trial import TrialLog
 
 
 def default_folder(options: TrainOptions | DistillOptions, data: Dataset) -> str:
@@ -255,6 +256,8 @@ def _hooks(
     ]
     if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and method.strategy.tells_samples_apart:
         hooks += _decision_log(options, method, images.dataset, device, loggers)
+    if isinstance(method, SpotKD) and method.strategy.needs_held_out:
+        hooks.append(TrialLog(method, run))
     hooks += [progress, _notes(options, method, progress)]
     if options.compile:
         shard = train.shard(1, 0)  # what this process has of a full batch

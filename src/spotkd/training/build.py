@@ -33,6 +33,7 @@ from .policy import choose_bias, choose_decay, choose_pace
 from .prepare import PreparationPlan
 from .select import check_patience, resolve_select
 from .teacher import check_teacher, sample_of
+from .trial import check_held_out
 
 _DEVICES_ANYWHERE = 16  # processes that are tried even where there are few cores
 AnyRun = TypeVar("AnyRun", TrainOptions, DistillOptions)
@@ -160,6 +161,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
     with redirect_stdout(None) if quiet else nullcontext():
         teacher, student = (_make_network(model, data) for model in (options.teacher, options.student))
     strategy, policy = make_strategy(options.strategy), options.policy
+    check_held_out(options.strategy, strategy, data, options.select)
     scaled = policy.schedule == "scaled"
     if options.fold and not strategy.trains_teacher:
         teacher, _, reason = fold_batchnorm(teacher, data.image_shape)
