@@ -141,6 +141,7 @@ def test_the_command_on_real_runs(
     table = RunFolder(out).trial
     assert (table.spots, len(table.rows)) == (("logits",), 14 * 6)
     metrics = RunFolder(out).metrics
+    assert (strategy == "trial") or metrics["learnt_logits"] == pytest.approx([1.0] * 14)  # one spot: the whole dose
     assert [row.loss for row in table.rows[::6]] == pytest.approx(metrics["val_loss"], rel=1e-5)
     capsys.readouterr()
     assert main(["trial", out, "--csv", str(tmp_path / "effects.csv")]) == 0

@@ -163,7 +163,7 @@ def conclude(result: TrialResult) -> list[str]:
         width = max(effect.loss.half for effect in told)
         lines.append(
             f"nothing is significant in so many epochs: an effect on the loss below {width:.2g} % would hardly be "
-            "seen; take a longer run, or name several with other seeds"
+            "seen; take a longer run, average its weights (--ema 0.98), or name several with other seeds"
         )
     return lines
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -95,6 +95,9 @@ class Combined(Strategy):
         for part in self:
             weights = weights * part.expected_weights(evidence)
         return weights
+
+    def measures(self) -> Mapping[str, Tensor]:
+        return {name: numbers for part in self for name, numbers in part.measures().items()}
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         for part in self:

@@ -11,7 +11,7 @@ Strategies combine: `trust+balance` multiplies the weights of both. One that tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -186,6 +186,10 @@ class Strategy(nn.Module):
             SpotkdError: the strategy does not say.
         """
         return self.teacher_probability(evidence.policy_logits)
+
+    def measures(self) -> Mapping[str, Tensor]:
+        """What it has found out, for ``metrics.csv``: by name a number ``(K + 1,)`` for each spot, without gradient."""
+        return {}
 
     def start_epoch(self, epoch: int, epochs: int) -> None:  # a hook: most strategies do not need it
         """Epoch ``epoch`` of ``epochs``, counted from 1, begins: for strategies that change with time.

@@ -9,7 +9,7 @@ teacher that is wrong about a sample is not asked about it at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -69,6 +69,9 @@ class Trust(Strategy):
             right = evidence.teacher[-1].argmax(1) == evidence.labels
             weights = weights * right[:, None]
         return weights.to(losses.dtype)
+
+    def measures(self) -> Mapping[str, Tensor]:
+        return {"separation": self.separation}
 
     @torch.no_grad()
     def _fit(self) -> None:
