@@ -15,6 +15,7 @@ import pytest
 from spotkd.analysis.trial import _regress, conclude, effect_table, estimate_trial
 from spotkd.cli import main
 from spotkd.errors import RunError
+from spotkd.options import DistillOptions, ModelOptions
 from spotkd.runs.folder import RunFolder
 from spotkd.runs.tables import TrialRow, TrialTable
 
@@ -37,7 +38,9 @@ def make_run(seed: int, effects: Array = NOTHING, epochs: int = 30, strategy: st
             TrialRow(epoch, cohort, share, np.exp(loss), 90 - 10 * loss, tuple(drawn))
             for cohort, share, drawn in zip(COHORTS, SHARES, levels, strict=True)
         ]
-    options = SimpleNamespace(strategy=strategy)
+    options = DistillOptions(
+        teacher=ModelOptions("resnet20"), student=ModelOptions("resnet8"), strategy=strategy, seed=seed
+    )
     return SimpleNamespace(path=Path(f"run{seed}"), distill_options=options, trial=TrialTable(SPOTS, tuple(rows)))
 
 
@@ -112,7 +115,7 @@ def test_what_is_no_trial_gets_one_line() -> None:
         estimate_trial([make_run(0, epochs=11)])
     with pytest.raises(RunError, match="no epoch of it is complete"):
         estimate_trial([make_run(0, epochs=0)])
-    with pytest.raises(RunError, match="differs in its strategy"):
+    with pytest.raises(RunError, match="run1: differs from run0 in strategy; name runs that differ"):
         estimate_trial([make_run(0), make_run(1, strategy="cohort")])
     torn = make_run(0)
     torn.trial = dataclasses.replace(torn.trial, rows=torn.trial.rows[:-1])
@@ -144,6 +147,8 @@ def test_the_command_on_real_runs(
     assert (strategy == "trial") or metrics["learnt_logits"] == pytest.approx([1.0] * 14)  # one spot: the whole dose
     assert [row.loss for row in table.rows[::6]] == pytest.approx(metrics["val_loss"], rel=1e-5)
     capsys.readouterr()
+    assert main(["trial", out, "--csv", str(tmp_path / "nowhere" / "effects.csv")]) == 2
+    assert "effects.csv: cannot be written (No such file or directory)" in capsys.readouterr().err
     assert main(["trial", out, "--csv", str(tmp_path / "effects.csv")]) == 0
     printed = capsys.readouterr().out
     assert "from 13 epochs of 1 run in which chance decided" in printed

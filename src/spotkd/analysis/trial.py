@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RunError
+from ..errors import RunError, SpotkdError
 from ..escaping import escape_csv
 from ..files import atomic_write, check_target
+from ..options.values import result_differences
 from ..runs.folder import RunFolder
 
 Array = npt.NDArray[np.float64]
@@ -107,17 +108,18 @@ def estimate_trial(runs: Sequence[RunFolder]) -> TrialResult:
     """The effects of distilling by spot and cohort.
 
     Raises:
-        RunError: a run was not randomised, its table is damaged, the runs differ in their spots or in what was drawn,
-            or there are too few epochs.
+        RunError: a run was not randomised, its table is damaged, the runs differ in more than their seeds, or there
+            are too few epochs.
     """
-    kinds = {_kind(run): None for run in runs}
-    heads = {(run.trial.spots, tuple(dict.fromkeys(row.cohort for row in run.trial.rows))): run for run in runs}
-    if len(kinds) > 1 or len(heads) > 1:
-        raise RunError(
-            f"{runs[-1].path}: {runs[0].path} or another one differs in its strategy, its spots or its cohorts; name "
-            "runs that differ in their seeds alone"
-        )
-    (spots, cohorts), (kind,) = next(iter(heads)), kinds
+    kind = _kind(runs[0])
+    spots, cohorts = _head(runs[0])
+    for run in runs[1:]:
+        changed = set(result_differences(runs[0].distill_options, run.distill_options)) - {"seed"}
+        if changed or _head(run) != (spots, cohorts):
+            raise RunError(
+                f"{run.path}: differs from {runs[0].path} in {min(changed, default='its spots or cohorts')}; name runs "
+                "that differ in their seeds alone"
+            )
     drawn = [_read(run, len(cohorts)) for run in runs]
     epochs = sum(len(run.loss) for run in drawn)
     missing = len(spots) + (_CURVE + 1) * len(runs) + FEWEST - epochs
@@ -170,15 +172,17 @@ def conclude(result: TrialResult) -> list[str]:
 
 def write_effects(result: TrialResult, path: str) -> None:
     """All effects as a table, a row each."""
-    head = ["spot", "cohort", "share", "loss", "loss_half", "top1", "top1_half", "p"]
     check_target("csv", path)
-    with atomic_write(path) as place, place.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(head)
-        for spot, cohort, share, loss, top1, p in result.effects:
-            writer.writerow(
-                [escape_csv(spot), escape_csv(cohort or "all"), *(f"{x:.6g}" for x in (share, *loss[:2], *top1[:2], p))]
-            )
+    try:
+        with atomic_write(path) as place, place.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["spot", "cohort", "share", "loss", "loss_half", "top1", "top1_half", "p"])
+            for spot, cohort, share, loss, top1, p in result.effects:
+                numbers = (share, *loss[:2], *top1[:2], p)
+                words = escape_csv(spot), escape_csv(cohort or "all")
+                writer.writerow([*words, *(f"{number:.6g}" for number in numbers)])
+    except OSError as error:
+        raise SpotkdError(f"csv is {path}: cannot be written ({error.strerror or error})") from error
 
 
 def _kind(run: RunFolder) -> str:
@@ -190,6 +194,12 @@ def _kind(run: RunFolder) -> str:
             "--data.val_share 0.1 makes a run that is"
         )
     return found
+
+
+def _head(run: RunFolder) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of a run's spots and cohorts."""
+    table = run.trial
+    return table.spots, tuple(dict.fromkeys(row.cohort for row in table.rows))
 
 
 def _read(run: RunFolder, cohorts: int) -> _Run:
