@@ -124,6 +124,10 @@ class Cohort(Trial):
     falls slower the mean sinks, down to a quarter. Effects within one standard error of nothing count as nothing, so
     the mean stays at 1. All means are scaled so that as much is distilled as by `always`. Needs validation images,
     `--data.val_share 0.1`; the average of the weights, `--ema 0.98`, makes their answers precise.
+
+    It is a bet for long runs: in 24 epochs (glyph94, 1 920 images, AT, 40 % of the teacher's outputs wrong) all means
+    by spot stayed within 0.89 and 1.15, and the student got to 65.3 % on the validation images, `always` to 67.9 % (one
+    seed).
     """
 
     neutral = 0.0
