@@ -33,7 +33,7 @@ COMMANDS = {
     "predict": "run set/train/ant --csv made/predictions.csv",
     "profile": "resnet8 resnet8 --distillers none --rounds 1 --csv made/profile.csv --json made/profile.json",
     "inspect": "run",
-    "trial": "tried --csv made/effects.csv",
+    "trial": "apart/tried --csv made/effects.csv",
     "report": "run --figures made/figures",
     "bench": "plan.yaml --dry-run",
     "search": "--teacher resnet8 --teacher.checkpoint teacher --student resnet8 --runs 1 --data.val_share 0.5 "
@@ -104,7 +104,7 @@ def record_all() -> dict[str, dict[str, list[str]]]:
     recorder, found = Recorder(), {}
     with redirect_stdout(StringIO()):
         assert main(f"train --model resnet8 {DATA} --epochs 1 --batch_size 8 --quiet --out teacher".split()) == 0
-        assert main(f"distill {PAIR} {DATA} {TRIED} --batch_size 8 --quiet --out tried".split()) == 0
+        assert main(f"distill {PAIR} {DATA} {TRIED} --batch_size 8 --quiet --out apart/tried".split()) == 0
         for command, words in COMMANDS.items():
             with recorder.recording() as seen:
                 assert main([command, *words.split()]) == 0, command
