@@ -23,14 +23,17 @@ CONNECTS = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "soc
 CHANGES = ("os.mkdir", "os.rename", "os.symlink", "os.link", "os.truncate")
 DATA = "--data folder:set --data.image_size 16 --data.workers 0"
 RUN = f"{DATA} --epochs 1 --batch_size 8 --quiet --min_teacher_top1 0 --logger csv"
+PAIR = "--teacher resnet8 --teacher.checkpoint teacher --student resnet8"
+TRIED = "--strategy trial --data.val_share 0.3 --epochs 11 --min_teacher_top1 0"
 COMMANDS = {
     "train": "--model python:mine.build " + RUN.replace("--min_teacher_top1 0 ", "") + " --out own",
-    "distill": f"--teacher resnet8 --teacher.checkpoint teacher --student resnet8 {RUN} --out run",
+    "distill": f"{PAIR} {RUN} --out run",
     "evaluate": "run",
     "export": "run --format safetensors --out made/student.safetensors",
     "predict": "run set/train/ant --csv made/predictions.csv",
     "profile": "resnet8 resnet8 --distillers none --rounds 1 --csv made/profile.csv --json made/profile.json",
     "inspect": "run",
+    "trial": "apart/tried --csv made/effects.csv",
     "report": "run --figures made/figures",
     "bench": "plan.yaml --dry-run",
     "search": "--teacher resnet8 --teacher.checkpoint teacher --student resnet8 --runs 1 --data.val_share 0.5 "
@@ -101,6 +104,7 @@ def record_all() -> dict[str, dict[str, list[str]]]:
     recorder, found = Recorder(), {}
     with redirect_stdout(StringIO()):
         assert main(f"train --model resnet8 {DATA} --epochs 1 --batch_size 8 --quiet --out teacher".split()) == 0
+        assert main(f"distill {PAIR} {DATA} {TRIED} --batch_size 8 --quiet --out apart/tried".split()) == 0
         for command, words in COMMANDS.items():
             with recorder.recording() as seen:
                 assert main([command, *words.split()]) == 0, command

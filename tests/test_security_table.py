@@ -18,8 +18,8 @@ from . import recorded_commands
 
 ROOT = Path(__file__).parents[1]
 PLACES = {  # what the table's capitals stand for in `recorded_commands`, by command where that differs
-    "RUN": "run", "RUN of train": "own", "TEACHER": "teacher", "DATA": "set", "OUT": "made", "OUT of demo": "demo",
-    "PICTURES": "set", "PLAN": "plan.yaml", "KEY": "settings", "BESIDE": "own/",
+    "RUN": "run", "RUN of train": "own", "RUN of trial": "apart/tried", "TEACHER": "teacher", "DATA": "set",
+    "OUT": "made", "OUT of demo": "demo", "PICTURES": "set", "PLAN": "plan.yaml", "KEY": "settings", "BESIDE": "own/",
 }  # fmt: skip
 
 

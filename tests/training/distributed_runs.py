@@ -17,6 +17,7 @@ from spotkd.data import Dataset, ImageSet
 from spotkd.distillers import ofd
 from spotkd.options import DistillOptions, read_options
 from spotkd.routing import Decisions, Evidence, trust
+from spotkd.routing.cohort import Cohort
 from spotkd.routing.strategies import Adaptive, Random
 from spotkd.routing.top_share import LossTop
 from spotkd.routing.trust import Trust
@@ -104,6 +105,13 @@ class NotedTrust(Trust, _Noted):
 
     def weigh(self, evidence: Evidence) -> Decisions:
         trust.FEWEST, trust.SEPARATION = 10, 0.0
+        return self.noted(super().weigh(evidence))
+
+
+class NotedCohort(Cohort, _Noted):
+    """Leaves all its weights in a file."""
+
+    def weigh(self, evidence: Evidence) -> Decisions:
         return self.noted(super().weigh(evidence))
 
 

@@ -91,6 +91,8 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     ("anti", {"distiller": "ab"}, 4),
     ("adaptive", {"distiller": "reviewkd", "precision": "bf16-mixed"}, 6),
     ("adaptive", {"optim": OptimOptions(dot_delta=0.075)}, 5),
+    ("cohort", {}, 3),  # in the first epoch, whose samples are counted
+    ("cohort+balance", {}, 12),  # in the last one, after weights were learnt
 ]
 
 
@@ -115,6 +117,7 @@ def test_stopped_by_a_signal_and_ended_the_same(
     whole = json.loads((place / "whole" / "summary.json").read_text())
     assert whole["scores"] == summary.scores._asdict()
     assert len(RunFolder(place / "stopped").metrics["epoch"]) == killed_runs.EPOCHS
+    assert RunFolder(place / "stopped").trial == RunFolder(place / "whole").trial
 
 
 def test_plain_training_goes_on_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

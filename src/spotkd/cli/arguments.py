@@ -36,6 +36,7 @@ POSITIONAL: dict[str, list[tuple[str, str, str | None]]] = {
     ],
     "bench": [("plan", "a shipped plan's name or a YAML file; without one --dry-run lists all shipped plans", "?")],
     "inspect": [("run", "the folder of a run of 'spotkd distill'", None)],
+    "trial": [("runs", "folders of runs with the strategy trial or cohort", "+")],
     "report": [("what", "folders of runs, or folders that hold some; or a plan's name or YAML file", "+")],
 }
 

@@ -28,6 +28,7 @@ from ..options import (
     ReportOptions,
     SearchOptions,
     TrainOptions,
+    TrialOptions,
 )
 
 
@@ -145,6 +146,18 @@ def run_inspect(options: InspectOptions) -> None:
         say(line)
 
 
+def run_trial(options: TrialOptions) -> None:
+    from ..analysis.trial import conclude, effect_table, estimate_trial, write_effects
+    from ..runs.folder import RunFolder
+
+    result = estimate_trial([RunFolder(run) for run in dict.fromkeys(options.runs)])
+    print_table(Console(), *effect_table(result))
+    for line in conclude(result):
+        say(line)
+    if options.csv is not None:
+        write_effects(result, options.csv)
+
+
 def run_demo_command(options: DemoOptions) -> None:
     from ..demo import run_demo
 
@@ -196,5 +209,6 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None], str]] = {
     "bench": (BenchOptions, run_bench, "run a plan: a grid of data sets, pairs, distillers, strategies and seeds"),
     "search": (SearchOptions, run_search_command, "find distiller, weights, strategy and learning rate for a pair"),
     "inspect": (InspectOptions, run_inspect, "where a run's policy sends every image, as a table"),
+    "trial": (TrialOptions, run_trial, "where distilling has helped, from a run in which chance decided"),
     "report": (ReportOptions, run_report, "runs on one HTML page; or the tables of a plan, from its finished runs"),
 }

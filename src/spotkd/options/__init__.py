@@ -16,6 +16,7 @@ from .commands import (
     ReportOptions,
     SearchOptions,
     SplitName,
+    TrialOptions,
 )
 from .parsing import check_filled, check_options_file, make_parser, parser_for, read_options
 from .run import (
@@ -66,6 +67,7 @@ __all__ = [
     "Select",
     "SplitName",
     "TrainOptions",
+    "TrialOptions",
     "changes_of_run",
     "check_filled",
     "check_options_file",

@@ -228,6 +228,19 @@ class InspectOptions:
 
 
 @dataclass(frozen=True)
+class TrialOptions:
+    """Say at which spots, and about which samples, distilling has helped: from runs in which chance decided.
+
+    Args:
+        runs: folders of runs of spotkd distill with the strategy trial or cohort, that differ in their seeds.
+        csv: a file for every effect, a row each.
+    """
+
+    runs: list[str]
+    csv: str | None = None
+
+
+@dataclass(frozen=True)
 class ReportOptions:
     """Show runs on one HTML page, or write the tables of a plan from its finished runs.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import SpotkdError, one_line
 from ..registry import PYTHON
 from ..stages import Shape
-from .strategies import STRATEGIES, Decisions, Evidence, Strategy
+from .strategies import STRATEGIES, Decisions, Draw, Evidence, Strategy
 
 
 def make_strategy(name: str) -> Strategy:
@@ -53,20 +53,22 @@ class Combined(Strategy):
     """Several strategies at once: their weights are multiplied.
 
     Args:
-        parts: the strategies; at most one may learn a policy.
+        parts: the strategies; at most one may learn a policy, and at most one may try out what helps.
     """
 
     def __init__(self, parts: Sequence[Strategy]) -> None:
         super().__init__()
-        learning = [type(part).__name__ for part in parts if part.learns]
-        if len(learning) > 1:
-            raise SpotkdError(f"strategy: {' and '.join(learning)} both learn a policy, and there is one; take one")
+        for flag, what in (("learns", "learn a policy"), ("needs_held_out", "try out what helps")):
+            alike = [type(part).__name__ for part in parts if getattr(part, flag)]
+            if len(alike) > 1:
+                raise SpotkdError(f"strategy: {' and '.join(alike)} both {what}, and only one can; take one")
         self.parts = nn.ModuleList(parts)
-        self.learns = bool(learning)
+        self.learns = any(part.learns for part in parts)
         self.trains_teacher = any(part.trains_teacher for part in parts)
         self.policy_warmup = max(part.policy_warmup for part in parts)
         self.needs_losses = any(part.needs_losses for part in parts)
         self.balances = any(part.balances for part in parts)
+        self.needs_held_out = any(part.needs_held_out for part in parts)
 
     def __iter__(self) -> Iterator[Strategy]:
         return iter(cast(Sequence[Strategy], self.parts))
@@ -94,6 +96,13 @@ class Combined(Strategy):
             weights = weights * part.expected_weights(evidence)
         return weights
 
+    def measures(self) -> Mapping[str, Tensor]:
+        return {name: numbers for part in self for name, numbers in part.measures().items()}
+
     def start_epoch(self, epoch: int, epochs: int) -> None:
         for part in self:
             part.start_epoch(epoch, epochs)
+
+    def finish_epoch(self, held_out_loss: float) -> Sequence[Draw]:
+        drawn = [part.finish_epoch(held_out_loss) for part in self if part.needs_held_out]
+        return next(filter(None, drawn), ())

@@ -11,7 +11,7 @@ Strategies combine: `trust+balance` multiplies the weights of both. One that tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +38,20 @@ class Decisions(NamedTuple):
     mask: Tensor
     route: Tensor | None = None
     loss: Tensor | None = None
+
+
+class Draw(NamedTuple):
+    """What chance decided in an epoch for some of the samples, as ``trial.csv`` notes it.
+
+    Attributes:
+        cohort: which samples, in words.
+        share: of the training samples that they are.
+        levels: for each spot, shallow to deep, then the logits: a number that was drawn.
+    """
+
+    cohort: str
+    share: float
+    levels: tuple[float, ...]
 
 
 class Evidence(NamedTuple):
@@ -122,6 +136,7 @@ class Strategy(nn.Module):
         policy_warmup: share of the run's epochs in which the policy's rate is a hundredth of itself.
         needs_losses: whether it looks at each sample's own losses, ``Evidence.losses``.
         balances: whether the distiller's pull is bounded by that of labels and logits, see :mod:`spotkd.balance`.
+        needs_held_out: whether it looks at the loss on validation images, :meth:`finish_epoch`.
     """
 
     learns: bool = False
@@ -129,6 +144,7 @@ class Strategy(nn.Module):
     policy_warmup: float = 0.0
     needs_losses: bool = False
     balances: bool = False
+    needs_held_out: bool = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Strategy:
         """A module already, so that a subclass's ``__init__`` need not call that of its parent."""
@@ -182,11 +198,27 @@ class Strategy(nn.Module):
         """
         return self.teacher_probability(evidence.policy_logits)
 
+    def measures(self) -> Mapping[str, Tensor]:
+        """What it has found out, for ``metrics.csv``: by name a number ``(K + 1,)`` for each spot, without gradient."""
+        return {}
+
     def start_epoch(self, epoch: int, epochs: int) -> None:  # a hook: most strategies do not need it
         """Epoch ``epoch`` of ``epochs``, counted from 1, begins: for strategies that change with time.
 
         What :meth:`decide` does may depend on it; a run that is resumed calls it again with the same numbers.
         """
+
+    def finish_epoch(self, held_out_loss: float) -> Sequence[Draw]:
+        """An epoch is over; called for strategies that set ``needs_held_out``.
+
+        Args:
+            held_out_loss: mean cross entropy of the student on the validation images, in nats; the same in every
+                process.
+
+        Returns:
+            What chance decided in the epoch, where it did.
+        """
+        return ()
 
 
 STRATEGIES: Registry[Callable[..., Strategy]] = Registry("strategy")

@@ -9,7 +9,7 @@ teacher that is wrong about a sample is not asked about it at all. Of several te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -68,6 +68,9 @@ class Trust(Strategy):
         if self.labels:
             weights = weights * evidence.is_teacher_right()
         return weights.to(losses.dtype)
+
+    def measures(self) -> Mapping[str, Tensor]:
+        return {"separation": self.separation}
 
     @torch.no_grad()
     def _fit(self) -> None:

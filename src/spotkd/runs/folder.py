@@ -19,7 +19,7 @@ from . import layout
 from .checkpoint import load_newest
 from .origin import is_own, names_to_follow
 from .summary import Summary, read_summary
-from .tables import Decisions, Metrics, read_decisions, read_metrics
+from .tables import Decisions, Metrics, TrialTable, read_decisions, read_metrics, read_trial
 
 MAX_LOG_BYTES = 1 << 30  # of what a worker printed
 _LAST_BYTES = 64 << 10  # of that, and of why a run failed
@@ -206,7 +206,7 @@ class RunFolder:
         Raises:
             RunError: a table is not there, or damaged.
         """
-        return [table.remark for table in (self._metrics, self.decisions) if table.remark is not None]
+        return [table.remark for table in (self._metrics, self.decisions, self.trial) if table.remark is not None]
 
     @property
     def decisions(self) -> Decisions:
@@ -216,6 +216,15 @@ class RunFolder:
             RunError: the file is damaged.
         """
         return read_decisions(self.path / layout.DECISIONS)
+
+    @property
+    def trial(self) -> TrialTable:
+        """What chance decided in each epoch, and the loss that followed; empty where nothing was left to chance.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        return read_trial(self.path / layout.TRIAL)
 
     @property
     def summary(self) -> Summary | None:

@@ -7,6 +7,7 @@ from ..models.weights import WEIGHT_FILES
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 DECISIONS = "decisions.csv"
+TRIAL = "trial.csv"
 SUMMARY = "summary.json"
 LAST, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
 STUDENT, MODEL = WEIGHT_FILES  # the trained network of a distillation, and of plain training
@@ -20,9 +21,9 @@ REQUEST, LOG, ERROR = "options.yaml", "log.txt", "error.txt"  # of spotkd bench
 LOCK = ".lock"
 
 FILES = (
-    CONFIG, METRICS, DECISIONS, LAST, PREVIOUS, DAMAGED, SUMMARY, STUDENT, TEACHER, MODEL, PREPARED,
+    CONFIG, METRICS, DECISIONS, TRIAL, LAST, PREVIOUS, DAMAGED, SUMMARY, STUDENT, TEACHER, MODEL, PREPARED,
     PREPARATION_LOSSES, NONFINITE, LOGGERS, ORIGIN, REOPENED,
 )  # fmt: skip
-TABLES = (METRICS, DECISIONS, PREPARATION_LOSSES)  # which grow row by row, and which a checkpoint holds once more
+TABLES = (METRICS, DECISIONS, TRIAL, PREPARATION_LOSSES)  # which grow by rows, and which a checkpoint holds too
 RESULT = (SUMMARY, STUDENT, MODEL, TEACHER)
 FOLDERS = ("tensorboard", "csv", "wandb")  # of loggers

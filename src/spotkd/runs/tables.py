@@ -1,4 +1,4 @@
-"""The tables of a run: ``metrics.csv`` and ``decisions.csv``."""
+"""The tables of a run: ``metrics.csv``, ``decisions.csv`` and ``trial.csv``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ..errors import RunError, SpotkdError, one_line
 from ..untrusted.files import read_text
 
+DRAWN = "drawn_"  # before the name of a spot, in the columns of what chance decided
 ALL_CLASSES = "all"  # what stands in place of a class in the row of all images
 MAX_COLUMNS, MAX_EPOCHS, MAX_DECISIONS = 500, 50_000, 500_000  # columns, and rows of either table
 
@@ -108,3 +109,57 @@ def read_decisions(path: Path) -> Decisions:
     except ValueError as error:
         raise RunError(f"{path}: cannot be read ({one_line(error)[:200]})") from error
     return Decisions(tuple(header[3:]), tuple(rows), remark)
+
+
+class TrialRow(NamedTuple):
+    """What chance decided in an epoch for one cohort of the samples, and what followed.
+
+    Attributes:
+        epoch: counted from 1; in the first one nothing was drawn.
+        cohort: which samples, in words.
+        share: of the training samples that they are.
+        loss: on the validation images after the epoch, the same in all rows of an epoch.
+        top1: likewise, in percent.
+        levels: what was drawn for each spot.
+    """
+
+    epoch: int
+    cohort: str
+    share: float
+    loss: float
+    top1: float
+    levels: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TrialTable:
+    """The epochs of a run in which chance decided.
+
+    Attributes:
+        spots: names of the spots, in the order of :attr:`TrialRow.levels`.
+        rows: for each epoch one of every cohort.
+        remark: what was left out, if anything was.
+    """
+
+    spots: tuple[str, ...] = ()
+    rows: tuple[TrialRow, ...] = ()
+    remark: str | None = None
+
+
+def read_trial(path: Path) -> TrialTable:
+    """The trial in a file; empty where there is none.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    if not path.is_symlink() and not path.exists():
+        return TrialTable()
+    header, lines, remark = read_rows(path, MAX_DECISIONS)
+    try:
+        rows = [
+            TrialRow(int(epoch), cohort, float(share), float(loss), float(top1), tuple(map(float, levels)))
+            for epoch, cohort, share, loss, top1, *levels in lines
+        ]
+    except ValueError as error:
+        raise RunError(f"{path}: cannot be read ({one_line(error)[:200]})") from error
+    return TrialTable(tuple(name.removeprefix(DRAWN) for name in header[5:]), tuple(rows), remark)

@@ -48,6 +48,7 @@ from .session import Schedule, Session, TrainingData
 from .state import changing_buffers
 from .teacher_files import CacheKeeper
 from .trained import AveragedNetwork, TrainedNetwork
+from .trial import TrialLog
 
 
 def default_folder(options: TrainOptions | DistillOptions, data: Dataset) -> str:
@@ -290,6 +291,8 @@ def _hooks(
         hooks += _decision_log(options, method, images.dataset, device, loggers)
     if isinstance(method, SpotKD) and method.teacher_cache is not None:
         hooks.append(CacheKeeper(method.teacher_cache))
+    if isinstance(method, SpotKD) and method.strategy.needs_held_out:
+        hooks.append(TrialLog(method, run))
     hooks += [progress, _notes(options, method, progress)]
     if options.compile:
         shard = train.shard(1, 0)  # what this process has of a full batch

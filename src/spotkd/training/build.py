@@ -44,6 +44,7 @@ from .policy import choose_bias, choose_decay, choose_pace
 from .prepare import PreparationPlan
 from .select import check_patience, resolve_select
 from .teacher import check_teacher, load_teacher, sample_of
+from .trial import check_held_out
 
 _DEVICES_ANYWHERE = 16  # processes that are tried even where there are few cores
 AnyRun = TypeVar("AnyRun", TrainOptions, DistillOptions)
@@ -196,6 +197,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         given = (options.data.mean, options.data.std) != (None, None)
         more = [load_teacher(path, data, options.data.name, given) for path in parse_names(options.more_teachers) or ()]
     strategy, policy = make_strategy(options.strategy), options.policy
+    check_held_out(options.strategy, strategy, data, options.select)
     scaled = policy.schedule == "scaled"
     teachers = [teacher, *more]
     if options.fold and not strategy.trains_teacher:

@@ -57,7 +57,11 @@ class Epoch(NamedTuple):
 
 
 class Hook:
-    """Watches a training; a subclass writes the methods that it needs. Nothing that it does may change the result."""
+    """Watches a training; a subclass writes the methods that it needs.
+
+    Nothing that it does may change the result, but for the guard, which leaves steps out, and the log of a trial, from
+    which the strategy learns.
+    """
 
     def on_start(self, start: Start) -> None:
         """The training begins, or is resumed."""

@@ -35,6 +35,7 @@ class EpochMeans:
         device: torch.device,
         weights: Callable[[], Tensor | None] = lambda: None,
         is_damaged: Tensor | None = None,
+        measures: Callable[[], Mapping[str, Tensor]] = dict,
     ) -> None:
         self.names = [*(f"loss_{term}" for term in Losses.terms()), "train_top1", *(f"share_{n}" for n in spot_names)]
         self._weights, factors = weights, weights()
@@ -44,6 +45,8 @@ class EpochMeans:
         self._is_damaged = None if is_damaged is None else is_damaged.to(device)
         if is_damaged is not None:
             self.names += [DAMAGED, *REFUSED]
+        self._measures = measures
+        self.names += [f"{what}_{name}" for what in measures() for name in spot_names]
         precise = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
         self._sums = torch.zeros(len(self.names), device=device, dtype=precise)
         self._count = 0
@@ -58,6 +61,7 @@ class EpochMeans:
             damaged = self._is_damaged[batch.indices].to(terms.dtype)
             refused = (losses.mask < _REFUSED_BELOW).to(terms.dtype).mean(1)
             parts.append(torch.stack([damaged, damaged * refused, (1 - damaged) * refused]).mean(1))
+        parts += [numbers.to(terms.dtype) for numbers in self._measures().values()]
         means = torch.cat(parts).to(self._sums.dtype)
         self._sums += all_reduce_sum(means * shard.effective_size)
         self._count += shard.total
@@ -73,7 +77,7 @@ class EpochMeans:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the sums of :meth:`state_dict`."""
-        self._sums.copy_(state["sums"])
+        self._sums[: len(state["sums"])] = state["sums"].to(self._sums.device)  # older runs have fewer
         self._count = state["count"]
 
     def read(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -63,6 +63,7 @@ class Training:
             session.device.fabric.device,
             lambda: _balanced_weights(session.method),
             None if view is None else view.is_damaged,
+            lambda: _measures(session.method),
         )
         self.position = Position()
         images = session.data.dataset.train
@@ -181,6 +182,12 @@ def _balanced_weights(method: Method) -> Tensor | None:
     """The factors by which a method balances its distiller; None where it does not."""
     balance = getattr(method, "balance", None)
     return None if balance is None else balance.weights
+
+
+def _measures(method: Method) -> Mapping[str, Tensor]:
+    """What a method's strategy has found out; nothing where it has none."""
+    strategy = getattr(method, "strategy", None)
+    return {} if strategy is None else strategy.measures()
 
 
 def _teacher(method: Method) -> dict[str, Tensor]:
