@@ -66,6 +66,7 @@ class Combined(Strategy):
         self.trains_teacher = any(part.trains_teacher for part in parts)
         self.policy_warmup = max(part.policy_warmup for part in parts)
         self.needs_losses = any(part.needs_losses for part in parts)
+        self.looks_ahead = any(part.looks_ahead for part in parts)
         self.balances = any(part.balances for part in parts)
 
     def __iter__(self) -> Iterator[Strategy]:

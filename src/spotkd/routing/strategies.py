@@ -57,6 +57,8 @@ class Evidence(NamedTuple):
             tensors ``(B, ...)``. Each call costs a part of a backward pass, so call it every few steps.
         logits_of_teachers: the logits ``(B, classes)`` of each of several teachers; ``teacher[-1]`` are the joint ones.
             Empty where there is one teacher.
+        look_ahead: gives the derivative ``(B, K + 1)`` by weights ``(B, K + 1)`` of the labels' loss of one half of the
+            batch, after a small step by the distillation of the other half. It costs more than a step.
         teacher_of_column: whose each column of the weights is, by the place in ``logits_of_teachers``.
     """
 
@@ -69,6 +71,7 @@ class Evidence(NamedTuple):
     task_gradients: Callable[[], list[Tensor]]
     logits_of_teachers: Sequence[Tensor] = ()
     teacher_of_column: Sequence[int] = ()
+    look_ahead: Callable[[Tensor], Tensor] = torch.zeros_like
 
     def is_teacher_right(self) -> Tensor:
         """Whether a column's teacher names the label: ``(B, 1)``, of several teachers ``(B, K + 1)``."""
@@ -121,6 +124,7 @@ class Strategy(nn.Module):
         trains_teacher: whether the teacher is trained along, see :class:`Joint`.
         policy_warmup: share of the run's epochs in which the policy's rate is a hundredth of itself.
         needs_losses: whether it looks at each sample's own losses, ``Evidence.losses``.
+        looks_ahead: whether it calls ``Evidence.look_ahead``, which compiled passes do not give.
         balances: whether the distiller's pull is bounded by that of labels and logits, see :mod:`spotkd.balance`.
     """
 
@@ -129,6 +133,7 @@ class Strategy(nn.Module):
     policy_warmup: float = 0.0
     needs_losses: bool = False
     balances: bool = False
+    looks_ahead: bool = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Strategy:
         """A module already, so that a subclass's ``__init__`` need not call that of its parent."""
