@@ -64,8 +64,10 @@ APART: dict[str, Case] = {
     "ft": {"distiller": "ft"},
 }
 SHAPED = PolicyOptions(gamma=2.0, share_cost=0.1, target_share=0.4, lr=0.5)
+PLAIN: Case = {"balance": "none", "optim": OptimOptions(lr=0.01, schedule="multistep")}
 WHOLE: dict[str, Case] = {
     "at": {"distiller": "at", "policy": SHAPED},
+    "at-dot": {"distiller": "at", "optim": OptimOptions(lr=0.01, schedule="multistep", dot_delta=0.075)},
     "at-balanced": {"distiller": "at", "beta": 1e4, "balance": "auto"},
     "rkd-balanced": {"distiller": "rkd", "beta": 1e3, "balance": "auto"},
     "sp": {"distiller": "sp", "beta": 30.0, "policy": SHAPED},
@@ -92,13 +94,12 @@ def configured(folder: Path, case: Case, networks: tuple[str, str], devices: int
         data=DataOptions(HERE + "data"),
         epochs=1,
         batch_size=12,
-        optim=OptimOptions(lr=0.01, schedule="multistep"),
         accelerator="cpu",
         precision="32",
         quiet=True,
         fold=False,
         channels_last=False,
-        **{"balance": "none"} | case | {"strategy": strategy},
+        **PLAIN | case | {"strategy": strategy},
     )
     config = with_values(config, {"devices": devices, "gather": True, "min_teacher_top1": 0.0})
     return config

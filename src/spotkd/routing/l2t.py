@@ -18,7 +18,7 @@ step of gradient descent by the distillation of the other half. Against it the l
 **Paper and author code.** The paper weighs pairs of layers by linear layers on each teacher feature, and channels too;
 it takes several steps ahead by distillation alone and one by labels, and Adam. Here the embedding decides about every
 spot (of several teachers, the last one's logits), one step is taken, and the derivative is scaled to mean size 1 for
-the optimizer of the run, at the policy's rate.
+the optimizer of the run, at the policy's rate. Of several processes each looks ahead on its own samples.
 """
 
 from __future__ import annotations
