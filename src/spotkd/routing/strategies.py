@@ -77,7 +77,11 @@ class Evidence(NamedTuple):
         """Whether a column's teacher names the label: ``(B, 1)``, of several teachers ``(B, K + 1)``."""
         logits = self.logits_of_teachers or self.teacher[-1:]
         right = torch.stack([x.argmax(1) == self.labels for x in logits], dim=1)
-        return right[:, list(self.teacher_of_column)] if self.logits_of_teachers else right
+        return self.spread(right) if self.logits_of_teachers else right
+
+    def spread(self, of_teachers: Tensor) -> Tensor:
+        """Values ``(B, teachers)`` of each of several teachers as those of its columns, ``(B, K + 1)``."""
+        return torch.stack([of_teachers[:, teacher] for teacher in self.teacher_of_column], dim=1)
 
     def require_losses(self) -> Tensor:
         """The losses, for a strategy that asked for them."""
