@@ -141,6 +141,7 @@ class Method(nn.Module):
         trained_teacher: the teacher, where it is trained along.
         spot_names: names of the columns of ``Losses.mask``.
         policy_warmup: share of the epochs in which the policy's rate is a hundredth of itself.
+        has_policy: whether a policy decides, and may cease to.
         label_smoothing: share of every label that is spread over all classes, in each cross entropy with the labels.
     """
 
@@ -148,6 +149,7 @@ class Method(nn.Module):
     trained_teacher: nn.Module | None = None
     spot_names: tuple[str, ...] = ()
     policy_warmup: float = 0.0
+    has_policy: bool = False
     label_smoothing: float = 0.0
 
     @abstractmethod

@@ -159,7 +159,7 @@ class SpotKD(RoutedMethod):
         at_logits = Compared(self.logit_distiller, attached if alone else s[-1:], self.logits_of(seen))
         at_spots = None if self.distiller is None else Compared(self.distiller, attached, seen.teacher_at_spots)
         losses = self.sample_losses(at_spots, at_logits, batch) if self.strategy.needs_losses else None
-        decisions = self.decide(self.evidence(batch, seen, losses, task))
+        decisions = self.decide(self.evidence(batch, seen, losses, task, (at_spots, at_logits)))
 
         feature_mask, logit_mask = decisions.mask.tensor_split([len(self.spots)], dim=1)
         on_logits = self.distiller_loss(at_logits, logit_mask, batch, losses)

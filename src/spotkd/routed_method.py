@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from .errors import SpotkdError
 from .preparation import PreparedMethod
 from .routing import Decisions, Evidence, PolicyNetwork, PolicyPace, RoutingNetwork, Strategy
 from .stages import Batch, FrozenTwin, Shape
 from .teacher_student import Compared, Observation
+
+_AHEAD = 0.01  # rate of the step that is taken to look ahead
+
+
+def _copied_state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: x.detach().clone() for name, x in (*module.named_parameters(), *module.named_buffers())}
 
 
 class RoutedMethod(PreparedMethod):
@@ -22,6 +29,7 @@ class RoutedMethod(PreparedMethod):
         pace: when the policy learns, where that is not in every step.
         gamma: class weight of the routing loss.
         share_cost, target_share, target_weight: optional terms on the shares, see :class:`~spotkd.SpotKD`.
+        alpha, beta: weights of the logits' loss, and of the distiller's.
         progress: the share of the epochs that are over.
     """
 
@@ -31,12 +39,15 @@ class RoutedMethod(PreparedMethod):
     share_cost: float
     target_share: float | None
     target_weight: float
+    alpha: float
+    beta: float
     progress: float = 0.0
 
     def build_strategy(self, s_shapes: Sequence[Shape], t_shapes: Sequence[Shape], policy_bias: float) -> None:
         """Make what the strategy has of its own and, where it learns, the policy and the routing network."""
         self.strategy.build(len(self.spot_names), s_shapes, t_shapes)
-        if not self.strategy.learns:
+        self.has_policy = self.strategy.learns
+        if not self.has_policy:
             return
         normalise = self.pace is not None and self.pace.settling > 0
         self.routing = RoutingNetwork(self.spots, s_shapes, t_shapes)
@@ -52,7 +63,14 @@ class RoutedMethod(PreparedMethod):
             return logits
         return torch.zeros(len(student[-1]), len(self.spot_names), 2, device=student[-1].device)
 
-    def evidence(self, batch: Batch, seen: Observation, losses: Tensor | None, task: Tensor | None = None) -> Evidence:
+    def evidence(
+        self,
+        batch: Batch,
+        seen: Observation,
+        losses: Tensor | None,
+        task: Tensor | None = None,
+        compared: Sequence[Compared | None] = (),
+    ) -> Evidence:
         """What the strategy decides from.
 
         Args:
@@ -60,6 +78,7 @@ class RoutedMethod(PreparedMethod):
             seen: what both networks give for them.
             losses: ``(B, K + 1)``, see :meth:`sample_losses`; None where the strategy does not need them.
             task: the labels' loss, a scalar; None where it has no gradient.
+            compared: what is distilled, features and then logits, for a look ahead; None for nothing.
         """
 
         def task_gradients() -> list[Tensor]:
@@ -71,11 +90,31 @@ class RoutedMethod(PreparedMethod):
         teacher, student = (tuple(x.detach() for x in outputs) for outputs in (seen.teacher, seen.student))
         logits, detached = self.policy_logits(teacher, student), None if losses is None else losses.detach()
         evidence = Evidence(logits, teacher, student, batch.classes, detached, self.progress, task_gradients)
+        evidence = evidence._replace(look_ahead=lambda weights: self.look_ahead(batch, compared, weights))
         ends = [t for _, t in self.logit_distiller.spots]
         if len(ends) == 1:
             return evidence
         owners = [sum(end < t for end in ends) for _, t in (*self.spots, *self.logit_distiller.spots)]
         return evidence._replace(logits_of_teachers=[teacher[end] for end in ends], teacher_of_column=owners)
+
+    def look_ahead(self, batch: Batch, compared: Sequence[Compared | None], weights: Tensor) -> Tensor:
+        """See :class:`~spotkd.routing.Evidence`. Nothing changes but the state of the random numbers."""
+        half, wanted = len(weights) // 2, weights.detach().requires_grad_()
+        masks = torch.cat([wanted[:half], torch.zeros_like(wanted[half:])]).tensor_split([len(self.spots)], dim=1)
+        loss = weights.new_zeros(())
+        for at, mask, factor in zip(compared, masks, (self.beta, self.alpha), strict=True):
+            if at is not None:
+                state = _copied_state(at.distiller)
+                loss = loss + factor * functional_call(at.distiller, state, (at.student, at.teacher, mask, batch))
+        trained = {name: p for name, p in self.student.named_parameters() if p.requires_grad}
+        slopes = torch.autograd.grad(
+            loss, list(trained.values()), create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        moved = {name: p.detach() - _AHEAD * slope for (name, p), slope in zip(trained.items(), slopes, strict=True)}
+        logits = functional_call(self.student, _copied_state(self.student) | moved, (batch.images[half:],))
+        task = self.on_labels(logits, Batch(batch.images[half:], batch.labels[half:]))
+        (found,) = torch.autograd.grad(task, wanted, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return found
 
     def decide(self, evidence: Evidence) -> Decisions:
         """The strategy's decisions; while statistics settle everybody is distilled, and nothing is routed."""

@@ -123,18 +123,18 @@ def test_what_a_strategy_without_policy_does_is_said(
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_probability_is_the_mean_of_many_decisions(name: str, pair: tuple[TinyNet, TinyNet]) -> None:
     strategy = make_strategy(name)
-    strategy.build(2, (), ())
+    strategy.build(2, ((3,), (3,)), ((3,), (3,)))
     strategy.start_epoch(1, 2)
     logits = torch.tensor([[[1.0, 0.0], [-2.0, 0.5]]]) if strategy.learns else torch.zeros(1, 2, 2)
     outputs, labels, losses = torch.tensor([[0.5, 1.0, -1.0]]), torch.tensor([1]), torch.tensor([[0.2, 3.0]])
-    evidence = Evidence(logits, [outputs], [outputs / 2], labels, losses, 0.0, list)
+    evidence = Evidence(logits, [outputs] * 2, [outputs / 2] * 2, labels, losses, 0.0, list)
     teacher, student = outputs.expand(20_000, -1), outputs.expand(20_000, -1) / 2
     torch.manual_seed(0)
     decisions = strategy.weigh(
         Evidence(
             logits.expand(20_000, -1, -1),
-            [teacher],
-            [student],
+            [teacher] * 2,
+            [student] * 2,
             labels.expand(20_000),
             losses.expand(20_000, -1),
             0.0,

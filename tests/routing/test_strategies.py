@@ -23,14 +23,14 @@ def make_evidence(samples: int = 2000, spots: int = 3, classes: int = 5, seed: i
     student, teacher = (torch.randn(samples, classes, generator=generator) for _ in range(2))
     labels = torch.randint(classes, (samples,), generator=generator)
     losses = torch.randn(samples, spots, generator=generator).exp()
-    evidence = Evidence(policy.requires_grad_(), [teacher], [student], labels, losses, 0.0, list)
+    evidence = Evidence(policy.requires_grad_(), [teacher, teacher], [student, student], labels, losses, 0.0, list)
     return evidence._replace(**given)
 
 
 @pytest.mark.parametrize("name", list(STRATEGIES))
 def test_weights_have_no_gradient_and_selections_are_zeros_and_ones(name: str) -> None:
     strategy = make_strategy(name)
-    strategy.build(3, (), ())
+    strategy.build(3, ((5,), (5,)), ((5,), (5,)))
     decisions = strategy.weigh(make_evidence())
     assert decisions.mask.shape == (2000, 3)
     assert not decisions.mask.requires_grad

@@ -65,8 +65,10 @@ APART: dict[str, Case] = {
 }
 HELD_OUT = DataOptions(HERE + "data", val_share=0.3)  # leaves 45 images to train on
 SHAPED = PolicyOptions(gamma=2.0, share_cost=0.1, target_share=0.4, lr=0.5)
+PLAIN: Case = {"balance": "none", "optim": OptimOptions(lr=0.01, schedule="multistep")}
 WHOLE: dict[str, Case] = {
     "at": {"distiller": "at", "policy": SHAPED},
+    "at-dot": {"distiller": "at", "optim": OptimOptions(lr=0.01, schedule="multistep", dot_delta=0.075)},
     "at-balanced": {"distiller": "at", "beta": 1e4, "balance": "auto"},
     "rkd-balanced": {"distiller": "rkd", "beta": 1e3, "balance": "auto"},
     "sp": {"distiller": "sp", "beta": 30.0, "policy": SHAPED},
@@ -93,13 +95,12 @@ def configured(folder: Path, case: Case, networks: tuple[str, str], devices: int
         student=ModelOptions(HERE + networks[1]),
         out=str(folder / "run"),
         batch_size=12,
-        optim=OptimOptions(lr=0.01, schedule="multistep"),
         accelerator="cpu",
         precision="32",
         quiet=True,
         fold=False,
         channels_last=False,
-        **usual | case | {"strategy": strategy},
+        **PLAIN | usual | case | {"strategy": strategy},
     )
     config = with_values(config, {"devices": devices, "gather": True, "min_teacher_top1": 0.0})
     return config

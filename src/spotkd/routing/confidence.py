@@ -41,4 +41,4 @@ class Confidence(Strategy):
             return torch.ones_like(like)
         losses = [F.cross_entropy(x.float(), evidence.labels, reduction="none") for x in evidence.logits_of_teachers]
         weights = (1 - torch.stack(losses, dim=1).softmax(1)) * (count / (count - 1))
-        return weights[:, list(evidence.teacher_of_column)].to(like.dtype)
+        return evidence.spread(weights).to(like.dtype)

@@ -67,6 +67,7 @@ class Combined(Strategy):
         self.trains_teacher = any(part.trains_teacher for part in parts)
         self.policy_warmup = max(part.policy_warmup for part in parts)
         self.needs_losses = any(part.needs_losses for part in parts)
+        self.looks_ahead = any(part.looks_ahead for part in parts)
         self.balances = any(part.balances for part in parts)
         self.needs_held_out = any(part.needs_held_out for part in parts)
 

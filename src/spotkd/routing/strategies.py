@@ -71,6 +71,8 @@ class Evidence(NamedTuple):
             tensors ``(B, ...)``. Each call costs a part of a backward pass, so call it every few steps.
         logits_of_teachers: the logits ``(B, classes)`` of each of several teachers; ``teacher[-1]`` are the joint ones.
             Empty where there is one teacher.
+        look_ahead: gives the derivative ``(B, K + 1)`` by weights ``(B, K + 1)`` of the labels' loss of one half of the
+            batch, after a small step by the distillation of the other half. It costs more than a step.
         teacher_of_column: whose each column of the weights is, by the place in ``logits_of_teachers``.
     """
 
@@ -83,12 +85,17 @@ class Evidence(NamedTuple):
     task_gradients: Callable[[], list[Tensor]]
     logits_of_teachers: Sequence[Tensor] = ()
     teacher_of_column: Sequence[int] = ()
+    look_ahead: Callable[[Tensor], Tensor] = torch.zeros_like
 
     def is_teacher_right(self) -> Tensor:
         """Whether a column's teacher names the label: ``(B, 1)``, of several teachers ``(B, K + 1)``."""
         logits = self.logits_of_teachers or self.teacher[-1:]
         right = torch.stack([x.argmax(1) == self.labels for x in logits], dim=1)
-        return right[:, list(self.teacher_of_column)] if self.logits_of_teachers else right
+        return self.spread(right) if self.logits_of_teachers else right
+
+    def spread(self, of_teachers: Tensor) -> Tensor:
+        """Values ``(B, teachers)`` of each of several teachers as those of its columns, ``(B, K + 1)``."""
+        return torch.stack([of_teachers[:, teacher] for teacher in self.teacher_of_column], dim=1)
 
     def require_losses(self) -> Tensor:
         """The losses, for a strategy that asked for them."""
@@ -135,6 +142,7 @@ class Strategy(nn.Module):
         trains_teacher: whether the teacher is trained along, see :class:`Joint`.
         policy_warmup: share of the run's epochs in which the policy's rate is a hundredth of itself.
         needs_losses: whether it looks at each sample's own losses, ``Evidence.losses``.
+        looks_ahead: whether it calls ``Evidence.look_ahead``, which compiled passes do not give.
         balances: whether the distiller's pull is bounded by that of labels and logits, see :mod:`spotkd.balance`.
         needs_held_out: whether it looks at the loss on validation images, :meth:`finish_epoch`.
     """
@@ -145,6 +153,7 @@ class Strategy(nn.Module):
     needs_losses: bool = False
     balances: bool = False
     needs_held_out: bool = False
+    looks_ahead: bool = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Strategy:
         """A module already, so that a subclass's ``__init__`` need not call that of its parent."""

@@ -205,6 +205,8 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
             teachers[place], _, reason = fold_batchnorm(teacher, data.image_shape)
             if reason is not None and not quiet:
                 print(f"teacher {options.teacher.name}: BatchNorm is not folded, {reason}")  # noqa: T201
+    if options.compile and strategy.looks_ahead:
+        raise SpotkdError("compile: this strategy looks a step ahead, which compiled passes cannot; leave one out")
     hazards = parse_hazards(options.hazard)
     check_hazards(hazards, strategy)
     method = SpotKD(

@@ -84,7 +84,7 @@ class Training:
 
     def newly_settled_spots(self) -> list[str]:
         """Spots at which a policy sent all samples, or none, to the teacher in the last epoch; each of them once."""
-        if not self.method.policy_parameters():
+        if not self.method.has_policy:
             return []
         stuck = [spot for spot, share in shares_of(self.position.means).items() if not _NONE < share < _ALL]
         fresh = [spot for spot in stuck if spot not in self.position.collapsed]
