@@ -89,7 +89,7 @@ WHOLE: dict[str, Case] = {
 
 def configured(folder: Path, case: Case, networks: tuple[str, str], devices: int) -> DistillOptions:
     strategy = HERE + case.get("strategy", "NotedAdaptive")
-    usual: Case = {"data": DataOptions(HERE + "data"), "epochs": 1, "balance": "none"}
+    usual: Case = {"data": DataOptions(HERE + "data"), "epochs": 1}
     config = DistillOptions(
         teacher=ModelOptions(HERE + networks[0], str(folder.parents[1] / f"{networks[0]}.safetensors")),
         student=ModelOptions(HERE + networks[1]),
