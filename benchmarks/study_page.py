@@ -78,9 +78,9 @@ def page_lines(results: Results, missing: Sequence[str] = (), pictures: bool = F
         Its limits: one teacher a set, so seeds are those of students alone; two sets, small networks, short runs. For
         lack of time the plan was cut after its first 23 students had been seen, to glyph94 and four strategies (later
         five), and how the rule pools was written then too. What the rule says has changed while students were added:
-        `trust+balance` with 5 and 6 pairs on clean data, `balance` with 7, `trust+balance` with 9. So it is not
-        settled, and the last seed may lack a distiller. Constants of `trust` and `balance` come from pilots on the same
-        sets. Confirm on data of your own.
+        `trust+balance` with 5 and 6 pairs on clean data, `balance` with 7, `trust+balance` with 9. The rows of `kd`
+        came last. So it is not settled, and the last seed may lack a distiller. Constants of `trust` and `balance` come
+        from pilots on the same sets. Confirm on data of your own.
     """)
     seconds = [statistics.median(results.seconds(name) or [0.0]) for name in missing]
     if seconds:
@@ -126,6 +126,17 @@ def default_lines(results: Results) -> Iterator[str]:
             for c in candidates(results)
         ],
     )
+    clean = {name: pool(results.differences(name, "none", chosen)) for name in results.sets} if chosen else {}
+    worse = [
+        f"{name} {effect}" for name, effect in clean.items() if effect and effect.high is not None and effect.high < 0
+    ]
+    harm = f"On clean data {answer} lies below `{BASE}` on {', '.join(worse)}: a default must not do that."
+    yield _paragraph(f"""
+        The default of `distill` is still `always` with `--balance auto`, that is `balance`. Strategies are pooled over
+        the cells that they have, and `balance` has no rows of `kd`, on which it does nothing and so makes no
+        difference.
+        {harm if worse else ""}
+    """)
 
 
 def _set_lines(results: Results, name: str) -> Iterator[str]:
