@@ -82,11 +82,13 @@ def small_glyphs(monkeypatch: pytest.MonkeyPatch) -> None:
 # of each kind: logits, every map, one map, pairs of maps, the embedding, all maps together, a memory, a preparation.
 KINDS = ("kd", "at", "sp", "fsp", "rkd", "reviewkd", "crd", "ft")
 FIXED = [strategy for strategy in STRATEGIES if strategy != "adaptive"]
-PASSES = -(-2 * len(FIXED) // len(DISTILLERS))  # over the distillers, until every strategy has had two
+# Every strategy with two distillers, every distiller with a strategy, however many there are of each.
 COVERING = {
-    (name, FIXED[(number + number // len(DISTILLERS)) % len(FIXED)])
-    for number, name in enumerate([*DISTILLERS] * PASSES)
+    ([*DISTILLERS][(number + shift) % len(DISTILLERS)], strategy)
+    for number, strategy in enumerate(FIXED)
+    for shift in (0, len(DISTILLERS) // 2)
 }
+COVERING |= {(name, FIXED[number % len(FIXED)]) for number, name in enumerate(DISTILLERS)}
 COVERING |= {(name, "adaptive") for name in KINDS}
 
 

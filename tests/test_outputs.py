@@ -159,28 +159,40 @@ def test_the_mean_of_two_heads_is_one_classifier() -> None:
 
 
 class Changes(nn.Module):
-    """Changes the list that it is given, which torch.fx does not allow."""
+    """Changes the list or the dictionary that it is given."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(8, 8, 1)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
+    def forward(self, maps: Any) -> Tensor:
         maps[0] = self.conv(maps[0])
-        return maps[0]
+        changed: Tensor = maps[0]
+        return changed
+
+
+class Branches(Net):
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.kind = kind
+        self.changes = Changes()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(self.stem(x))
+        out: Tensor = self.head(self.pool(self.changes([x] if self.kind is list else {0: x})))
+        return out
+
+
+def test_a_module_may_change_the_list_that_it_is_given() -> None:
+    net, images = Branches(list), torch.randn(3, *SHAPE)
+    staged = stage(net, ["body", "changes"], image_shape=SHAPE)
+    for mode in (True, False):
+        assert torch.equal(staged.train(mode)(images), net.train(mode)(images))
 
 
 def test_a_trace_that_does_not_run_is_one_line() -> None:
-    class Branches(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.changes = Changes()
-
-        def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = self.head(self.pool(self.changes([self.body(self.stem(x))])))
-            return out
-
+    """torch.fx does not let a module change a dictionary."""
     for at in (["body"], None):
         with pytest.raises(SpotkdError, match=r"torch\.fx does not trace Branches rightly") as caught:
-            stage(Branches(), at, image_shape=SHAPE)
+            stage(Branches(dict), at, image_shape=SHAPE)
         assert "\n" not in str(caught.value)
