@@ -339,6 +339,22 @@ def test_several_heads_on_one_vector_are_the_classifier() -> None:
         check(model, staged)
 
 
+def test_linear_heads_with_a_token_each_are_the_classifier() -> None:
+    """As in distilled DeiT; the tokens, side by side in a vector, are the embedding."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = net.norm(net.conv(x).flatten(2).transpose(1, 2))
+        return (net.one(x[:, 0]) + net.two(x[:, 1])) / 2
+
+    parts = {"conv": nn.Conv2d(3, 8, 8, 8), "norm": nn.LayerNorm(8), "one": nn.Linear(8, 5), "two": nn.Linear(8, 5)}
+    model = Lambda(forward, **parts)
+    for at in (["conv"], ["conv", "norm"]):
+        staged = stage(model, at, image_shape=SMALL)
+        assert staged.stage_names == ("conv", "norm", "truediv")
+        assert feature_shapes(staged, SMALL) == ((8, 2, 2), (32,), (5,))
+        check(model, staged)
+
+
 def test_no_classifier_is_found() -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         x = net.conv(x)

@@ -40,7 +40,8 @@ def stage(
             nodes of the traced graph, such as ``getitem_5``, to cut after a function. A map ``(C, 1, 1)`` that only a
             flatten or reshape uses is flattened in its own stage, and a map ``(H, W, C)`` of equal sides, as Swin has
             them, leaves its stage as ``(C, H, W)``. The embedding, which is what the last ``nn.Linear``
-            is given, is added as the last cut where it is missing; what follows is the classifier. The first stage
+            is given, is added as the last cut where it is missing; what follows is the classifier. Tokens of which
+            several linear heads have one each (distilled DeiT) are side by side in the embedding. The first stage
             counts as the stem, which most distillers leave out. Without ``at``,
             good cuts are chosen and printed, a line for every stage.
         image_shape: ``(C, H, W)`` of one image. The model is run on noise of this shape, to see that the stages give

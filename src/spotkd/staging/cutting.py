@@ -32,7 +32,6 @@ from .tracing import (
 PROBE_SIZE = 3  # images in the probing batch: odd
 _TensorMethod = tuple[str, tuple[Any, ...]]  # a tensor method and its arguments
 # What is done to a tensor that leaves a stage, and undone where the next begins.
-_AS_VECTOR: tuple[_TensorMethod, _TensorMethod] = ("flatten", (1,)), ("unflatten", (1, (-1, 1, 1)))
 _CHANNELS_FIRST: tuple[_TensorMethod, _TensorMethod] = ("permute", (0, 3, 1, 2)), ("permute", (0, 2, 3, 1))
 
 
@@ -156,7 +155,7 @@ def cut_network(model: nn.Module, probe: nn.Module, names: list[str], images: Te
         )
     forms = [_CHANNELS_FIRST if is_channels_last(shapes.get(cut, ())) else None for cut in cuts]
     if squeezed:
-        forms[-1] = _AS_VECTOR
+        forms[-1] = ("flatten", (1,)), ("unflatten", (1, shape))
     stage_names = [*names, str(classifier.target) if classifier.op == "call_module" else classifier.name]
     for name in names:  # a ReLU that ends the last block before a cut is to be seen
         traces = open_until(probe, traces, partial(Trace.cut_node, name=name, flat=flat), Trace.is_relu)
@@ -191,14 +190,14 @@ def find_classifier(
     trace: Trace, cuts: list[fx.Node], names: list[str], shapes: dict[fx.Node, Shape]
 ) -> tuple[fx.Node, list[str], Shape, bool]:
     """The node of the classifier; the names and (in place) the cuts with the embedding, its shape, and whether it is a
-    map ``(D, 1, 1)`` that must be made a vector.
+    map ``(D, 1, 1)``, or are tokens ``(N, D)``, that must be made a vector.
     """
     classifier = trace.classifier()
     linear = trace.is_linear(classifier) and not (cuts and trace.place[cuts[-1]] >= trace.place[classifier])
     if not linear:  # then the last cut that the caller names is the embedding, or the vector that several heads share
         classifier = trace.logits
-        shared = trace.shared_vector(shapes)
-        if shared is not None and not (cuts and len(shapes.get(cuts[-1], ())) == 1):
+        shared = trace.shared_input(shapes)
+        if shared is not None and not (cuts and (cuts[-1] is shared or len(shapes.get(cuts[-1], ())) == 1)):
             cuts.append(shared)
             names = [*names, trace.label(shared)]
     elif not (cuts and cuts[-1] in trace.embedding_nodes()):
@@ -211,6 +210,7 @@ def find_classifier(
         cuts[-1], classifier, shape = pooled, trace.logits, shapes[pooled]
         names = [*names[:-1], trace.label(pooled)]
     squeezed = linear and shape[1:] == (1, 1)  # the classifier is a 1x1 convolution
+    squeezed = squeezed or (not linear and len(shape) == 2 and cuts[-1] is trace.shared_input(shapes))
     return classifier, names, shape, squeezed
 
 

@@ -188,13 +188,23 @@ class Trace(fx.Tracer):
             node = before[0]
         return node
 
-    def shared_vector(self, shapes: dict[fx.Node, Shape]) -> fx.Node | None:
-        """The last vector from which alone the logits are computed, by several heads."""
-        for node in reversed(self.nodes[: self.place[self.logits]]):
-            is_vector = len(shapes.get(node, ())) == 1 and node in self.input_dependent
-            if is_vector and self.has_weights_after(node) and not self.crossing_nodes(node):
-                return node
-        return None
+    def shared_input(self, shapes: dict[fx.Node, Shape]) -> fx.Node | None:
+        """The last vector from which alone the logits are computed, by several heads; or else the last tokens from
+        which linear heads alone compute them, as where each has a token of its own (distilled DeiT).
+        """
+        alone = [
+            node
+            for node in reversed(self.nodes[: self.place[self.logits]])
+            if node in self.input_dependent and self.has_weights_after(node) and not self.crossing_nodes(node)
+        ]
+        vectors = [node for node in alone if len(shapes.get(node, ())) == 1]
+        tokens = [node for node in alone if len(shapes.get(node, ())) == 2 and self.has_linear_heads_after(node)]
+        return next(iter(vectors + tokens), None)
+
+    def has_linear_heads_after(self, cut: fx.Node) -> bool:
+        """Whether all weights after it are of linear layers, two at least."""
+        heads = [node for node in self.nodes[self.place[cut] + 1 :] if weight_count(self.module(node))]
+        return len(heads) > 1 and all(isinstance(self.module(node), nn.Linear) for node in heads)
 
     def pooled_logits(self, shapes: dict[fx.Node, Shape]) -> fx.Node | None:
         """The map ``(classes, 1, 1)`` that only has to be flattened to become the logits, if there is one."""
