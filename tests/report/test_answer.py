@@ -83,7 +83,9 @@ def test_the_answer_names_control_interval_and_price() -> None:
     )
     assert answer.sentence.endswith(", 3 seeds.")
     price, kd, alone = answer.more
-    assert price.startswith("Price: training took 2 times as long (20 s instead of 10 s, 20 instead of 10 ms a step)")
+    assert price.startswith(
+        "Price: training took 2 times as long as that of at (20 s instead of 10 s, 20 instead of 10 ms a step)"
+    )
     assert kd.startswith("Beside plain KD (kd): +")
     assert alone.startswith("Beside the student alone (alone): +")
     assert answer.command is None
@@ -177,8 +179,9 @@ def test_patterns_are_told_in_words() -> None:
         labels, np.where(right, 0, 1), step=4,
     )  # fmt: skip
     assert list(describe_patterns(inspection)) == [
-        "At layer1 the teacher is used more for samples that the student gets wrong (r = -1.00).",
-        "At layer2 no pattern was found: P goes with neither network's loss or correctness.",
+        "At layer1 the teacher is used more for samples that the student gets wrong "
+        "(P(teacher) and 'student is right': r = -1.00).",
+        "At layer2 no pattern was found: P(teacher) goes with neither network's loss or correctness.",
         "All samples are treated alike at logits (P = 0.90).",
     ]
     assert inspection.when == "inside epoch 4, after its step 4"
@@ -193,5 +196,5 @@ def test_classes_that_differ_are_named() -> None:
         labels, labels,
     )  # fmt: skip
     assert list(describe_patterns(inspection))[1] == (
-        "Classes differ: the teacher is used most for a (90 %) and b (70 %), least for d (30 %) and c (50 %)."
+        "Classes differ: the teacher is used most for 'a' (90 %) and 'b' (70 %), least for 'd' (30 %) and 'c' (50 %)."
     )

@@ -100,10 +100,11 @@ def describe_price(ours: Group, theirs: Group) -> str | None:
     if _machines(ours) != _machines(theirs):
         return "Price: not compared, since the two were trained on different machines."
     ratio = ours.seconds / theirs.seconds
-    times = "as long as it" if abs(ratio - 1) <= _SAME else f"{ratio:.2g} times as long"
+    times = "as long" if abs(ratio - 1) <= _SAME else f"{ratio:.2g} times as long"
     steps = (ours.step_milliseconds, theirs.step_milliseconds)
     a_step = f", {steps[0]:.3g} instead of {steps[1]:.3g} ms a step" if None not in steps else ""
-    return f"Price: training took {times} ({ours.seconds:.3g} s instead of {theirs.seconds:.3g} s{a_step})."
+    seconds = f"{ours.seconds:.3g} s instead of {theirs.seconds:.3g} s"
+    return f"Price: training took {times} as that of {theirs.name} ({seconds}{a_step})."
 
 
 def _machines(group: Group) -> set[tuple[str, str]]:

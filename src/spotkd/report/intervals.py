@@ -85,5 +85,5 @@ def interval_chart(groups: Sequence[Group], effects: Mapping[str, Sequence[Effec
         for effect in effects.get(group.name, ())
         if effect.interval is not None
     ]
-    note = "Points of test accuracy. A line that crosses 0 shows no difference."
+    note = "Points of test accuracy. A line that crosses 0 shows no clear difference."
     return IntervalChart("differences", "Differences and their 95 % intervals", rows, note) if rows else None

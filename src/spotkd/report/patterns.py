@@ -38,9 +38,11 @@ def describe_patterns(inspection: Inspection) -> Iterator[str]:
         if abs(r) < _CLEAR:
             without.append(spot)
         else:
-            yield f"At {spot} the teacher is used more for {_WORDS[name, r > 0]} (r = {format_signed(r)})."
+            measured = f"P(teacher) and '{name}': r = {format_signed(r)}"
+            yield f"At {spot} the teacher is used more for {_WORDS[name, r > 0]} ({measured})."
     if without:
-        yield f"At {join_words(without)} no pattern was found: P goes with neither network's loss or correctness."
+        nothing = "P(teacher) goes with neither network's loss or correctness"
+        yield f"At {join_words(without)} no pattern was found: {nothing}."
     yield from _describe_classes(inspection, flat)
     if flat:
         values = [f"{spot} (P = {inspection.means()[inspection.spots.index(spot)]:.2f})" for spot in flat]
@@ -57,7 +59,7 @@ def _describe_classes(inspection: Inspection, flat: list[str]) -> Iterator[str]:
     if len(order) > 1 and means[order[0]] - means[order[-1]] >= _CLEAR:
         count = min(_MOST_CLASSES, len(order) // 2)
         most, least = (
-            join_words([f"{inspection.classes[label]} ({100 * means[label]:.0f} %)" for label in end])
+            join_words([f"'{inspection.classes[label]}' ({100 * means[label]:.0f} %)" for label in end])
             for end in (order[:count], order[: -count - 1 : -1])
         )
         yield f"Classes differ: the teacher is used most for {most}, least for {least}."

@@ -52,7 +52,8 @@ def stage(
 
     Raises:
         SpotkdError: unknown names (with the near ones), cuts out of order, modules that are called twice or never,
-            more than one tensor across a cut, no linear classifier found, code that ``torch.fx`` cannot trace.
+            more than one tensor across a cut, no linear classifier found, code that ``torch.fx`` cannot trace,
+            or a forward that draws random numbers in Python, with its line and a file that does it in stages.
     """
     model = unwrap(model)
     # All probing happens on a twin with the same weights but its own buffers and modes: the original is not touched.
