@@ -39,11 +39,10 @@ def stage(
         at: the modules after which to cut, in the order of execution, by path (``layer1``, ``blocks.2``), or names of
             nodes of the traced graph, such as ``getitem_5``, to cut after a function. A map ``(C, 1, 1)`` that only a
             flatten or reshape uses is flattened in its own stage, and a map ``(H, W, C)`` of equal sides, as Swin has
-            them, leaves its stage as ``(C, H, W)``. The embedding, which is what the last ``nn.Linear``
-            is given, is added as the last cut where it is missing; what follows is the classifier. Tokens of which
-            several linear heads have one each (distilled DeiT) are side by side in the embedding. The first stage
-            counts as the stem, which most distillers leave out. Without ``at``,
-            good cuts are chosen and printed, a line for every stage.
+            them, leaves its stage as ``(C, H, W)``. The embedding, which is what the last ``nn.Linear`` is given, is
+            added as the last cut where it is missing; what follows is the classifier. Tokens of which several linear
+            heads have one each (distilled DeiT) are side by side in it. The first stage counts as the stem, which most
+            distillers leave out. Without ``at``, good cuts are chosen and printed, a line for every stage.
         image_shape: ``(C, H, W)`` of one image. The model is run on noise of this shape, to see that the stages give
             what it gives, and whether one of them overwrites the feature before it; such a stage gets a copy.
         output: where the logits are in the output of a network that gives a tuple, a dictionary or an object: an index,
@@ -52,8 +51,7 @@ def stage(
 
     Raises:
         SpotkdError: unknown names (with the near ones), cuts out of order, modules that are called twice or never,
-            more than one tensor across a cut, no linear classifier found, code that ``torch.fx`` cannot trace,
-            or a forward that draws random numbers in Python, with its line and a file that does it in stages.
+            several tensors across a cut, no linear classifier found, untraceable code, random numbers drawn in Python.
     """
     model = unwrap(model)
     # All probing happens on a twin with the same weights but its own buffers and modes: the original is not touched.
