@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..errors import RunError, SpotkdError, one_line
 from ..untrusted.files import read_text
 
 DRAWN = "drawn_"  # before the name of a spot, in the columns of what chance decided
 ALL_CLASSES = "all"  # what stands in place of a class in the row of all images
+Row = TypeVar("Row")
 MAX_COLUMNS, MAX_EPOCHS, MAX_DECISIONS = 500, 50_000, 500_000  # columns, and rows of either table
 
 
@@ -98,17 +100,28 @@ def read_decisions(path: Path) -> Decisions:
     Raises:
         RunError: it is damaged.
     """
+    header, rows, remark = _read_typed(path, _parse_decision)
+    return Decisions(tuple(header[3:]), rows, remark)
+
+
+def _parse_decision(cells: list[str]) -> DecisionRow:
+    epoch, label, images, *means = cells
+    return DecisionRow(int(epoch), None if label == ALL_CLASSES else int(label), int(images), tuple(map(float, means)))
+
+
+def _read_typed(path: Path, parse: Callable[[list[str]], Row]) -> tuple[list[str], tuple[Row, ...], str | None]:
+    """The names of the columns, each row by ``parse``, and what was left out; nothing where there is no file.
+
+    Raises:
+        RunError: it is damaged.
+    """
     if not path.is_symlink() and not path.exists():
-        return Decisions()
+        return [], (), None
     header, lines, remark = read_rows(path, MAX_DECISIONS)
     try:
-        rows = [
-            DecisionRow(int(epoch), None if label == ALL_CLASSES else int(label), int(images), tuple(map(float, means)))
-            for epoch, label, images, *means in lines
-        ]
+        return header, tuple(map(parse, lines)), remark
     except ValueError as error:
         raise RunError(f"{path}: cannot be read ({one_line(error)[:200]})") from error
-    return Decisions(tuple(header[3:]), tuple(rows), remark)
 
 
 class TrialRow(NamedTuple):
@@ -152,14 +165,10 @@ def read_trial(path: Path) -> TrialTable:
     Raises:
         RunError: it is damaged.
     """
-    if not path.is_symlink() and not path.exists():
-        return TrialTable()
-    header, lines, remark = read_rows(path, MAX_DECISIONS)
-    try:
-        rows = [
-            TrialRow(int(epoch), cohort, float(share), float(loss), float(top1), tuple(map(float, levels)))
-            for epoch, cohort, share, loss, top1, *levels in lines
-        ]
-    except ValueError as error:
-        raise RunError(f"{path}: cannot be read ({one_line(error)[:200]})") from error
-    return TrialTable(tuple(name.removeprefix(DRAWN) for name in header[5:]), tuple(rows), remark)
+    header, rows, remark = _read_typed(path, _parse_trial)
+    return TrialTable(tuple(name.removeprefix(DRAWN) for name in header[5:]), rows, remark)
+
+
+def _parse_trial(cells: list[str]) -> TrialRow:
+    epoch, cohort, share, loss, top1, *levels = cells
+    return TrialRow(int(epoch), cohort, float(share), float(loss), float(top1), tuple(map(float, levels)))

@@ -194,9 +194,9 @@ def find_classifier(
     """
     classifier = trace.classifier()
     linear = trace.is_linear(classifier) and not (cuts and trace.place[cuts[-1]] >= trace.place[classifier])
+    shared = None if linear else trace.shared_input(shapes)
     if not linear:  # then the last cut that the caller names is the embedding, or the vector that several heads share
         classifier = trace.logits
-        shared = trace.shared_input(shapes)
         if shared is not None and not (cuts and (cuts[-1] is shared or len(shapes.get(cuts[-1], ())) == 1)):
             cuts.append(shared)
             names = [*names, trace.label(shared)]
@@ -210,7 +210,7 @@ def find_classifier(
         cuts[-1], classifier, shape = pooled, trace.logits, shapes[pooled]
         names = [*names[:-1], trace.label(pooled)]
     squeezed = linear and shape[1:] == (1, 1)  # the classifier is a 1x1 convolution
-    squeezed = squeezed or (not linear and len(shape) == 2 and cuts[-1] is trace.shared_input(shapes))
+    squeezed = squeezed or (len(shape) == 2 and cuts[-1] is shared)
     return classifier, names, shape, squeezed
 
 

@@ -192,14 +192,13 @@ class Trace(fx.Tracer):
         """The last vector from which alone the logits are computed, by several heads; or else the last tokens from
         which linear heads alone compute them, as where each has a token of its own (distilled DeiT).
         """
-        alone = [
-            node
-            for node in reversed(self.nodes[: self.place[self.logits]])
-            if node in self.input_dependent and self.has_weights_after(node) and not self.crossing_nodes(node)
-        ]
-        vectors = [node for node in alone if len(shapes.get(node, ())) == 1]
-        tokens = [node for node in alone if len(shapes.get(node, ())) == 2 and self.has_linear_heads_after(node)]
-        return next(iter(vectors + tokens), None)
+        before = self.nodes[: self.place[self.logits]]
+        for size, heads_fit in ((1, self.has_weights_after), (2, self.has_linear_heads_after)):
+            for node in reversed(before):
+                is_one = len(shapes.get(node, ())) == size and node in self.input_dependent
+                if is_one and heads_fit(node) and not self.crossing_nodes(node):
+                    return node
+        return None
 
     def has_linear_heads_after(self, cut: fx.Node) -> bool:
         """Whether all weights after it are of linear layers, two at least."""
