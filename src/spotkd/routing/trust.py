@@ -55,10 +55,18 @@ class Trust(Strategy):
     def weigh(self, evidence: Evidence) -> Decisions:
         if self.training:
             self.history.add(_logarithm(evidence.require_losses()))
-            if self._steps % EVERY == 0:
+            if self.phase:
                 self._fit()
-            self._steps += 1
+            self.advance()
         return Decisions(self.expected_weights(evidence))
+
+    @property
+    def phase(self) -> bool:
+        """Whether the mixture is fitted in this step, see :class:`~spotkd.recording.Counter`."""
+        return self._steps % EVERY == 0
+
+    def advance(self) -> None:
+        self._steps += 1
 
     @torch.no_grad()
     def expected_weights(self, evidence: Evidence) -> Tensor:

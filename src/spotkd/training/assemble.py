@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from ..runtime.device import Device
 from ..runtime.sharding import shard_network
 from .build import policy_decay
 from .decision_log import WATCHED_IMAGES, DecisionLog
+from .gradients import Gradients, RecordedGradients
 from .guard import Guard
 from .hooks import Hook, Start
 from .loggers import Loggers
@@ -214,7 +216,11 @@ def assemble(
         method.teacher_view = images.train.teacher_images
     model = trained_model(options).name
     hooks = _hooks(options, method, images, optimizer.param_groups, device, run)
-    return Session(model, method, trained, images, optimizer, schedule, selection, device, run, hooks)
+    gradients: Any = Gradients
+    if options.cuda_graphs:
+        note = next(hook for hook in hooks if isinstance(hook, Progress)).note
+        gradients = partial(RecordedGradients, method=method, log=note)
+    return Session(model, method, trained, images, optimizer, schedule, selection, device, run, hooks, gradients)
 
 
 def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dataset) -> tuple[Any, Schedule]:
@@ -296,7 +302,7 @@ def _hooks(
     hooks += [progress, _notes(options, method, progress)]
     if options.compile:
         shard = train.shard(1, 0)  # what this process has of a full batch
-        hooks.append(Compiled(method, shard.stop - shard.start, progress, options.cuda_graphs))
+        hooks.append(Compiled(method, shard.stop - shard.start, progress))
     return hooks
 
 
@@ -325,8 +331,8 @@ def _decision_log(
 class Compiled(Hook):
     """The networks' passes as programs of ``torch.compile`` while the training lasts, see :mod:`spotkd.compiling`."""
 
-    def __init__(self, method: Method, size: int, progress: Progress, cuda_graphs: bool) -> None:
-        self._programs = compile_method(method, size, progress.note, cuda_graphs)
+    def __init__(self, method: Method, size: int, progress: Progress) -> None:
+        self._programs = compile_method(method, size, progress.note)
 
     def on_start(self, start: Start) -> None:
         self._programs.__enter__()
