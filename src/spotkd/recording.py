@@ -22,7 +22,7 @@ from .losses import Losses, Method
 from .stages import Batch
 
 Compute = Callable[[Batch, float], Losses]
-Record = Callable[[Callable[[], Losses]], tuple[Losses, Callable[[], None]]]
+Record = Callable[[Callable[[], Losses], "torch.cuda.Stream | None"], tuple[Losses, Callable[[], None]]]
 
 WARM_UP = 3  # steps before the first recording, in which libraries set themselves up
 _TOLERANCE = 0.01  # relative difference of a recorded step's losses and gradients from those of the plain step
@@ -64,7 +64,7 @@ class RecordedSteps:
         method: whose steps.
         compute: gives the losses of a batch, which are multiplied by a factor, and sets the gradients.
         log: is called with a line for the user.
-        record: runs a function, and gives what it returns and a function that repeats it on the same memory.
+        record: runs a function on a stream, gives what it returns, and a function that repeats it on the same memory.
     """
 
     def __init__(
@@ -72,23 +72,23 @@ class RecordedSteps:
     ) -> None:
         self.method, self.compute, self.log, self.record = method, compute, log, record or record_cuda_graph
         self._recordings: dict[Hashable, _Recording] = {}
-        self._taken, self._refused = 0, False
+        self._taken, self._refused, self._stream = 0, False, _Stream()
 
     def __call__(self, batch: Batch, weight: float) -> Losses:
         """The losses of a batch; gradients are then in ``grad`` of all parameters, as after a backward pass."""
         counters = [module for module in self.method.modules() if isinstance(module, Counter)]
         key = _shapes(batch), weight, tuple(counter.phase for counter in counters)
         if self._refused or not torch.is_grad_enabled():
-            return self.compute(batch, weight)
+            return self._plain(batch, weight)
         if self._taken < WARM_UP:
             return self._warm_up(batch, weight, counters)
         recording = self._recordings.get(key)
         if recording is None or recording.state != _state_of(self.method, [*counters, *_networks(self.method)]):
             if _shapes(batch) != self._full:  # the last batch of an epoch comes once, which pays back no recording
-                return self.compute(batch, weight)
+                return self._plain(batch, weight)
             recording = self._record(batch, weight, counters)
             if recording is None:
-                return self.compute(batch, weight)
+                return self._plain(batch, weight)
             self._recordings[key] = recording
         _copy_batch(batch, recording.batch)
         recording.replay()
@@ -102,11 +102,14 @@ class RecordedSteps:
         """Forget what was recorded: what an epoch sets may be in it."""
         self._recordings.clear()
 
+    def _plain(self, batch: Batch, weight: float) -> Losses:
+        with self._stream.use(batch.images.device):
+            return self.compute(batch, weight)
+
     def _warm_up(self, batch: Batch, weight: float, counters: Sequence[Counter]) -> Losses:
         """A plain step, after which it is known whether another one would do the same."""
         before = _state_of(self.method, counters) | _random_states()
-        with _side_stream(batch.images.device):
-            losses = self.compute(batch, weight)
+        losses = self._plain(batch, weight)
         after = _state_of(self.method, counters) | _random_states()
         self._taken, self._full = self._taken + 1, _shapes(batch)
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
@@ -130,12 +133,12 @@ class RecordedSteps:
         static = Batch(batch.images.clone(), batch.labels.clone(), indices)
         self._clear_gradients()
         with _restored(self.method, counters, batch.images.device):
-            expected = _outcome(self.method, self.compute(batch, weight))
+            expected = _outcome(self.method, self._plain(batch, weight))
         state = _state_of(self.method, [*counters, *_networks(self.method)])
         try:
             with _restored(self.method, counters, batch.images.device):
                 self._clear_gradients()
-                losses, replay = self.record(lambda: self.compute(static, weight))
+                losses, replay = self.record(lambda: self.compute(static, weight), self._stream.stream)
                 losses = Losses(*(term.detach() for term in losses))
                 gradients = [parameter.grad for parameter in self.method.parameters()]
         except RuntimeError as error:
@@ -151,12 +154,32 @@ class RecordedSteps:
         return _Recording(static, losses, gradients, replay, state)
 
 
-def record_cuda_graph(function: Callable[[], Losses]) -> tuple[Losses, Callable[[], None]]:
+def record_cuda_graph(
+    function: Callable[[], Losses], stream: torch.cuda.Stream | None
+) -> tuple[Losses, Callable[[], None]]:
     """Record what a function launches on the current CUDA device."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         losses = function()
     return losses, graph.replay
+
+
+class _Stream:
+    """The stream on which steps are taken and recorded: gradients remember where they were first added up."""
+
+    stream: torch.cuda.Stream | None = None
+
+    @contextmanager
+    def use(self, device: torch.device) -> Iterator[None]:
+        """On CUDA the same stream at every call; what comes after it waits for it."""
+        if device.type != "cuda":
+            yield
+            return
+        self.stream = self.stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            yield
+        torch.cuda.current_stream().wait_stream(self.stream)
 
 
 def _shapes(batch: Batch) -> tuple[Hashable, ...]:
@@ -167,19 +190,6 @@ def _copy_batch(source: Batch, target: Batch) -> None:
     for one, other in zip(source, target, strict=True):
         if one is not None and other is not None:
             other.copy_(one, non_blocking=True)
-
-
-@contextmanager
-def _side_stream(device: torch.device) -> Iterator[None]:
-    """On CUDA a stream of its own, as PyTorch asks for steps before a recording."""
-    if device.type != "cuda":
-        yield
-        return
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        yield
-    torch.cuda.current_stream().wait_stream(stream)
 
 
 @contextmanager

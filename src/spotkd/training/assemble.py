@@ -200,7 +200,7 @@ def assemble(
     if options.sync_batchnorm and device.fabric.world_size > 1:
         method = nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
     method.label_smoothing = options.label_smoothing
-    optimizer, schedule = _optimizer(options, method, data)
+    optimizer, schedule = _optimizer(options, method, data, device)
     method.to(memory_format=device.memory_format)  # type: ignore[call-overload]
     if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and options.shard_teacher:
         shard_network(method.teacher, device.fabric.device, device.fabric.world_size)
@@ -223,7 +223,9 @@ def assemble(
     return Session(model, method, trained, images, optimizer, schedule, selection, device, run, hooks, gradients)
 
 
-def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dataset) -> tuple[Any, Schedule]:
+def _optimizer(
+    options: TrainOptions | DistillOptions, method: Method, data: Dataset, device: Device
+) -> tuple[Any, Schedule]:
     optim, epochs = options.optim, epochs_for(options, len(data.train))
     policy = {}
     if isinstance(options, DistillOptions):
@@ -240,6 +242,7 @@ def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dat
         warmup=warmup(optim, epochs),
         clip=optim.clip,
         dot_delta=optim.dot_delta,
+        fused=device.fabric.device.type == "cuda",
         **policy,  # type: ignore[arg-type]  # of DistillOptions' own types
     )
     return optimizer, Schedule(epochs, rates)
