@@ -53,17 +53,14 @@ def make_optimizer(
         dot_delta: see :class:`~spotkd.training.dot.DOT`; 0 for one momentum. For sgd alone.
         policy_lr: learning rate of the policy side; None takes half of ``lr``.
         policy_weight_decay: of the policy side.
-        fused: one kernel for many parameters, see :class:`torch.optim.SGD`: launched sooner on a GPU, and no faster on
-            a CPU.
+        fused: one kernel for many parameters, see :class:`torch.optim.SGD`; faster on a GPU.
     """
     groups = method.parameter_groups(lr, weight_decay, policy_lr, policy_weight_decay)
     optimizer = _optimizer(kind, groups, lr, momentum, dot_delta, fused)
     if clip:
         optimizer.register_step_pre_hook(_clipping(clip))
     if milestones is None and warmup is None:
-        steps = max(epochs * steps_per_epoch, 2)  # the schedule cannot have fewer
-        peaks = [group["lr"] for group in groups]
-        return optimizer, OneCycleLR(optimizer, peaks, total_steps=steps, cycle_momentum=False)
+        return optimizer, _one_cycle(optimizer, epochs * steps_per_epoch)
     drops = [epoch * steps_per_epoch for epoch in milestones or ()]
     rise, total = round((warmup or 0) * steps_per_epoch), epochs * steps_per_epoch
     warm = round(method.policy_warmup * epochs) * steps_per_epoch
@@ -78,6 +75,12 @@ def make_optimizer(
         return student(step) * (0.01 if step < warm else 1.0)
 
     return optimizer, LambdaLR(optimizer, [student, policy] if len(groups) == 2 else [student])
+
+
+def _one_cycle(optimizer: Optimizer, steps: int) -> LRScheduler:
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    steps = max(steps, 2)  # the schedule cannot have fewer
+    return OneCycleLR(optimizer, peaks, total_steps=steps, cycle_momentum=False)
 
 
 def _optimizer(
