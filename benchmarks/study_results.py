@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,3 +131,42 @@ def candidates(results: Results) -> list[Candidate]:
 def choose_default(results: Results) -> str | None:
     """The strategy that the rule chooses; it was written down before the numbers were looked at."""
     return next((each.strategy for each in candidates(results) if each.qualifies), None)
+
+
+def summary_lines(rows: Sequence[Row], part: str) -> Iterator[str]:
+    """Paired differences to ``always`` on a part of the images, teachers of a set pooled; one line each.
+
+    The interval is Student's over the means of the teachers, each over its students: what holds for other teachers.
+    """
+    plain = [row | {"set": row["set"].partition("@")[0], "teacher": row["set"]} for row in rows if row["distiller"]]
+    for name, hazard in dict.fromkeys((row["set"], row["hazard"]) for row in plain):
+        here = {
+            (r["teacher"], r["distiller"], r["seed"], r["strategy"]): r
+            for r in plain
+            if (r["set"], r["hazard"]) == (name, hazard)
+        }
+        for strategy in dict.fromkeys(key[3] for key in here):
+            by_teacher: dict[str, list[float]] = {}
+            for (teacher, distiller, seed, which), row in here.items():
+                beside = here.get((teacher, distiller, seed, BASE))
+                if which == strategy and beside is not None:
+                    by_teacher.setdefault(teacher, []).append(float(row[part]) - float(beside[part]))
+            mine = [row for key, row in here.items() if key[3] == strategy]
+            words = [f"{key} {_mean_of(mine, key)}" for key in (part, "dose", "refused_damaged", "refused_intact")]
+            yield f"{name:8} {hazard:9} {strategy:20} {_between_teachers(by_teacher):38} {'  '.join(words)}"
+
+
+def _mean_of(rows: Iterable[Row], column: str) -> str:
+    values = [float(row[column]) for row in rows if row[column]]
+    return f"{statistics.fmean(values):.3f}" if values else "-"
+
+
+def _between_teachers(differences: dict[str, list[float]]) -> str:
+    from scipy.stats import t
+
+    means = [statistics.fmean(values) for values in differences.values()]
+    count = sum(map(len, differences.values()))
+    if len(means) < 2:
+        return f"{means[0]:+.2f} (n = {count})" if means else "-"
+    half = float(t.ppf(0.975, len(means) - 1)) * statistics.stdev(means) / len(means) ** 0.5
+    return f"{statistics.fmean(means):+.2f} +- {half:.2f} ({len(means)} teachers, n = {count})"
