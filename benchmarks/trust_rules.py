@@ -62,7 +62,7 @@ class Odds(_Rule):
 
 
 def label_places(logits: Tensor, labels: Tensor) -> Tensor:
-    """Where the label is among the classes but the largest, ``(B,)`` from 0 to 1 (mid-ranks); NaN: it is the largest."""
+    """Where the label is among the classes but the largest, ``(B,)`` from 0 to 1 (mid-ranks); NaN for that."""
     own = logits.gather(1, labels[:, None])
     before = (logits > own).sum(1) - 1.0
     return torch.where(before < 0, torch.nan, (before + 0.5) / max(logits.shape[1] - 1, 1))
