@@ -269,37 +269,45 @@ def run_cell(cell: Cell, chosen: argparse.Namespace, dose: float) -> list[Any] |
 
 
 def work(chosen: argparse.Namespace) -> None:
-    """Train what is missing until nothing is, or the time is over: teachers, students, those that need a dose."""
+    """Train what is missing until nothing is, or the time is over: teachers first."""
     until = time.time() + 60 * chosen.minutes
     left = missing_cells(chosen)
     names = dict.fromkeys(cell.set for cell in left if not (chosen.out / f"teacher-{cell.set}.pt").exists())
-    teachers = [Cell(name, 0, "", "none", "teacher") for name in names]
-    needing = [cell for cell in left if "@" in cell.strategy]
-    others = [cell for cell in left if "@" not in cell.strategy]
-    context = get_context("spawn")
-    with ProcessPoolExecutor(chosen.jobs, context) as pool:
-        for stage in (teachers, others, needing):
-            doses = {_cell(row): row["dose"] for row in read_rows(chosen.out / "results.csv")}
-            _run_stage(stage, doses, chosen, until, pool)
+    with ProcessPoolExecutor(chosen.jobs, get_context("spawn")) as pool:
+        for stage in ([Cell(name, 0, "", "none", "teacher") for name in names], left):
+            _train_all(stage, chosen, until, pool)
 
 
-def _run_stage(
-    stage: Sequence[Cell], doses: dict[Cell, str], chosen: argparse.Namespace, until: float, pool: ProcessPoolExecutor
-) -> None:
-    """Train some cells, as many at a time as there are processes; this process alone writes rows."""
-    running: set[Future[list[Any] | str]] = set()
-    waiting = list(reversed(stage))
-    while running or (waiting and time.time() < until):
-        while waiting and len(running) < chosen.jobs and time.time() < until:
-            cell = waiting.pop()
-            other = cell.strategy.partition("@")[2]
-            dose = doses.get(cell._replace(strategy=other), "") if other else "0"
-            if dose:
-                running.add(pool.submit(run_cell, cell, chosen, float(dose)))
-        done, running = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            row = future.result()
-            print(row, flush=True) if isinstance(row, str) else _append(chosen.out, row)
+def _train_all(stage: Sequence[Cell], chosen: argparse.Namespace, until: float, pool: ProcessPoolExecutor) -> None:
+    """Train cells in their order, as many at a time as there are processes; this process alone writes rows.
+
+    One whose dose is that of another cell waits for that; where that has no row in the end, it has none either.
+    """
+    doses = {_cell(row): row["dose"] for row in read_rows(chosen.out / "results.csv")}
+    running: dict[Future[list[Any] | str], Cell] = {}
+    waiting = list(stage)
+    while True:
+        while len(running) < chosen.jobs and time.time() < until:
+            ready = next((cell for cell in waiting if _dose(cell, doses)), None)
+            if ready is None:
+                break
+            waiting.remove(ready)
+            running[pool.submit(run_cell, ready, chosen, float(_dose(ready, doses)))] = ready
+        if not running:
+            return
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            cell, row = running.pop(future), future.result()
+            if isinstance(row, str):
+                print(row, flush=True)
+                continue
+            _append(chosen.out, row)
+            doses[cell] = str(row[COLUMNS.index("dose")])
+
+
+def _dose(cell: Cell, doses: dict[Cell, str]) -> str:
+    """That of the strategy whose dose a cell has, "0" where it needs none; empty where it is not known yet."""
+    _, _, other = cell.strategy.partition("@")
+    return doses.get(cell._replace(strategy=other), "") if other else "0"
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ WHOLE: dict[str, Case] = {
     "at-trust": {"distiller": "at", "strategy": "NotedTrust"},
     "sp-trust": {"distiller": "sp", "strategy": "NotedTrust"},
     "rkd-loss-top": {"distiller": "rkd", "strategy": "NotedLossTop"},
+    "at-held-out": {"distiller": "at", "policy": replace(SHAPED, held_out=True), "data": HELD_OUT},
     "at-cohort": {"distiller": "at", "strategy": "NotedCohort", "epochs": 4, "data": HELD_OUT},
 }
 

@@ -25,7 +25,7 @@ from spotkd.cli import main
 from spotkd.distillers import AT
 from spotkd.errors import STOPPED, Stopped
 from spotkd.method import Method
-from spotkd.options import DistillOptions, ModelOptions, OptimOptions, TrainOptions, with_values
+from spotkd.options import DistillOptions, ModelOptions, OptimOptions, PolicyOptions, TrainOptions, with_values
 from spotkd.options.grammar import parse_interval
 from spotkd.runs import checkpoint
 from spotkd.runs.checkpoint import load_newest, read_checkpoint, write_checkpoint
@@ -91,6 +91,7 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     ("anti", {"distiller": "ab"}, 4),
     ("adaptive", {"distiller": "reviewkd", "precision": "bf16-mixed"}, 6),
     ("adaptive", {"optim": OptimOptions(dot_delta=0.075)}, 5),
+    ("adaptive", {"policy": PolicyOptions(held_out=True)}, 8),
     ("cohort", {}, 3),  # in the first epoch, whose samples are counted
     ("cohort+balance", {}, 12),  # in the last one, after weights were learnt
 ]

@@ -141,6 +141,8 @@ class PolicyOptions:
             runs and with deep students.
         every: the policy learns in every so many steps, and decides in all; 1 is the paper. More is an approximation
             that saves time.
+        held_out: the policy learns from validation images, which the student is never trained on, in place of its own
+            training images, on which a trained teacher is nearly always better; needs data.val_share. Not in the paper.
         bias: initial bias towards the teacher: a number (10 in the paper for pairs of one architecture, else 0), or
             "scaled" for the paper's 10 scaled down to the length of this run.
         gamma: the routing loss counts gamma times when above the student's and 1/gamma times when below; 1 is off.
@@ -154,6 +156,7 @@ class PolicyOptions:
     weight_decay: float = option(1e-3, affects="result", at_least=0)
     schedule: Literal["published", "scaled"] = option("published", affects="result")
     every: int = option(1, affects="result", at_least=1)
+    held_out: bool = option(False, affects="result")
     bias: float | Literal["scaled"] = option(0.0, affects="result")
     gamma: float = option(1.0, affects="result")
     share_cost: float = option(0.0, affects="result", at_least=0)

@@ -187,6 +187,23 @@ class Strategy(nn.Module):
         """Decide for one batch from everything that is known of it; by default what :meth:`decide` says."""
         return self.decide(evidence.policy_logits)
 
+    def draw_route(self, logits: Tensor) -> Tensor:
+        """The route ``(B, K + 1)`` of samples that are not distilled, with gradients to the policy.
+
+        What the strategy knows of the batches stays as it is.
+
+        Args:
+            logits: the policy's ``(B, K + 1, 2)``.
+        """
+        was_training = self.training
+        try:
+            route = self.eval().decide(logits).route
+        finally:
+            self.train(was_training)
+        if route is None:
+            raise SpotkdError(f"strategy {type(self).__name__} routes nothing")
+        return route
+
     def teacher_probability(self, logits: Tensor) -> Tensor:
         """P(teacher) ``(B, K + 1)`` without the noise of a draw: ``sigmoid(l_0 - l_1)`` of the policy's logits.
 
