@@ -229,7 +229,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         policy_bias=choose_bias(
             policy.bias, scaled, _steps(options, data), _policy_lr(options), policy.weight_decay, options.optim.momentum
         ),
-        pace=choose_pace(scaled, policy.every),
+        pace=choose_pace(scaled, policy.every, _steps(options, data)),
         share_cost=policy.share_cost,
         target_share=policy.target_share,
         target_weight=policy.target_weight,
