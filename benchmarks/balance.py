@@ -132,7 +132,9 @@ class Both(Balance):
 class Ratio(Balance):
     """A ratio of losses in place of one of gradients."""
 
-    def measure(self, reference: Tensor, distiller: Tensor, features: Any, attached: Any) -> None:
+    def measure(
+        self, reference: Tensor, distiller: Tensor, features: Any, attached: Any, is_of_all: bool = False
+    ) -> None:
         if self.training and torch.is_grad_enabled():
             if self._steps % EVERY == 0:
                 ratio = self.kappa * reference.detach() / distiller.detach().abs().clamp(min=1e-12)
@@ -143,7 +145,9 @@ class Ratio(Balance):
 class Uncertainty(Balance):
     """``exp(-s) * L + s`` with a learnt ``s``, which takes steps of its own."""
 
-    def measure(self, reference: Tensor, distiller: Tensor, features: Any, attached: Any) -> None:
+    def measure(
+        self, reference: Tensor, distiller: Tensor, features: Any, attached: Any, is_of_all: bool = False
+    ) -> None:
         if self.training and torch.is_grad_enabled():
             with torch.no_grad():
                 log_variance = -self.weights.log()

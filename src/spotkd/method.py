@@ -169,7 +169,8 @@ class SpotKD(RoutedMethod):
             distill = self.beta * at_spots.distiller.warmup_factor * on_features
         if self.balance is not None:
             reference = task + self._plain_kd(s[-1], t[-1], logit_mask) if self.balance.is_due else task
-            self.balance.measure(reference, kl if alone else distill, compared, attached)
+            is_of_all = self.gather and (at_logits if at_spots is None else at_spots).distiller.relational
+            self.balance.measure(reference, kl if alone else distill, compared, attached, is_of_all)
 
         route = task.new_zeros(()) if decisions.loss is None else decisions.loss
         balance = share = task.new_zeros(())
