@@ -55,7 +55,9 @@ HAZARDS = ("none", "wrong:0.4", "scale:30", "subgroup:0.4")
 STRATEGIES = (
     "always", "trust+balance", "trust", "balance", "published", "scaled", "random:0.5", "random@trust",
 )  # fmt: skip
-TRUST_STRATEGIES = ("always", "trust", "trust:labels=false", *RULES, "constant@trust", "random@trust")
+TRUST_STRATEGIES = (
+    "always", "trust", "trust:labels=false", "trust:graded=true", *RULES, "constant@trust", "random@trust",
+)  # fmt: skip
 TRUST_CELLS = (("emoji10", "none"), ("emoji10", "wrong:0.4"), ("glyph94", "none"), ("glyph94", "wrong:0.4"))
 BIAS = 10.0  # of the paper, for pairs of one kind
 RATE = argparse.Namespace(lr=0.1, schedule="onecycle")

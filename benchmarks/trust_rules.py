@@ -6,6 +6,9 @@ The rule, written down before any number was looked at: of `trust`, `trust:label
 validation images, qualifies whose mean difference to `always` on clean data is above -0.3 points on each set, and
 under wrong:0.4 at most 0.5 points below that of `trust` on each set. Of these the one with the largest mean difference
 over all four cells; of two within 0.2 points the one named first. Where none qualifies `trust` stays as it is.
+
+``trust:graded=true`` was added after some 80 students, before any of its own: it is ``trust_places`` with bins in place
+of a Beta distribution, which does not describe labels that are nearly all second.
 """
 
 from __future__ import annotations

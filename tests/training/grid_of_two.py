@@ -24,7 +24,7 @@ from ..conftest import EQUAL_WIDTH, IMAGE_SHAPE, OPTIONS, TRAINING_LABELS
 from .distributed_runs import Plain, group_norm
 
 SIZES = (9, 8)  # of the batches; two processes share the first one unequally
-STRATEGY_NAMES = (*STRATEGIES, "trust+balance", "trust+adaptive")
+STRATEGY_NAMES = (*STRATEGIES, "trust+balance", "trust:graded=true", "trust+adaptive")
 MORE_OPTIONS = {"crd": OPTIONS["crd"] | {"relaxed": True}}  # every sample draws its own negatives
 Outcome = dict[str, Tensor]
 
