@@ -99,7 +99,7 @@ def test_differences_are_pooled_over_teachers(numbers: ModuleType) -> None:
         for teacher, seed, (strategy, gain) in product((1, 2), (1, 2), (("always", 0), ("trust", 2)))
     ]
     lines = list(numbers.summary_lines(rows, "val"))
-    assert "always               +0.00 +- 0.00 (2 teachers, n = 4)" in lines[0]
+    assert "always               0 (2 teachers, n = 4)" in lines[0]
     assert "trust                +3.00 +- 12.71 (2 teachers, n = 4)" in lines[1]  # 12.706 * sqrt(2) / sqrt(2)
 
 

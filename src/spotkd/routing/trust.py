@@ -5,6 +5,12 @@ distillation loss of that sample is extreme. So at each spot the logarithms of t
 a mixture of two normal distributions. Where the two are clearly apart, a sample is distilled with the probability that
 its loss belongs to the lower one; where they are not, everybody is, as by `always`. Where the labels are known, a
 teacher that is wrong about a sample is not asked about it at all. Of several teachers each is judged by itself.
+
+With `trust:graded=true` it is asked as far as its mistakes tell something. Who errs for want of skill mostly has the
+label near the top; where a teacher's output is that of another sample, the label lies anywhere. So the ranks of the
+labels in its mistakes are compared with chance, and a mistake has the weight 1 minus the local false discovery rate of
+its rank (in bins of 1, 2, 4, ... ranks over the mistakes among the last 4 096 samples; the share of chance is that of
+the worse half, Storey, "A direct approach to false discovery rates", 2002). Between two classes nothing is told.
 """
 
 from __future__ import annotations
