@@ -135,12 +135,14 @@ class PolicyOptions:
     Args:
         lr: learning rate of the policy and the adapters; unset takes half of the student's.
         weight_decay: their weight decay.
-        schedule: published, or scaled to the length of this run: decay as strong over the run as the paper's, a bias of
-            at most 3, a start of 50 steps in which everybody is distilled and nothing is routed, so that statistics
-            settle, a bounded gradient after it, and embeddings of one length. It keeps the policy deciding in short
-            runs and with deep students.
+        schedule: scaled to the length of this run: decay as strong over the run as the paper's, a bias of at most 3, a
+            start of 50 steps (of a short run the first tenth) in which everybody is distilled and nothing is routed, so
+            that statistics settle, a bounded gradient after it, and embeddings of one length. It keeps the policy
+            deciding in short runs and with deep students. Or published, as recipes have it.
         every: the policy learns in every so many steps, and decides in all; 1 is the paper. More is an approximation
             that saves time.
+        held_out: the policy learns from validation images, which the student is never trained on, in place of its own
+            training images, on which a trained teacher is nearly always better; needs data.val_share. Not in the paper.
         bias: initial bias towards the teacher: a number (10 in the paper for pairs of one architecture, else 0), or
             "scaled" for the paper's 10 scaled down to the length of this run.
         gamma: the routing loss counts gamma times when above the student's and 1/gamma times when below; 1 is off.
@@ -152,8 +154,9 @@ class PolicyOptions:
 
     lr: float | None = option(None, affects="result", above=0)
     weight_decay: float = option(1e-3, affects="result", at_least=0)
-    schedule: Literal["published", "scaled"] = option("published", affects="result")
+    schedule: Literal["scaled", "published"] = option("scaled", affects="result")
     every: int = option(1, affects="result", at_least=1)
+    held_out: bool = option(False, affects="result")
     bias: float | Literal["scaled"] = option(0.0, affects="result")
     gamma: float = option(1.0, affects="result")
     share_cost: float = option(0.0, affects="result", at_least=0)

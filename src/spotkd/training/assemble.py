@@ -41,6 +41,7 @@ from .build import policy_decay
 from .decision_log import WATCHED_IMAGES, DecisionLog
 from .gradients import Gradients, RecordedGradients
 from .guard import Guard
+from .held_out import HeldOutBatches
 from .hooks import Hook, Start
 from .loggers import Loggers
 from .optim import make_optimizer
@@ -214,6 +215,9 @@ def assemble(
     images = _loaders(options, data, selection, device)
     if isinstance(method, SpotKD) and images.train.view is not None:
         method.teacher_view = images.train.teacher_images
+    if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and options.policy.held_out and data.val:
+        common = _loader_options(options, device)
+        method.held_out = HeldOutBatches(Loader(data, data.val, options.batch_size, training=True, **common))
     model = trained_model(options).name
     hooks = _hooks(options, method, images, optimizer.param_groups, device, run)
     gradients: Any = Gradients
