@@ -13,7 +13,7 @@ from ..errors import SpotkdError
 from ..formatting import format_signed
 from ..models.weights import read_metadata
 from ..options import DistillOptions, PolicyOptions, PreparationOptions, RunOptions, TrainOptions
-from ..options.values import options_of_test_images, result_differences
+from ..options.values import options_of_test_images, result_differences, tested_images
 from ..runs.folder import RunFolder
 from ..training.build import reopen_data
 from .compare import Comparison, compare, predict_labels
@@ -88,6 +88,8 @@ def _describe_weak_teacher(options: DistillOptions, alone: RunFolder) -> Iterato
     """A line where the teacher knows the same test images no better than the student does without one."""
     if options.teacher.name == options.student.name:  # which may learn from itself all the same
         return
+    if alone.options.data.conceal_test:  # tested on other images than its teacher
+        return
     noted: dict[str, Any] = {}
     with suppress(SpotkdError):  # of a teacher that has gone since
         noted = read_metadata(options.teacher.checkpoint or "")
@@ -131,10 +133,7 @@ def _folders_beside(folder: Path) -> list[Path]:
 def is_comparable(mine: DistillOptions, theirs: TrainOptions | DistillOptions) -> bool:
     """Whether two runs, by their options, are of one student, tested on the same images."""
     student = theirs.student if isinstance(theirs, DistillOptions) else theirs.model
-    return student.name == mine.student.name and (theirs.data.name, options_of_test_images(theirs)) == (
-        mine.data.name,
-        options_of_test_images(mine),
-    )
+    return student.name == mine.student.name and tested_images(theirs) == tested_images(mine)
 
 
 def paired_interval(found: Comparison) -> tuple[float, float, float]:
