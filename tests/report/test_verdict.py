@@ -21,9 +21,10 @@ from spotkd.options import DistillOptions, ModelOptions, OptimOptions, PolicyOpt
 from spotkd.options.values import with_values
 from spotkd.report import verdict
 from spotkd.report.compare import Comparison
-from spotkd.report.verdict import control_options, describe, is_comparable, judge, paired_interval
+from spotkd.report.verdict import describe, is_comparable, judge, paired_interval
 from spotkd.runs.folder import RunFolder
 from spotkd.training.build import data_spec
+from spotkd.training.controls import control_options
 
 from ..conftest import in_memory
 from ..hostile_runs import copied
