@@ -13,7 +13,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "spotkd"
 LAYERS = [  # from the ground up; modules on one layer do not know each other
     {"cores", "deprecation", "escaping", "formatting", "notebook", "distributed", "statistics", "published"},
-    {"errors", "templates"},
+    {"errors", "templates", "waiting"},
     {"untrusted"},
     {"registry", "files", "precision", "stages", "options"},
     {"adapters", "committee", "teacher_cache", "staging", "folding", "losses", "balance", "config"},
@@ -157,7 +157,7 @@ def test_no_file_and_no_function_is_long(path: Path) -> None:
 # Every module outside of options/ through which the options of a run pass, from the words of a command to the run.
 KNOW_OPTIONS_OF_A_RUN = {
     "cli/commands.py", "cli/arguments.py", "recipes.py", "runs/folder.py", "training/jobs.py", "training/build.py",
-    "training/assemble.py", "training/caching.py", "training/launch.py", "training/worker.py",
+    "training/assemble.py", "training/caching.py", "training/controls.py", "training/launch.py", "training/worker.py",
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .escaping import escape_terminal
+from .formatting import fold
 
 
 class SpotkdError(ValueError):
@@ -41,7 +42,7 @@ def one_line(error: Exception) -> str:
 
 def tell(text: str) -> None:
     """A line for the user on standard error, for what is done otherwise than may be thought."""
-    sys.stderr.write(f"{escape_terminal(text)}\n")
+    sys.stderr.write(f"{fold(escape_terminal(text), sys.stderr)}\n")
 
 
 _REFUSED = re.compile(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
+from typing import TextIO
 
 
 def format_duration(seconds: float) -> str:
@@ -32,3 +36,12 @@ def join_words(words: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def fold(text: str, stream: TextIO | None = None) -> str:
+    """A line for a stream (standard output): a terminal's edge cuts no word of it; in a pipe it stays one line."""
+    if not (stream or sys.stdout).isatty():
+        return text
+    width = max(shutil.get_terminal_size().columns, 20)
+    lines = textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)

@@ -18,11 +18,13 @@ from spotkd.errors import SpotkdError
 from spotkd.models import build_model
 from spotkd.models.weights import read_metadata
 from spotkd.options import DistillOptions, ModelOptions, OptimOptions, PolicyOptions, TrainOptions, parser_for
+from spotkd.options.values import with_values
 from spotkd.report import verdict
 from spotkd.report.compare import Comparison
-from spotkd.report.verdict import control_options, describe, judge, paired_interval
+from spotkd.report.verdict import describe, is_comparable, judge, paired_interval
 from spotkd.runs.folder import RunFolder
 from spotkd.training.build import data_spec
+from spotkd.training.controls import control_options
 
 from ..conftest import in_memory
 from ..hostile_runs import copied
@@ -156,3 +158,24 @@ def test_a_control_may_be_normalised_otherwise(runs: Path) -> None:
     noted["data"] |= {"mean": [0.4], "std": [0.2]}  # as measured, before a teacher's were taken
     config.write_text(yaml.safe_dump(noted))
     assert any("the student alone" in line for line in judge(runs / "sakd") if "not compared" not in line)
+
+
+@pytest.mark.parametrize(
+    ("changes", "comparable"),
+    [
+        ({"data.val_share": 0.3}, True),  # the test images stay
+        ({"data.conceal_test": True}, False),
+        ({"data.limit": 7}, False),
+    ],
+)
+def test_concealed_test_images_are_other_images(changes: dict[str, object], comparable: bool) -> None:
+    mine = with_values(DistillOptions(student=ModelOptions("resnet8")), {"data.val_share": 0.2})
+    theirs = with_values(TrainOptions(model=ModelOptions("resnet8")), {"data.val_share": 0.2} | changes)
+    assert is_comparable(mine, theirs) is comparable
+
+
+def test_concealed_images_are_alike_where_as_many_were_held_out() -> None:
+    mine = with_values(DistillOptions(), {"data.conceal_test": True, "data.val_share": 0.2})
+    alike = with_values(DistillOptions(), {"data.conceal_test": True, "data.val_share": 0.2, "seed": 3})
+    assert is_comparable(mine, alike)
+    assert not is_comparable(mine, with_values(alike, {"data.val_share": 0.1}))

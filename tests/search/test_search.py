@@ -179,3 +179,17 @@ def test_a_search_killed_in_the_middle_goes_on(bright: Path, capfd: pytest.Captu
     assert "tested" not in Path("found/study.log").read_text()[len(journal) :]
     assert main([*command, "--seed", "3"]) == 2
     assert "another seed" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("distiller", ["kd", "dkd", "dist", "at"])
+def test_only_a_distiller_with_a_weight_gets_one(distiller: str) -> None:
+    class Chooser:
+        def suggest_categorical(self, name: str, choices: list[str]) -> str:
+            return choices[0]
+
+        def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
+            return 2.0
+
+    choices = Space([distiller], ["always"]).choose(Chooser())
+    assert ("weight" in choices) == (distiller == "at")
+    assert (trial_options(DistillOptions(), choices).beta is not None) == (distiller == "at")

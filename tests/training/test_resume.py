@@ -509,7 +509,7 @@ def test_a_policy_that_no_longer_decides_is_reported_once(place: Path, capsys: p
     closed = {"policy.bias": 50.0, "policy.schedule": "published"}
     distill(configured(place, place / "run", "at", quiet=False, **closed))
     lines = [line for line in capsys.readouterr().out.splitlines() if "no longer decides" in line]
-    spots = ", ".join(f"100 % of the samples at {spot}" for spot in ("layer1", "layer2", "layer3", "logits"))
+    spots = "100 % of the samples at layer1, layer2, layer3 and logits"
     assert [line.partition(": it no longer")[0] for line in lines] == [f"note: in epoch 1 the policy distilled {spots}"]
     assert "--strategy always does the same for less; --policy.target_share" in lines[0]
     distill(configured(place, place / "target", "at", quiet=False, **closed, **{"policy.target_share": 0.9}))

@@ -22,6 +22,7 @@ from ..runs.layout import LAST
 from ..training import make_fabric, restore
 from ..training.decision_log import predict_teacher_probability
 from ..untrusted.names import looking
+from ..waiting import shown
 
 Array = npt.NDArray[np.float32]
 
@@ -180,7 +181,7 @@ def inspect(options: InspectOptions) -> tuple[Inspection, Dataset]:
 @torch.inference_mode()
 def _evaluate_batches(method: SpotKD, loader: Loader) -> Iterator[tuple[npt.NDArray[np.generic], ...]]:
     """For every batch the fields of an inspection from ``labels`` on."""
-    for batch in loader.epoch(0):
+    for batch in shown(loader.epoch(0), "batches of images", len(loader)):
         weights, seen = method.expected_weights(batch)
         outputs = seen.teacher[-1], seen.student[-1]
         losses = [F.cross_entropy(logits, batch.labels, reduction="none") for logits in outputs]

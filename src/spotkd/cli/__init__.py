@@ -81,8 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"spotkd {__version__}")
         return 0
     for stream in (sys.stdout, sys.stderr):  # names of files and classes may hold what a terminal's code cannot say
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, TextIOWrapper):  # and in a pipe, too, a line is shown when it is written
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     warnings.formatwarning = _format_warning
     if is_one_of_several() and os.environ.get("RANK") != "0":  # the first process alone prints
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from ..errors import SpotkdError
 from ..escaping import escape_lines, escape_terminal
+from ..formatting import fold
 from ..options import (
     BenchOptions,
     DemoOptions,
@@ -37,16 +38,21 @@ def say(text: str, file: TextIO | None = None) -> None:
     print(escape_terminal(text), file=file)
 
 
+def tell(text: str) -> None:
+    """Print a line that may hold words from outside, on as many lines of a terminal as its words need."""
+    print(fold(escape_terminal(text)))
+
+
 def run_train(options: TrainOptions) -> None:
     from ..training import train
 
     summary = train(options)
-    say(f"{summary}; run in {summary.folder}")
+    tell(f"{summary}; run in {summary.folder}")
 
 
 def run_distill(options: DistillOptions) -> None:
     from ..options.grammar import parse_names
-    from ..report.verdict import judge
+    from ..report.verdict import MAKES, judge
     from ..training import distill
     from ..training.progress import describe_shares
 
@@ -58,10 +64,10 @@ def run_distill(options: DistillOptions) -> None:
         trained = str(find_or_train_teacher(teacher_options(options), print))
         options = replace(options, teacher=replace(options.teacher, checkpoint=trained))
     summary = distill(options)
-    say(f"{summary}; distilled in the last epoch: {describe_shares(summary.shares)}; run in {summary.folder}")
+    tell(f"{summary}; distilled in the last epoch: {describe_shares(summary.shares)}; run in {summary.folder}")
     if not options.quiet and not is_one_of_several():
         for line in judge(summary.folder, parse_names(options.compare) or ()):
-            say(line)
+            (say if MAKES in line else tell)(line)  # a command stays one line, to be copied
 
 
 def run_evaluate(options: EvaluateOptions) -> None:

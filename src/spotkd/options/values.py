@@ -121,6 +121,12 @@ def options_of_test_images(options: RunOptions) -> dict[str, Any]:
     return {name: getattr(options.data, name) for name in test_image_keys()}
 
 
+def tested_images(options: RunOptions) -> tuple[Any, ...]:
+    """What is alike in two runs that were tested on the same images: concealed ones are the validation images."""
+    data = options.data
+    return (data.name, *options_of_test_images(options).values(), data.val_share if data.conceal_test else None)
+
+
 def test_image_keys() -> list[str]:
     """Their names, in the order of the files."""
     known = known_options(DataOptions)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..training.controls import control_options
 from .effects import Effect, name_control
 from .groups import Group
 from .run_record import repeat_command
-from .verdict import control_options
 
 _WORDS = {
     "better": ("Yes", "is better than"),

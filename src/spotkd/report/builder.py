@@ -16,6 +16,7 @@ from ..options.values import epochs_for
 from ..routing import make_strategy
 from ..runs.folder import RunFolder
 from ..training.build import reopen_data
+from ..training.controls import control_options, find_control
 from ..training.teacher import is_guessing
 from ..untrusted.names import UnfollowedNameError, looking
 from .compare import Comparison, Labels, compare, predict_labels
@@ -28,7 +29,6 @@ from .run_charts import class_heat_map, epoch_heat_maps, metric_charts, sort_cla
 from .run_record import RunRecord, read_record
 from .run_summary import summary_items
 from .section import Section
-from .verdict import control_options, find_control
 
 T = TypeVar("T")
 

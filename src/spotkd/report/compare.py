@@ -14,6 +14,7 @@ from ..data import Dataset, Loader
 from ..models import build_model
 from ..training import make_fabric
 from ..training.normalisation import normalised_as_noted
+from ..waiting import shown
 
 _MOST_LISTED = 10  # confusions of either kind
 
@@ -69,7 +70,8 @@ def predict_labels(
     model = build_model(student, len(data.classes), folder, data.image_shape).to(fabric.device).eval()
     data = normalised_as_noted(data, folder)
     loader = Loader(data, data.test, batch_size, training=False, device=fabric.device)
-    found = [(batch.labels.cpu(), model(batch.images).argmax(1).cpu()) for batch in loader.epoch(0)]
+    batches = shown(loader.epoch(0), f"{folder}: batches of test images", len(loader))
+    found = [(batch.labels.cpu(), model(batch.images).argmax(1).cpu()) for batch in batches]
     labels, predicted = (torch.cat(part).numpy() for part in zip(*found, strict=True))
     return labels, predicted
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from ..formatting import format_signed
 from ..options.values import result_differences
 from ..statistics import mean_interval
+from ..training.controls import control_options
 from .compare import Comparison
 from .groups import Group
 from .run_record import RunRecord
-from .verdict import control_options, is_comparable, paired_interval
+from .verdict import is_comparable, paired_interval
 
 # What a run is compared with, by the key of `control_options`, from the closest control on.
 _MOST_DIFFERENCES = 3  # in which a run that stands in for a control may differ from one

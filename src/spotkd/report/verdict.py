@@ -5,40 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import SpotkdError
 from ..formatting import format_signed
 from ..models.weights import read_metadata
-from ..options import DistillOptions, PolicyOptions, PreparationOptions, RunOptions, TrainOptions
-from ..options.values import options_of_test_images, result_differences
+from ..options import DistillOptions, TrainOptions
+from ..options.values import options_of_test_images, tested_images
 from ..runs.folder import RunFolder
 from ..training.build import reopen_data
+from ..training.controls import ALONE, control_options, find_control
 from .compare import Comparison, compare, predict_labels
 from .run_record import repeat_command
 
-_ALIKE = ("seed", "data.mean", "data.std")  # in which a run and its control may differ
+MAKES = ", which this makes: "  # before a command
 _NORMAL_975 = 1.959964  # quantile of the normal distribution
-
-
-def control_options(options: DistillOptions) -> dict[str, TrainOptions | DistillOptions]:
-    """The options of the runs that a distillation must be compared with, the closest one first, by what they are.
-
-    They differ from it in one thing each: where it distils, what it distils, whether it has a teacher.
-    """
-    always = replace(options, strategy="always", policy=PolicyOptions())
-    found: dict[str, TrainOptions | DistillOptions] = {}
-    if options.strategy != "always":
-        found[f"{options.distiller} at every spot"] = always
-    if options.distiller != "kd":
-        found["plain kd"] = replace(
-            always, distiller="kd", options={}, spots=None, beta=None, preparation=PreparationOptions()
-        )
-    shared = {field.name: getattr(options, field.name) for field in fields(RunOptions)}
-    found["the student alone"] = TrainOptions(**shared | {"recipe": None}, model=options.student)
-    return found
 
 
 def judge(folder: str | Path, named: Sequence[str] = ()) -> Iterator[str]:
@@ -73,20 +55,20 @@ def judge(folder: str | Path, named: Sequence[str] = ()) -> Iterator[str]:
         _, before = predict_labels(options.student.name, control.path, data)
         found = compare((role, before), (str(run.path), after), labels, data.classes)
         yield describe(found, control.path)
-    alone = controls["the student alone"]
+    alone = controls[ALONE]
     if alone is not None:
         yield from _describe_weak_teacher(options, alone)
     missing = next((role for role, control in controls.items() if control is None), None)
     if missing is not None:
         beside = run.path.with_name(f"{run.path.name}-{_FOLDERS.get(missing, 'always')}")
-        yield f"not compared with {missing}, which this makes: " + repeat_command(
-            control_options(options)[missing], str(beside)
-        )
+        yield f"not compared with {missing}{MAKES}" + repeat_command(control_options(options)[missing], str(beside))
 
 
 def _describe_weak_teacher(options: DistillOptions, alone: RunFolder) -> Iterator[str]:
     """A line where the teacher knows the same test images no better than the student does without one."""
     if options.teacher.name == options.student.name:  # which may learn from itself all the same
+        return
+    if alone.options.data.conceal_test:  # tested on other images than its teacher
         return
     noted: dict[str, Any] = {}
     with suppress(SpotkdError):  # of a teacher that has gone since
@@ -100,41 +82,13 @@ def _describe_weak_teacher(options: DistillOptions, alone: RunFolder) -> Iterato
         )
 
 
-_FOLDERS = {"plain kd": "kd", "the student alone": "alone"}
-
-
-def find_control(run: RunFolder, wanted: RunOptions) -> RunFolder | None:
-    """The finished run beside another one that has these options; of several, the one most alike."""
-    found: list[tuple[int, RunFolder]] = []
-    for path in _folders_beside(run.path.resolve()):
-        beside = RunFolder(path)
-        try:
-            if not (beside.exists and beside.finished):
-                continue
-            options = beside.options
-        except (SpotkdError, OSError):  # of another version, damaged, or not for our eyes: no control
-            continue
-        differences = result_differences(wanted, options)
-        if isinstance(options, type(wanted)) and set(differences) <= set(_ALIKE):
-            found.append((len(differences), RunFolder(run.path.parent / path.name)))
-    return min(found, key=lambda pair: pair[0], default=(0, None))[1]
-
-
-def _folders_beside(folder: Path) -> list[Path]:
-    """What lies in the same folder; nothing where that may not be read."""
-    try:
-        return [path for path in sorted(folder.parent.iterdir()) if path != folder]
-    except OSError:
-        return []
+_FOLDERS = {"plain kd": "kd", ALONE: "alone"}
 
 
 def is_comparable(mine: DistillOptions, theirs: TrainOptions | DistillOptions) -> bool:
     """Whether two runs, by their options, are of one student, tested on the same images."""
     student = theirs.student if isinstance(theirs, DistillOptions) else theirs.model
-    return student.name == mine.student.name and (theirs.data.name, options_of_test_images(theirs)) == (
-        mine.data.name,
-        options_of_test_images(mine),
-    )
+    return student.name == mine.student.name and tested_images(theirs) == tested_images(mine)
 
 
 def paired_interval(found: Comparison) -> tuple[float, float, float]:

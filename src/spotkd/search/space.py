@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ..data import load_data
 from ..distillers import DISTILLERS
+from ..distillers.base import LogitDistiller
 from ..options import DistillOptions, PolicyOptions, PreparationOptions, SearchOptions, learning_rate, with_values
 from ..options.grammar import parse_names
 from ..registry import PYTHON
@@ -17,7 +18,7 @@ from ..training.build import data_spec
 VAL_SHARE = 0.2  # of the training images, where nothing else is asked for and the data set brings no validation images
 # Factors of what the run would have without a search: of the learning rate, and of the weights of both losses.
 FACTORS = {"rate": (0.2, 5.0), "logits": (0.25, 4.0), "weight": (0.1, 10.0)}
-_UNUSED_BY_KD = "weight"
+_WEIGHT = "weight"  # which a distiller of the logits has not: theirs is that of the logits
 
 Choices = Mapping[str, Any]
 
@@ -60,14 +61,20 @@ class Space:
         choices: dict[str, Any] = {"distiller": distiller}
         choices["strategy"] = trial.suggest_categorical("strategy", self.strategies)
         for name, (low, high) in FACTORS.items():
-            if distiller != "kd" or name != _UNUSED_BY_KD:
+            if name != _WEIGHT or _is_weighed(distiller):
                 choices[name] = trial.suggest_float(name, low, high, log=True)
         return choices
 
 
 def _unchanged(distiller: str, strategy: str) -> dict[str, Any]:
-    names = [name for name in FACTORS if distiller != "kd" or name != _UNUSED_BY_KD]
+    names = [name for name in FACTORS if name != _WEIGHT or _is_weighed(distiller)]
     return {"distiller": distiller, "strategy": strategy, **dict.fromkeys(names, 1.0)}
+
+
+def _is_weighed(distiller: str) -> bool:
+    """Whether a distiller has a weight of its own."""
+    found = DISTILLERS[distiller]
+    return not (isinstance(found, type) and issubclass(found, LogitDistiller))
 
 
 def make_space(options: SearchOptions) -> Space:

@@ -38,6 +38,7 @@ from ..runs.writer import RunWriter
 from ..runtime.device import Device
 from ..runtime.sharding import shard_network
 from .build import policy_decay
+from .controls import behind_alone
 from .decision_log import WATCHED_IMAGES, DecisionLog
 from .gradients import Gradients, RecordedGradients
 from .guard import Guard
@@ -307,6 +308,8 @@ def _hooks(
     if isinstance(method, SpotKD) and method.strategy.needs_held_out:
         hooks.append(TrialLog(method, run))
     hooks += [progress, _notes(options, method, progress)]
+    if isinstance(options, DistillOptions) and not options.quiet:
+        hooks += behind_alone(progress.note, options, run.folder, len(images.watched.split))
     if options.compile:
         shard = train.shard(1, 0)  # what this process has of a full batch
         hooks.append(Compiled(method, shard.stop - shard.start, progress))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..data import Dataset, Loader, count_batches, load_data, make_preprocessing, normalised_with, read_preprocessing
 from ..errors import RunError, SpotkdError, one_line, refused_memory_as_error
-from ..escaping import escape_lines, escape_shell
+from ..escaping import escape_lines, escape_shell, escape_terminal
+from ..formatting import fold
 from ..losses import Method
 from ..method import SpotKD
 from ..models import build_model
@@ -149,7 +150,7 @@ def _run(options: TrainOptions | DistillOptions, method: Method, data: Dataset, 
         if not options.quiet:
             balanced = isinstance(method, SpotKD) and method.balance is not None
             for line in _describe_choices(options, balanced, data, device, scores):
-                print(escape_lines(line))  # noqa: T201  # for the person
+                print(fold(escape_terminal(line)))  # noqa: T201  # for the person
         broadcast_state(session.method)
         if isinstance(options, DistillOptions) and isinstance(session.method, SpotKD):
             plan = plan_preparation(session.method, options, len(data.train))

@@ -15,11 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..escaping import escape_terminal
-from ..formatting import format_duration
+from ..formatting import format_duration, join_words
 from .hooks import Epoch, Hook, Start
 from .means import losses_of, shares_of, weights_of
 
 DOMINANT = 5.0  # times the rest of the loss: more than that and a distiller is remarked upon
+_SOON, _LATER = 2.0, 60.0  # seconds from the first step to a line within an epoch, where no table is; and to the next
 _REFRESH = 0.5  # seconds between two readings of the running means, each of which waits for the device
 _NARROW, _WIDE = 58, 80  # columns below which the parts of the table stand one above another; from which there is room
 
@@ -30,10 +31,11 @@ def describe_shares(shares: Mapping[str, float]) -> str:
 
 
 class TrainingProgress:
-    """A table that changes in place, below a line for every finished epoch; only those lines where it cannot.
+    """A table that changes in place, below a line for every finished epoch; lines alone where it cannot.
 
-    It needs a terminal that can move its cursor: not a pipe, not ``TERM=dumb``. Means are given by the names that
-    they have in ``metrics.csv``.
+    Those come within an epoch, too: two seconds after the first step at the latest, then every minute. The table needs
+    a terminal that can move its cursor: not a pipe, not ``TERM=dumb``. Means are given by the names that they have in
+    ``metrics.csv``.
 
     Args:
         title: what is being trained.
@@ -59,7 +61,7 @@ class TrainingProgress:
     ) -> None:
         self.title, self.epochs, self.steps, self.console, self.quiet = title, epochs, steps, console, quiet
         self._begun = self._at = done * steps + inside  # steps of the whole training
-        self._started, self._read = time.monotonic(), -math.inf
+        self._started, self._read, self._due = time.monotonic(), -math.inf, -math.inf
         self._means: Mapping[str, float] = {}
         self._split, self._tested = "test", list(tested)  # on which images, and how well after each epoch
         # FORCE_COLOR makes rich take anything for a terminal; that of a pipe has no cursor to move.
@@ -86,9 +88,24 @@ class TrainingProgress:
     def step(self, means: Callable[[], Mapping[str, float]]) -> None:
         """One step is done; ``means`` reads the running means and is called now and then only."""
         self._at += 1
-        if self._live is not None and time.monotonic() - self._read > _REFRESH:
-            self._read, self._means = time.monotonic(), means()
+        now = time.monotonic()
+        if self._live is not None and now - self._read > _REFRESH:
+            self._read, self._means = now, means()
             self._live.refresh()
+        elif self._live is None and not self.quiet:
+            self._print_step(now, means)
+
+    def _print_step(self, now: float, means: Callable[[], Mapping[str, float]]) -> None:
+        """A line within an epoch, where the next step would come too late for it."""
+        made = self._at - self._begun
+        if made == 1:
+            self._due = now + _SOON
+        step = self._at % self.steps  # none at the end: the epoch's own line comes next
+        if step and now + (now - self._started) / made > self._due:
+            self._due = now + _LATER
+            epoch, loss = self._at // self.steps + 1, sum(losses_of(means()).values())
+            parts = [f"{self.title}: epoch {epoch}/{self.epochs}, step {step}/{self.steps}", f"loss {loss:.3g}"]
+            self._print([*parts, f"about {self._left()} left"], "  ")
 
     def note(self, text: str) -> None:
         """Something that the user should know, on a line of its own."""
@@ -249,7 +266,10 @@ class Notes(Hook):
     def on_epoch(self, epoch: Epoch) -> None:
         if epoch.settled_spots:
             shares = {spot: shares_of(epoch.means)[spot] for spot in epoch.settled_spots}
-            spots = ", ".join(f"{100 * share:.0f} % of the samples at {spot}" for spot, share in shares.items())
+            alike: dict[str, list[str]] = {}
+            for spot, share in shares.items():
+                alike.setdefault(_percent(share), []).append(spot)
+            spots = ", ".join(f"{share} of the samples at {join_words(names)}" for share, names in alike.items())
             remedies = ["--strategy always does the same for less"] if min(shares.values()) > 0.5 else []
             remedies += ["--policy.target_share 0.6 keeps it deciding"] if self.advises_share else []
             told = f"note: in epoch {epoch.number} the policy distilled {spots}: it no longer decides there"
