@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import nn
 
-from ..compiling import compile_method
 from ..data import Dataset, Loader, Mixing, count_batches
 from ..errors import SpotkdError
 from ..escaping import escape_shell
@@ -38,12 +37,13 @@ from ..runs.writer import RunWriter
 from ..runtime.device import Device
 from ..runtime.sharding import shard_network
 from .build import policy_decay
+from .compiled import Compiled
 from .controls import behind_alone
 from .decision_log import WATCHED_IMAGES, DecisionLog
 from .gradients import Gradients, RecordedGradients
 from .guard import Guard
 from .held_out import HeldOutBatches
-from .hooks import Hook, Start
+from .hooks import Hook
 from .loggers import Loggers
 from .optim import make_optimizer
 from .progress import Notes, Progress
@@ -336,16 +336,3 @@ def _decision_log(
         loader = Loader(data, watched, options.eval_batch_size, training=False, **alone)
         show = loggers.show_images if loggers.can_show_images else None
         yield DecisionLog(method, loader, options.inspect_every, loggers.run, show)
-
-
-class Compiled(Hook):
-    """The networks' passes as programs of ``torch.compile`` while the training lasts, see :mod:`spotkd.compiling`."""
-
-    def __init__(self, method: Method, size: int, progress: Progress) -> None:
-        self._programs = compile_method(method, size, progress.note)
-
-    def on_start(self, start: Start) -> None:
-        self._programs.__enter__()
-
-    def on_stop(self, error: BaseException | None) -> None:
-        self._programs.__exit__(None, None, None)
