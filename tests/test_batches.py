@@ -67,6 +67,11 @@ def test_mixed_labels(distiller: str, strategy: str, pair: Pair) -> None:
     [
         ((images().mul(255).byte(), LABELS), "images are torch.uint8: give floats"),
         ((images(10), LABELS), r"images are (3, 10, 10), and the features that are compared were built for"),
+        ((images()[:0], LABELS[:0]), "images are (0, 3, 8, 8): give (B, C, H, W), of one image at least"),
+        ((images()[0], LABELS), "images are (3, 8, 8): give (B, C, H, W)"),
+        ((images().float(), LABELS), "images are torch.float32 and the networks' weights torch.float64: give one as"),
+        ((images(), LABELS[:, None]), "labels are (8, 1) of torch.int64 for 8 images: give class indices (B,), or"),
+        ((images(), torch.full((8,), -100)), "labels are indices of 5 classes, from 0 to 4"),
         ((images(), LABELS[:5]), "labels are (5,) of torch.int64 for 8 images"),
         ((images(), LABELS.float()), "labels are (8,) of torch.float32 for 8 images: give class indices (B,), or"),
         ((images(), LABELS[:, None, None]), "labels are (8, 1, 1)"),
@@ -79,7 +84,7 @@ def test_mixed_labels(distiller: str, strategy: str, pair: Pair) -> None:
 )
 def test_what_makes_no_sense_gets_one_line(given: tuple[Tensor, ...], told: str, pair: Pair) -> None:
     for method in (build(pair, "at"), Supervised(pair[1])):
-        if isinstance(method, Supervised) and "compared" in told:
+        if isinstance(method, Supervised) and ("compared" in told or "weights" in told):
             continue
         with pytest.raises(SpotkdError, match=re.escape(told)) as caught:
             method(given)
@@ -144,3 +149,18 @@ def test_a_data_set_with_labels_that_are_no_indices(labels: Tensor, told: str) -
     split = ImageSet(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), labels)
     with pytest.raises(SpotkdError, match=told):
         Dataset("mine", split, split, tuple("abcde"), (0.3,), (0.3,))
+
+
+def test_indices_of_other_samples_than_the_memorys_get_one_line(pair: Pair) -> None:
+    for indices in (torch.full((8,), 30), torch.full((8,), -1)):
+        with pytest.raises(SpotkdError, match="Batch.indices must be from 0 to 29: CRD was given 30 labels"):
+            build(pair, "crd")(Batch(images(), LABELS, indices))
+
+
+def test_networks_without_stages_get_one_line(pair: Pair) -> None:
+    plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
+    for networks, which in (((plain, pair[1]), "teacher"), ((pair[0], plain), "student")):
+        with pytest.raises(SpotkdError, match=rf"the {which} is a Sequential, and has no stages: give stage\("):
+            SpotKD(*networks, image_shape=IMAGE_SHAPE)
+    with pytest.raises(SpotkdError, match=r"image_shape is \(8, 8\): give \(C, H, W\)"):
+        SpotKD(*pair, image_shape=(8, 8))

@@ -17,8 +17,10 @@ from .notebook import html_table
 from .precision import full_precision
 from .stages import Batch, Shape
 
+_NO_LABEL = -(2**62)  # of samples that PyTorch leaves out, -100 by default, which nobody means here
 
-def as_batch(batch: Batch | Sequence[Any], image_shape: Shape | None = None) -> Batch:
+
+def as_batch(batch: Batch | Sequence[Any], image_shape: Shape | None = None, dtype: torch.dtype | None = None) -> Batch:
     """A batch as the methods here take it: floating-point images, labels as class indices or as shares of classes.
 
     Integers of any size become indices, and one-hot rows of integers shares. Only types and shapes are looked at, so
@@ -27,6 +29,7 @@ def as_batch(batch: Batch | Sequence[Any], image_shape: Shape | None = None) -> 
     Args:
         batch: a :class:`~spotkd.stages.Batch` or a plain ``(images, labels)``.
         image_shape: ``(C, H, W)`` that the images must have; None for any.
+        dtype: of the networks' weights, which the images must have outside of autocast; None for any.
 
     Raises:
         SpotkdError: what is wrong with it, and what was expected.
@@ -37,12 +40,23 @@ def as_batch(batch: Batch | Sequence[Any], image_shape: Shape | None = None) -> 
     if not images.is_floating_point():
         told = "(images / 255 - mean) / std"
         raise SpotkdError(f"images are {images.dtype}: give floats, normalised as for the networks' training, {told}")
+    if images.dim() != 4 or not len(images):
+        raise SpotkdError(f"images are {tuple(images.shape)}: give (B, C, H, W), of one image at least")
+    if dtype not in (None, images.dtype) and not torch.is_autocast_enabled(images.device.type):
+        raise SpotkdError(
+            f"images are {images.dtype} and the networks' weights {dtype}: give one as the other, or use torch.autocast"
+        )
     if image_shape is not None and tuple(images.shape[1:]) != tuple(image_shape):
         raise SpotkdError(
             f"images are {tuple(images.shape[1:])}, and the features that are compared were built for image_shape "
             f"{tuple(image_shape)}: resize them, or give their shape"
         )
-    if labels.dim() not in (1, 2) or len(labels) != len(images) or (labels.dim() == 1 and labels.is_floating_point()):
+    if (
+        labels.dim() not in (1, 2)
+        or labels.shape[1:] == (1,)
+        or len(labels) != len(images)
+        or (labels.dim() == 1 and labels.is_floating_point())
+    ):
         raise SpotkdError(
             f"labels are {tuple(labels.shape)} of {labels.dtype} for {len(images)} images: give class indices (B,), or "
             "shares of the classes (B, classes) as floats"
@@ -60,7 +74,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
         raise SpotkdError(f"labels have {labels.shape[1]} classes and the logits {logits.shape[1]}")
     try:
         targets = labels if labels.dim() == 1 else labels.to(logits.dtype)
-        return _cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        return _cross_entropy(logits, targets, ignore_index=_NO_LABEL, label_smoothing=label_smoothing)
     except IndexError as error:
         count = logits.shape[1]
         raise SpotkdError(f"labels are indices of {count} classes, from 0 to {count - 1}: {one_line(error)}") from error

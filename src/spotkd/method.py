@@ -145,7 +145,7 @@ class SpotKD(RoutedMethod):
         return html_table(repr(self), rows, ["student's stage", "gives", "spot", "teacher's stage", "gives"])
 
     def forward(self, batch: Batch | Sequence[Any]) -> Losses:
-        batch = as_batch(batch, self._fixed_shape)
+        batch = as_batch(batch, self._fixed_shape, next(self.student.parameters()).dtype)
         seen = self.observe(batch)
         t, s = seen.teacher, seen.student
 

@@ -20,9 +20,17 @@ def check_pair(
     """The shapes of all stage outputs of the student and of the teacher, without the batch dimension.
 
     Raises:
-        SpotkdError: the networks share parameters, have different numbers of classes, or give no vector before the
+        SpotkdError: a network without stages; the networks share parameters, have different numbers of classes, or give no vector before the
             classifier, or one puts out probabilities.
     """
+    if len(image_shape) != 3:
+        raise SpotkdError(f"image_shape is {tuple(image_shape)}: give (C, H, W) of one image, such as (3, 32, 32)")
+    for which, network in (("student", student), ("teacher", teacher)):
+        if not isinstance(network, StagedModel):
+            kind = type(network).__name__
+            raise SpotkdError(
+                f"the {which} is a {kind}, and has no stages: give stage({kind}(...), image_shape={tuple(image_shape)})"
+            )
     for each in teachers_of(teacher) if isinstance(teacher, Committee) else ():
         check_pair(student, each, image_shape)
     for which, network in (("student", student), ("teacher", teacher)):

@@ -210,9 +210,14 @@ class CRD(Distiller):
     def _losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, batch: Batch) -> Tensor:
         if batch.indices is None:
             raise SpotkdError("CRD needs to know which samples these are: give Batch(images, labels, indices)")
-        return self._contrast(
-            self.embed_student(student[0]), self.embed_teacher(teacher[0]), mask, batch.indices, batch.classes
-        )
+        embeddings = self.embed_student(student[0]), self.embed_teacher(teacher[0])
+        try:
+            return self._contrast(*embeddings, mask, batch.indices, batch.classes)
+        except IndexError as error:
+            samples = len(self.memory_student)
+            raise SpotkdError(
+                f"Batch.indices must be from 0 to {samples - 1}: CRD was given {samples} labels"
+            ) from error
 
     @full_precision
     def _contrast(self, student: Tensor, teacher: Tensor, mask: Tensor, indices: Tensor, labels: Tensor) -> Tensor:

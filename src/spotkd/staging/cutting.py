@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, fx, nn
 
-from ..errors import SpotkdError
+from ..errors import SpotkdError, one_line
 from ..stages import Rectified, Shape, StagedModel
 from .frozen import Reads, changed_read
 from .tracing import (
@@ -173,8 +173,16 @@ def cut_network(model: nn.Module, probe: nn.Module, names: list[str], images: Te
 
 
 def make_twin(model: nn.Module) -> nn.Module:
-    """A copy with the same weights but its own buffers and modes."""
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    """A copy with the same weights but its own buffers and modes.
+
+    Raises:
+        SpotkdError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    except RuntimeError as error:  # PyTorch's own advice is in its words, such as for the old weight_norm
+        advice = "use torch.nn.utils.parametrizations.weight_norm" if "weight_norm" in str(error) else one_line(error)
+        raise SpotkdError(f"{type(model).__name__} cannot be copied: {advice}") from error
 
 
 def collect_reads(traces: Traces) -> Reads:
