@@ -153,7 +153,7 @@ def test_a_data_set_with_labels_that_are_no_indices(labels: Tensor, told: str) -
 
 def test_indices_of_other_samples_than_the_memorys_get_one_line(pair: Pair) -> None:
     for indices in (torch.full((8,), 30), torch.full((8,), -1)):
-        with pytest.raises(SpotkdError, match="Batch.indices must be from 0 to 29: CRD was given 30 labels"):
+        with pytest.raises(SpotkdError, match=r"Batch\.indices must be from 0 to 29: CRD was given 30 labels"):
             build(pair, "crd")(Batch(images(), LABELS, indices))
 
 

@@ -226,7 +226,7 @@ def test_variables_are_looked_up_in_each_run(step: Any, where: Any, monkeypatch:
     if isinstance(where[0], dict):
         monkeypatch.setitem(*where, 0.9)
     else:
-        monkeypatch.setattr(*where, 0.9)
+        monkeypatch.setattr(where[0], where[1], 0.9)
     torch.testing.assert_close(staged(x), net(x))
     assert not torch.allclose(staged(x), before)
 
@@ -249,7 +249,7 @@ def test_noise_of_the_batchs_size_stays_random() -> None:
     staged, x = stage(net, ["stem"], image_shape=SMALL), torch.randn(8, *SMALL)
     for training in (True, False):
         staged.train(training)
-        found = []
+        found: list[Tensor] = []
         for network in (staged, net, net):
             torch.manual_seed(len(found) // 2)  # the same for the first two
             found.append(network(x))

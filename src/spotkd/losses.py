@@ -51,12 +51,8 @@ def as_batch(batch: Batch | Sequence[Any], image_shape: Shape | None = None, dty
             f"images are {tuple(images.shape[1:])}, and the features that are compared were built for image_shape "
             f"{tuple(image_shape)}: resize them, or give their shape"
         )
-    if (
-        labels.dim() not in (1, 2)
-        or labels.shape[1:] == (1,)
-        or len(labels) != len(images)
-        or (labels.dim() == 1 and labels.is_floating_point())
-    ):
+    is_wrong = labels.dim() not in (1, 2) or labels.shape[1:] == (1,) or len(labels) != len(images)
+    if is_wrong or (labels.dim() == 1 and labels.is_floating_point()):
         raise SpotkdError(
             f"labels are {tuple(labels.shape)} of {labels.dtype} for {len(images)} images: give class indices (B,), or "
             "shares of the classes (B, classes) as floats"

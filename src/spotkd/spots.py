@@ -20,8 +20,8 @@ def check_pair(
     """The shapes of all stage outputs of the student and of the teacher, without the batch dimension.
 
     Raises:
-        SpotkdError: a network without stages; the networks share parameters, have different numbers of classes, or give no vector before the
-            classifier, or one puts out probabilities.
+        SpotkdError: a network without stages; the networks share parameters, have different numbers of classes, or give
+            no vector before the classifier, or one puts out probabilities.
     """
     if len(image_shape) != 3:
         raise SpotkdError(f"image_shape is {tuple(image_shape)}: give (C, H, W) of one image, such as (3, 32, 32)")
