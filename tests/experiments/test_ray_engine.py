@@ -20,7 +20,7 @@ from spotkd.cli import main
 from spotkd.cores import available_cores
 from spotkd.errors import STOPPED, SpotkdError
 from spotkd.experiments import find_plan
-from spotkd.options import ClusterOptions, TrainOptions
+from spotkd.options import ClusterOptions, TrainOptions, with_values
 from spotkd.runs.folder import RunFolder
 from spotkd.runtime import ray_node
 
@@ -293,10 +293,14 @@ def test_what_a_run_needs_and_how_often_a_node_has_it() -> None:
         ("cuda", ClusterOptions(gpus=0.5), 4),
         ("cpu", ClusterOptions(cpus=3), 1),
     ):
-        engine = RayEngine(None, cluster, [TrainOptions(accelerator=accelerator)], told.append)
+        engine = RayEngine(None, cluster, [with_values(TrainOptions(), {"accelerator": accelerator})], told.append)
         engine._ray = ray
         assert engine.slots == room
-    nodes[0]["Alive"] = False
+    nodes[0]["Resources"] = {"CPU": 2.0}
     engine._looked = -100.0
     assert engine.slots == 0
     assert told == ["no node that is left has 3 CPUs; waiting for one"]
+    nodes[0]["Alive"] = False
+    engine._looked = -100.0
+    with pytest.raises(SpotkdError, match=r"the cluster is lost \(no node is alive\)"):
+        assert engine.slots

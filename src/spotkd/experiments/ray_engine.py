@@ -8,6 +8,7 @@ memory that ran out, and nobody is told of them.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import signal
 import socket
@@ -79,7 +80,8 @@ class RayEngine(Engine):
             import ray
         except ModuleNotFoundError as error:
             raise SpotkdError("engine ray needs Ray: pip install 'spotkd[cluster]'") from error
-        self._ray, self._jobs, self._cluster, self._tell = ray, jobs, cluster, tell
+        self._ray: Any = ray
+        self._jobs, self._cluster, self._tell = jobs, cluster, tell
         self._kinds = list({(options.accelerator, options.devices): options for options in runs}.values())
         self._given: list[_Task] = []
         self._room, self._looked = 0, -_LOOK_SECONDS
@@ -145,9 +147,15 @@ class RayEngine(Engine):
             self._is_ours = False
 
     def _nodes(self) -> list[Need]:
-        """What each node has that is alive."""
+        """What each node has that is alive.
+
+        Raises:
+            SpotkdError: there is none, not even the one that this process is connected to.
+        """
         with _told(self._ray):
             found = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            if not found:
+                raise ConnectionError("no node is alive")
         return [Need(int(resources.get("CPU", 0)), resources.get("GPU", 0)) for resources in found]
 
     def _need(self, options: RunOptions) -> Need:
@@ -251,7 +259,7 @@ def _connect(ray: Any, address: str | None, tell: Callable[[str], None]) -> None
         if address is None:
             tell("no Ray cluster is named (--cluster.address) or runs here: one of this machine alone is started")
     try:
-        ray.init(address=found, log_to_driver=False, logging_level="ERROR", **local)
+        ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:
         raise SpotkdError(f"Ray at {found}: {one_line(error)[:300]}") from error
 
@@ -270,12 +278,15 @@ def _find(address: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
+        if address == "auto":  # the note of one that ended without deleting it
+            return "local"
         raise SpotkdError(f"cluster.address is {address}: no Ray cluster answers there") from error
     if done.returncode == ray_node.NO_CLUSTER and address == "auto":
         return "local"
     if done.returncode:
         words = " ".join((done.stdout or done.stderr).split()) or f"status {done.returncode}"
-        raise SpotkdError(f"cluster.address is {address}: {words[:400]}")
+        hint = "" if "RAY_AUTH_MODE" in os.environ else "; if the cluster asks for a token, set RAY_AUTH_MODE=token"
+        raise SpotkdError(f"cluster.address is {address}: {words[:300]}{hint}")
     return address
 
 
