@@ -64,8 +64,9 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head with one core; a test adds the second node."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'spotkd[cluster]'")
     from ray.cluster_utils import Cluster
 
@@ -190,15 +191,15 @@ def test_an_address_where_nothing_is() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        _knock(f"127.0.0.1:{port}")
-        _knock(f"ray://127.0.0.1:{port}")
+        _knock("RAY_ADDRESS", f"127.0.0.1:{port}")
+        _knock("RAY_ADDRESS", f"ray://127.0.0.1:{port}")
     for address, message in (
         (f"127.0.0.1:{port}", "nothing answers there"),
         ("127.0.0.1:99999", "nothing answers there"),
         ("head", "write HOST:PORT"),
     ):
-        with pytest.raises(SpotkdError, match=message):
-            _knock(address)
+        with pytest.raises(SpotkdError, match=f"RAY_ADDRESS is {address}: {message}"):
+            _knock("RAY_ADDRESS", address)
 
 
 def test_a_node_that_does_not_see_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

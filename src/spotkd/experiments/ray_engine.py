@@ -252,11 +252,12 @@ def _connect(ray: Any, address: str | None, tell: Callable[[str], None]) -> None
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with suppress(AttributeError):  # each death of a node would be told in some thirty lines of its log
         ray._private.worker._worker_logs_enabled = False
-    found = _find(address or os.environ.get("RAY_ADDRESS") or "auto")
+    named = os.environ.get("RAY_ADDRESS")
+    found = _find("cluster.address", address or "auto") if address or not named else _find("RAY_ADDRESS", named)
     local: dict[str, Any] = {}
     if found == "local":
         local = {"num_cpus": available_cores(), "include_dashboard": False, "object_store_memory": _STORE_BYTES}
-        if address is None:
+        if address != "local":
             tell("no Ray cluster is named (--cluster.address) or runs here: one of this machine alone is started")
     try:
         ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR, **local)
@@ -264,8 +265,8 @@ def _connect(ray: Any, address: str | None, tell: Callable[[str], None]) -> None
         raise SpotkdError(f"Ray at {found}: {one_line(error)[:300]}") from error
 
 
-def _find(address: str) -> str:
-    """The address, once something answers there: Ray itself would try for minutes, and in many lines.
+def _find(option: str, address: str) -> str:
+    """The address of an option, once something answers there: Ray itself would try for minutes, and in many lines.
 
     Raises:
         SpotkdError: nothing does, or no cluster that one can use.
@@ -273,30 +274,32 @@ def _find(address: str) -> str:
     if address == "local":
         return address
     if address != "auto":
-        _knock(address)
+        _knock(option, address)
     command = [sys.executable, "-m", ray_node.__name__, address]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False, start_new_session=True
+        )
     except subprocess.TimeoutExpired as error:
         if address == "auto":  # the note of one that ended without deleting it
             return "local"
-        raise SpotkdError(f"cluster.address is {address}: no Ray cluster answers there") from error
+        raise SpotkdError(f"{option} is {address}: no Ray cluster answers there") from error
     if done.returncode == ray_node.NO_CLUSTER and address == "auto":
         return "local"
     if done.returncode:
         words = " ".join((done.stdout or done.stderr).split()) or f"status {done.returncode}"
         hint = "" if "RAY_AUTH_MODE" in os.environ else "; if the cluster asks for a token, set RAY_AUTH_MODE=token"
-        raise SpotkdError(f"cluster.address is {address}: {words[:300]}{hint}")
+        raise SpotkdError(f"{option} is {address}: {words[:300]}{hint}")
     return address
 
 
-def _knock(address: str) -> None:
+def _knock(option: str, address: str) -> None:
     """Whether something listens there at all."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        raise SpotkdError(f"cluster.address is {address}: write HOST:PORT, or ray://HOST:PORT")
+        raise SpotkdError(f"{option} is {address}: write HOST:PORT, or ray://HOST:PORT")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or one_line(error)
-        raise SpotkdError(f"cluster.address is {address}: nothing answers there ({why})") from error
+        raise SpotkdError(f"{option} is {address}: nothing answers there ({why})") from error
