@@ -61,7 +61,7 @@ $(DEMO_ENV)/installed: pyproject.toml constraints.txt
 $(TEST_ENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing spotkd and its test tools into $(TEST_ENV), which takes a minute or more"
 	$(PYTHON) -m venv $(TEST_ENV)
-	$(TEST_ENV)/bin/pip install --quiet -c constraints.txt -e '.[test,data,vision,hub,export,parquet,docs]'
+	$(TEST_ENV)/bin/pip install --quiet -c constraints.txt -e '.[test,data,vision,hub,export,parquet,docs,cluster]'
 	touch $@
 
 $(LOWEST_ENV)/installed: pyproject.toml constraints.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -181,6 +182,7 @@ def test_a_search_killed_in_the_middle_goes_on(bright: Path, capfd: pytest.Captu
     assert "another seed" in capfd.readouterr().err
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("distiller", ["kd", "dkd", "dist", "at"])
 def test_only_a_distiller_with_a_weight_gets_one(distiller: str) -> None:
     class Chooser:
@@ -193,3 +195,22 @@ def test_only_a_distiller_with_a_weight_gets_one(distiller: str) -> None:
     choices = Space([distiller], ["always"]).choose(Chooser())
     assert ("weight" in choices) == (distiller == "at")
     assert (trial_options(DistillOptions(), choices).beta is not None) == (distiller == "at")
+=======
+@pytest.mark.process
+@pytest.mark.slow
+def test_runs_side_by_side_here_and_on_a_cluster(bright: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    teacher = ["train", "--model", "resnet8", "--data", DATA, "--epochs", "2", "--batch_size", "16", "--out", "teacher"]
+    assert main([*teacher, "--logger", "none", "--quiet"]) == 0
+    command = [*SEARCH, "--runs", "3", "--sampler", "random", "--prune=false"]
+    assert main([*command, "--out", "here", "--jobs", "2"]) == 0
+    printed = capfd.readouterr().out
+    assert [printed.count(f"[{number:3}] ") for number in range(3)] == [1, 1, 1]
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'spotkd[cluster]'")
+    on_ray = [*command, "--out", "there", "--engine", "ray", "--cluster.address", "local", "--jobs", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "spotkd", *on_ray], capture_output=True, text=True, check=False,
+        env=os.environ | {"HOME": str(bright)},  # where Ray leaves a token
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path("there/leaderboard.md").read_bytes() == Path("here/leaderboard.md").read_bytes()
+>>>>>>> origin/w1

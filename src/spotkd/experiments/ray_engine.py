@@ -8,6 +8,7 @@ memory that ran out, and nobody is told of them.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import signal
 import socket
@@ -79,7 +80,8 @@ class RayEngine(Engine):
             import ray
         except ModuleNotFoundError as error:
             raise SpotkdError("engine ray needs Ray: pip install 'spotkd[cluster]'") from error
-        self._ray, self._jobs, self._cluster, self._tell = ray, jobs, cluster, tell
+        self._ray: Any = ray
+        self._jobs, self._cluster, self._tell = jobs, cluster, tell
         self._kinds = list({(options.accelerator, options.devices): options for options in runs}.values())
         self._given: list[_Task] = []
         self._room, self._looked = 0, -_LOOK_SECONDS
@@ -145,9 +147,15 @@ class RayEngine(Engine):
             self._is_ours = False
 
     def _nodes(self) -> list[Need]:
-        """What each node has that is alive."""
+        """What each node has that is alive.
+
+        Raises:
+            SpotkdError: there is none, not even the one that this process is connected to.
+        """
         with _told(self._ray):
             found = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            if not found:
+                raise ConnectionError("no node is alive")
         return [Need(int(resources.get("CPU", 0)), resources.get("GPU", 0)) for resources in found]
 
     def _need(self, options: RunOptions) -> Need:
@@ -244,20 +252,21 @@ def _connect(ray: Any, address: str | None, tell: Callable[[str], None]) -> None
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with suppress(AttributeError):  # each death of a node would be told in some thirty lines of its log
         ray._private.worker._worker_logs_enabled = False
-    found = _find(address or os.environ.get("RAY_ADDRESS") or "auto")
+    named = os.environ.get("RAY_ADDRESS")
+    found = _find("cluster.address", address or "auto") if address or not named else _find("RAY_ADDRESS", named)
     local: dict[str, Any] = {}
     if found == "local":
         local = {"num_cpus": available_cores(), "include_dashboard": False, "object_store_memory": _STORE_BYTES}
-        if address is None:
+        if address != "local":
             tell("no Ray cluster is named (--cluster.address) or runs here: one of this machine alone is started")
     try:
-        ray.init(address=found, log_to_driver=False, logging_level="ERROR", **local)
+        ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:
         raise SpotkdError(f"Ray at {found}: {one_line(error)[:300]}") from error
 
 
-def _find(address: str) -> str:
-    """The address, once something answers there: Ray itself would try for minutes, and in many lines.
+def _find(option: str, address: str) -> str:
+    """The address of an option, once something answers there: Ray itself would try for minutes, and in many lines.
 
     Raises:
         SpotkdError: nothing does, or no cluster that one can use.
@@ -265,27 +274,32 @@ def _find(address: str) -> str:
     if address == "local":
         return address
     if address != "auto":
-        _knock(address)
+        _knock(option, address)
     command = [sys.executable, "-m", ray_node.__name__, address]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False, start_new_session=True
+        )
     except subprocess.TimeoutExpired as error:
-        raise SpotkdError(f"cluster.address is {address}: no Ray cluster answers there") from error
+        if address == "auto":  # the note of one that ended without deleting it
+            return "local"
+        raise SpotkdError(f"{option} is {address}: no Ray cluster answers there") from error
     if done.returncode == ray_node.NO_CLUSTER and address == "auto":
         return "local"
     if done.returncode:
         words = " ".join((done.stdout or done.stderr).split()) or f"status {done.returncode}"
-        raise SpotkdError(f"cluster.address is {address}: {words[:400]}")
+        hint = "" if "RAY_AUTH_MODE" in os.environ else "; if the cluster asks for a token, set RAY_AUTH_MODE=token"
+        raise SpotkdError(f"{option} is {address}: {words[:300]}{hint}")
     return address
 
 
-def _knock(address: str) -> None:
+def _knock(option: str, address: str) -> None:
     """Whether something listens there at all."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        raise SpotkdError(f"cluster.address is {address}: write HOST:PORT, or ray://HOST:PORT")
+        raise SpotkdError(f"{option} is {address}: write HOST:PORT, or ray://HOST:PORT")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or one_line(error)
-        raise SpotkdError(f"cluster.address is {address}: nothing answers there ({why})") from error
+        raise SpotkdError(f"{option} is {address}: nothing answers there ({why})") from error

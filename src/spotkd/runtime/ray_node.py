@@ -7,6 +7,7 @@ this file nor PyTorch in the process that Ray starts, and the run has the memory
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import signal
 import socket
@@ -110,7 +111,7 @@ def look_for_cluster(address: str, say: Callable[[str], object]) -> int:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return 0
     except ConnectionError as error:
         say(f"{error}\n")

@@ -22,7 +22,7 @@ from ..runtime.workers import end_with_parent
 from .jobs import distill, train
 from .launch import FOLDER, OPTIONS, report
 
-PATIENCE = 60.0  # seconds until a process that lost its parent must have gone
+PATIENCE = 150.0  # seconds until a process without a parent must be gone; NFS keeps the lock of a dead machine for 90
 
 
 def train_or_distill(command: str, place: Path) -> str:
