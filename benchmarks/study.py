@@ -14,9 +14,9 @@ Strategies are what ``--strategy`` takes, all with the published weights of the 
 ``policy.schedule scaled``; ``random@trust`` and ``constant@trust`` have the dose that ``trust`` had in the same cell,
 and ``random@trust+balance`` its balance, too.
 Hazards are what ``--hazard`` takes. ``--plan trust`` trains other cells: what `trust` might do where the teacher errs
-(``trust_rules.py``), under several teachers of a set, chosen on all training images that nothing was trained on;
-``--summary`` prints its numbers. ``--jobs`` students are trained side by side, of one thread each. Needs PyTorch, NumPy
-and safetensors; the page and the summary SciPy, the page matplotlib.
+(``trust_rules.py``), under several teachers of a set, chosen on all training images that nothing was trained on, in
+``trust.csv``; ``--summary`` prints its numbers. ``--jobs`` students are trained side by side, of one thread each. Needs
+PyTorch, NumPy and safetensors; the page and the summary SciPy, the page matplotlib.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def load_images(name: str, files: Path, is_large: bool = False) -> Images:
 
 def missing_cells(chosen: argparse.Namespace) -> list[Cell]:
     """Those without a row."""
-    found = {_cell(row) for row in read_rows(chosen.out / "results.csv")}
+    found = {_cell(row) for row in read_rows(rows_path(chosen))}
     return [cell for cell in cells(chosen) if cell not in found]
 
 
@@ -248,8 +248,13 @@ def _cell(row: dict[str, str]) -> Cell:
     return Cell(row["set"], int(row["seed"]), row["distiller"], row["hazard"], row["strategy"])
 
 
-def _append(folder: Path, row: list[Any]) -> None:
-    path = folder / "results.csv"
+def rows_path(chosen: argparse.Namespace) -> Path:
+    """The file of the plan's rows."""
+    file: Path = chosen.out / ("trust.csv" if chosen.plan == "trust" else "results.csv")
+    return file
+
+
+def _append(path: Path, row: list[Any]) -> None:
     is_new = not path.exists()
     with path.open("a", newline="") as file:
         csv.writer(file).writerows([COLUMNS, row] if is_new else [row])
@@ -285,7 +290,7 @@ def _train_all(stage: Sequence[Cell], chosen: argparse.Namespace, until: float, 
 
     One whose dose is that of another cell waits for that; where that has no row in the end, it has none either.
     """
-    doses = {_cell(row): row["dose"] for row in read_rows(chosen.out / "results.csv")}
+    doses = {_cell(row): row["dose"] for row in read_rows(rows_path(chosen))}
     running: dict[Future[list[Any] | str], Cell] = {}
     waiting = list(stage)
     while True:
@@ -302,7 +307,7 @@ def _train_all(stage: Sequence[Cell], chosen: argparse.Namespace, until: float, 
             if isinstance(row, str):
                 print(row, flush=True)
                 continue
-            _append(chosen.out, row)
+            _append(rows_path(chosen), row)
             doses[cell] = str(row[COLUMNS.index("dose")])
 
 
@@ -332,7 +337,7 @@ if __name__ == "__main__":
         left = [cell.set for cell in missing_cells(arguments)]
         write_page(arguments.out, arguments.page, left)
     elif arguments.summary:
-        print("\n".join(summary_lines(read_rows(arguments.out / "results.csv"), arguments.summary)))
+        print("\n".join(summary_lines(read_rows(rows_path(arguments)), arguments.summary)))
     else:
         arguments.out.mkdir(parents=True, exist_ok=True)
         work(arguments)

@@ -134,7 +134,7 @@ def choose_default(results: Results) -> str | None:
 
 
 class OverTeachers(NamedTuple):
-    """Of a strategy under a hazard on a set: paired differences to ``always`` over several teachers, and means.
+    """Of a strategy under a hazard on a set: paired differences to another over several teachers, and means.
 
     Attributes:
         set, hazard, strategy: of the students.
@@ -158,14 +158,14 @@ class OverTeachers(NamedTuple):
         return f"{statistics.fmean(values):.{digits}f}" if values else "-"
 
 
-def over_teachers(rows: Iterable[Row], part: str) -> Iterator[OverTeachers]:
-    """All strategies of the plan ``trust``, on ``val`` or ``test`` images; sets in the order of their names."""
+def over_teachers(rows: Iterable[Row], part: str, base: str = BASE) -> Iterator[OverTeachers]:
+    """All strategies of the plan ``trust`` beside ``base``, on ``val`` or ``test`` images; sets by their names."""
     students = [row for row in rows if row["distiller"]]
     found: dict[tuple[str, str, str], OverTeachers] = {}
     accuracy = {(r["set"], r["hazard"], r["seed"], r["strategy"]): float(r[part]) for r in students}
     for row in students:
         name = row["set"].partition("@")[0]
-        beside = accuracy.get((row["set"], row["hazard"], row["seed"], BASE))
+        beside = accuracy.get((row["set"], row["hazard"], row["seed"], base))
         each = found.setdefault(
             (name, row["hazard"], row["strategy"]), OverTeachers(name, row["hazard"], row["strategy"], {}, [])
         )
@@ -193,4 +193,4 @@ def _between_teachers(differences: dict[str, list[float]]) -> str:
     if not any(map(any, differences.values())):
         return f"0 ({len(means)} teachers, n = {count})"
     half = float(t.ppf(0.975, len(means) - 1)) * statistics.stdev(means) / len(means) ** 0.5
-    return f"{statistics.fmean(means):+.2f} +- {half:.2f} ({len(means)} teachers, n = {count})"
+    return f"{statistics.fmean(means):+.2f} ± {half:.2f} ({len(means)} teachers, n = {count})"

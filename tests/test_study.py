@@ -100,7 +100,7 @@ def test_differences_are_pooled_over_teachers(numbers: ModuleType) -> None:
     ]
     lines = list(numbers.summary_lines(rows, "val"))
     assert "always               0 (2 teachers, n = 4)" in lines[0]
-    assert "trust                +3.00 +- 12.71 (2 teachers, n = 4)" in lines[1]  # 12.706 * sqrt(2) / sqrt(2)
+    assert "trust                +3.00 ± 12.71 (2 teachers, n = 4)" in lines[1]  # 12.706 * sqrt(2) / sqrt(2)
 
 
 def test_what_is_refused_is_that_of_the_last_epoch(study: ModuleType) -> None:

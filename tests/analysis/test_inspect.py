@@ -55,7 +55,8 @@ def test_probabilities_are_the_policys_closed_form(runs: dict[str, Path], tmp_pa
     for row, image, label in zip(rows, test.images, test.labels, strict=True):
         x = ((image.double() / 255 - data.mean[0]) / data.std[0]).expand(1, 3, -1, -1)
         teacher, student = (network.features(x) for network in (method.teacher, method.student))
-        embedding = np.concatenate([teacher[-2][0].detach().numpy(), student[-2][0].detach().numpy()])
+        embeddings = [features[-2][0].detach().numpy() for features in (teacher, student)]
+        embedding = np.concatenate([each / np.linalg.norm(each) for each in embeddings])  # by the scaled schedule
         exponentials = np.exp(weight @ embedding + bias).reshape(-1, 2)
         expected = exponentials[:, 0] / exponentials.sum(1)
         found = np.array([float(row[f"p_{spot}"]) for spot in SPOTS])

@@ -77,16 +77,16 @@ def test_the_old_result_stays_until_the_new_one_is_complete(
     place: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    distill(configured(place, place / "run", "at", epochs=1))
+    distill(configured(place, place / "run", "at", epochs=1, select="last"))
     kept = {name: (place / "run" / name).read_bytes() for name in (layout.SUMMARY, layout.STUDENT)}
-    run = interrupted(place, monkeypatch, 3, epochs=3, accept_changes=True)
+    run = interrupted(place, monkeypatch, 3, epochs=3, select="last", accept_changes=True)
     assert {name: (run / name).read_bytes() for name in kept} == kept
     assert not RunFolder(run).finished
-    distill(configured(place, run, "at", epochs=3))  # it is not taken for finished
+    distill(configured(place, run, "at", epochs=3, select="last"))  # it is not taken for finished
     assert RunFolder(run).finished
     assert RunFolder(run).result.epochs == 3
     assert (run / layout.STUDENT).read_bytes() != kept[layout.STUDENT]
-    distill(configured(place, place / "straight", "at", epochs=3))
+    distill(configured(place, place / "straight", "at", epochs=3, select="last"))
     assert not (run / layout.REOPENED).exists()
 
 
