@@ -50,7 +50,9 @@ def main() -> None:
     teacher = train(TrainOptions(**common, out=str(folder), model=ModelOptions(TEACHER)))
 
     def student(seed: int, name: str, **paths: Any) -> Summary:
-        policy = PolicyOptions(bias="scaled", target_share=0.6, target_weight=3.0)  # as in the demo, which tells why
+        policy = PolicyOptions(
+            schedule="published", bias="scaled", target_share=0.6, target_weight=3.0
+        )  # as in the demo, which tells why
         run = DistillOptions(**common, out=str(arguments.out / f"{name}-{seed}"), seed=seed, policy=policy, **paths)
         run = with_values(run, {"strategy": "adaptive"})
         run = with_values(run, {"teacher": ModelOptions(TEACHER, str(folder)), "student": ModelOptions(STUDENT)})

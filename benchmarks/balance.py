@@ -66,8 +66,11 @@ class Images(NamedTuple):
     flips: bool
 
 
-def load(name: str, files: Path, device: torch.device) -> Images:
-    """Read ``glyph94.npz``, ``emoji.npz`` or ``digits.npz`` in a folder; ``emoji10`` is a small set out of emoji."""
+def load(name: str, files: Path, device: torch.device, is_large: bool = False) -> Images:
+    """Read ``glyph94.npz``, ``emoji.npz`` or ``digits.npz`` in a folder; ``emoji10`` is a small set out of emoji.
+
+    With ``is_large`` all training images of the classes of emoji10 that it does not use are validation images, too.
+    """
     found = np.load(files / f"{name.removesuffix('10') if name == 'emoji10' else name}.npz")
     x, y, x_test, y_test = (found[key] for key in ("train_images", "train_labels", "test_images", "test_labels"))
     dice = np.random.default_rng(0)
@@ -77,11 +80,11 @@ def load(name: str, files: Path, device: torch.device) -> Images:
         counts = np.bincount(y)
         chosen = np.argsort(-counts)[:10]
         parts = []
-        for images, labels, most in ((x, y, 120), (x_test, y_test, 60)):
-            picked = np.concatenate([np.flatnonzero(labels == label)[:most] for label in chosen])
+        for images, labels, part in ((x, y, slice(120)), (x_test, y_test, slice(60)), (x, y, slice(120, None))):
+            picked = np.concatenate([np.flatnonzero(labels == label)[part] for label in chosen])
             renamed = np.searchsorted(np.sort(chosen), labels[picked])
             parts += [images[picked], renamed]
-        x, y, x_test, y_test = parts
+        x, y, x_test, y_test, *unused = parts
     size = SETS[name][1]
 
     def tensors(images: Any, labels: Any) -> tuple[Tensor, Tensor]:
@@ -95,6 +98,8 @@ def load(name: str, files: Path, device: torch.device) -> Images:
     held = len(y) // 5
     train, val = tensors(x[order[held:]], y[order[held:]]), tensors(x[order[:held]], y[order[:held]])
     test = tensors(x_test, y_test)
+    if name == "emoji10" and is_large:
+        val = tuple(map(torch.cat, zip(val, tensors(*unused), strict=True)))  # type: ignore[assignment]
     mean, std = train[0].mean((0, 2, 3), keepdim=True), train[0].std((0, 2, 3), keepdim=True)
     shown = [((images - mean) / std, labels) for images, labels in (train, val, test)]
     return Images(shown[0], shown[1], shown[2], int(y.max()) + 1, name.startswith("emoji"))
@@ -127,7 +132,9 @@ class Both(Balance):
 class Ratio(Balance):
     """A ratio of losses in place of one of gradients."""
 
-    def measure(self, reference: Tensor, distiller: Tensor, features: Any, attached: Any) -> None:
+    def measure(
+        self, reference: Tensor, distiller: Tensor, features: Any, attached: Any, is_of_all: bool = False
+    ) -> None:
         if self.training and torch.is_grad_enabled():
             if self._steps % EVERY == 0:
                 ratio = self.kappa * reference.detach() / distiller.detach().abs().clamp(min=1e-12)
@@ -138,7 +145,9 @@ class Ratio(Balance):
 class Uncertainty(Balance):
     """``exp(-s) * L + s`` with a learnt ``s``, which takes steps of its own."""
 
-    def measure(self, reference: Tensor, distiller: Tensor, features: Any, attached: Any) -> None:
+    def measure(
+        self, reference: Tensor, distiller: Tensor, features: Any, attached: Any, is_of_all: bool = False
+    ) -> None:
         if self.training and torch.is_grad_enabled():
             with torch.no_grad():
                 log_variance = -self.weights.log()

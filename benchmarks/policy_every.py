@@ -30,7 +30,9 @@ from spotkd.training import distill, train
 from step import PAPER, SAMPLES, SHIPPED, method_of, shipped
 
 EVERY = (1, 2, 4, 8)
-POLICY = PolicyOptions(bias="scaled", lr=0.1, target_share=0.6, target_weight=3.0)  # of the plan glyph94-small
+POLICY = PolicyOptions(
+    schedule="published", bias="scaled", lr=0.1, target_share=0.6, target_weight=3.0
+)  # of the plan glyph94-small
 COLUMNS = ("seed", "strategy", "every", "test_top1", "shares")
 
 

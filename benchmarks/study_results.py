@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,3 +131,66 @@ def candidates(results: Results) -> list[Candidate]:
 def choose_default(results: Results) -> str | None:
     """The strategy that the rule chooses; it was written down before the numbers were looked at."""
     return next((each.strategy for each in candidates(results) if each.qualifies), None)
+
+
+class OverTeachers(NamedTuple):
+    """Of a strategy under a hazard on a set: paired differences to ``always`` over several teachers, and means.
+
+    Attributes:
+        set, hazard, strategy: of the students.
+        differences: by teacher, one for each of its students.
+        rows: all of its students.
+    """
+
+    set: str
+    hazard: str
+    strategy: str
+    differences: dict[str, list[float]]
+    rows: list[Row]
+
+    def __str__(self) -> str:
+        """Mean and 95 % interval, Student's over the means of the teachers: what holds for other teachers."""
+        return _between_teachers(self.differences)
+
+    def mean(self, column: str, digits: int = 3) -> str:
+        """Over all students; a dash where there is none."""
+        values = [float(row[column]) for row in self.rows if row[column]]
+        return f"{statistics.fmean(values):.{digits}f}" if values else "-"
+
+
+def over_teachers(rows: Iterable[Row], part: str) -> Iterator[OverTeachers]:
+    """All strategies of the plan ``trust``, on ``val`` or ``test`` images; sets in the order of their names."""
+    students = [row for row in rows if row["distiller"]]
+    found: dict[tuple[str, str, str], OverTeachers] = {}
+    accuracy = {(r["set"], r["hazard"], r["seed"], r["strategy"]): float(r[part]) for r in students}
+    for row in students:
+        name = row["set"].partition("@")[0]
+        beside = accuracy.get((row["set"], row["hazard"], row["seed"], BASE))
+        each = found.setdefault(
+            (name, row["hazard"], row["strategy"]), OverTeachers(name, row["hazard"], row["strategy"], {}, [])
+        )
+        each.rows.append(row)
+        if beside is not None:
+            each.differences.setdefault(row["set"], []).append(float(row[part]) - beside)
+    order = list(dict.fromkeys(key[2] for key in found))
+    yield from sorted(found.values(), key=lambda each: (each.set, each.hazard != "none", order.index(each.strategy)))
+
+
+def summary_lines(rows: Iterable[Row], part: str) -> Iterator[str]:
+    """The same, one line each."""
+    for each in over_teachers(rows, part):
+        words = [f"{key} {each.mean(key)}" for key in (part, "dose", "refused_damaged", "refused_intact")]
+        yield f"{each.set:8} {each.hazard:9} {each.strategy:20} {each!s:38} {'  '.join(words)}"
+
+
+def _between_teachers(differences: dict[str, list[float]]) -> str:
+    from scipy.stats import t
+
+    means = [statistics.fmean(values) for values in differences.values()]
+    count = sum(map(len, differences.values()))
+    if len(means) < 2:
+        return f"{means[0]:+.2f} (1 teacher, n = {count})" if means else "-"
+    if not any(map(any, differences.values())):
+        return f"0 ({len(means)} teachers, n = {count})"
+    half = float(t.ppf(0.975, len(means) - 1)) * statistics.stdev(means) / len(means) ** 0.5
+    return f"{statistics.fmean(means):+.2f} +- {half:.2f} ({len(means)} teachers, n = {count})"

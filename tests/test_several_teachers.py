@@ -117,6 +117,15 @@ def test_trust_asks_the_teachers_who_are_right(pair: Pair, batch: Batch) -> None
     assert torch.equal(mask.bool(), torch.stack([right[k] for k in (0, 0, 0, 1, 1, 1, 0, 1)], dim=1))
 
 
+@pytest.mark.parametrize("strategy", ["wsl", "ea"])
+def test_each_teacher_has_the_weights_that_it_would_have_alone(pair: Pair, batch: Batch, strategy: str) -> None:
+    teachers, student = make_teachers(pair, "at")
+    mask = build(teachers, student, "at", strategy)(batch).mask
+    alone = [build(teacher, student, "at", strategy)(batch).mask[:, 0] for teacher in teachers]
+    assert not torch.allclose(*alone)
+    torch.testing.assert_close(mask, torch.stack([alone[k] for k in (0, 0, 0, 1, 1, 1, 0, 1)], dim=1))
+
+
 def test_one_in_a_list_is_the_plain_case(pair: Pair, batch: Batch) -> None:
     teacher, student = pair
     plain, listed = build(teacher, student, "at", "always"), build([teacher], student, "at", "confidence")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import re
+import time
 from argparse import Namespace
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from itertools import product
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +39,7 @@ def numbers(study: ModuleType) -> ModuleType:
 def chosen(folder: Path) -> Namespace:
     return Namespace(
         sets=["emoji10", "glyph94"], distillers=["at", "sp"], hazards=["none", "wrong:0.4"],
-        strategies=["always", "trust"], seeds=2, out=folder,
+        strategies=["always", "trust"], seeds=2, out=folder, plan="all", teachers=2, jobs=2, minutes=1.0,
     )  # fmt: skip
 
 
@@ -58,6 +61,46 @@ def test_finished_cells_are_not_made_again(tmp_path: Path, study: ModuleType, nu
     with (tmp_path / "results.csv").open("w", newline="") as file:
         csv.writer(file).writerows([numbers.COLUMNS, done.values()])
     assert study.missing_cells(chosen(tmp_path)) == [cell for cell in every if cell != every[3]]
+
+
+def test_a_cell_that_needs_a_dose_waits_for_it(
+    tmp_path: Path, study: ModuleType, numbers: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are made in the order of the cells, but for those whose dose is another's; every cell has one."""
+    options = chosen(tmp_path)
+    options.strategies = ["random@trust", "always", "random@never", "trust"]
+    cells, given = [cell for cell in study.cells(options) if cell.distiller][:8], {}
+
+    def run_cell(cell: Any, _: Namespace, dose: float) -> list[Any]:
+        given[cell] = dose
+        return list(row(numbers, *cell, dose=0.25 + cell.seed).values())
+
+    monkeypatch.setattr(study, "run_cell", run_cell)
+    with ThreadPoolExecutor(2) as pool:
+        study._train_all(cells, options, time.time() + 60, pool)
+    found = [study._cell(each) for each in numbers.read_rows(tmp_path / "results.csv")]
+    assert sorted(found) == sorted(cell for cell in cells if cell.strategy != "random@never")
+    assert {given[cell] for cell in found} == {0.0, 1.25}
+    assert all((given[cell] == 1.25) == (cell.strategy == "random@trust") for cell in found)
+
+
+def test_the_plan_of_trust_has_several_teachers_of_each_set(tmp_path: Path, study: ModuleType) -> None:
+    options = chosen(tmp_path)
+    options.plan = "trust"
+    every = list(study.cells(options))
+    assert len(every) == len(set(every)) == 2 * 2 * len(study.TRUST_CELLS) * len(study.TRUST_STRATEGIES)
+    assert {cell.set for cell in every} == {"emoji10@1", "emoji10@2", "glyph94@1", "glyph94@2"}
+    assert all(cell.seed == 1 for cell in every[: len(every) // 2])
+
+
+def test_differences_are_pooled_over_teachers(numbers: ModuleType) -> None:
+    rows = [
+        row(numbers, f"digits@{teacher}", seed, "kd", "none", strategy, val=50 + seed + gain * teacher, dose=1.0)
+        for teacher, seed, (strategy, gain) in product((1, 2), (1, 2), (("always", 0), ("trust", 2)))
+    ]
+    lines = list(numbers.summary_lines(rows, "val"))
+    assert "always               0 (2 teachers, n = 4)" in lines[0]
+    assert "trust                +3.00 +- 12.71 (2 teachers, n = 4)" in lines[1]  # 12.706 * sqrt(2) / sqrt(2)
 
 
 def test_what_is_refused_is_that_of_the_last_epoch(study: ModuleType) -> None:

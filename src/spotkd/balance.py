@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .distributed import all_reduce_sum, shard_share
+from .distributed import all_reduce_sum, current_shard, shard_share
 
 KAPPA = 1.0  # pull of the distiller at most, in pulls of labels and logits
 EVERY = 10  # steps from one measurement to the next, each of which takes a backward pass of its own
@@ -61,8 +61,21 @@ class Balance(nn.Module):
         """Whether :meth:`measure` measures in this step; its reference is not looked at in others."""
         return self.training and torch.is_grad_enabled() and self._steps % EVERY == 0
 
+    @property
+    def phase(self) -> tuple[bool, bool]:
+        """Whether it measures in this step, and whether for the first time; see :class:`~.recording.Counter`."""
+        return self.is_due, self._steps == 0
+
+    def advance(self) -> None:
+        self._steps += 1
+
     def measure(
-        self, reference: Tensor, distiller: Tensor, features: Sequence[Tensor], attached: Sequence[Tensor]
+        self,
+        reference: Tensor,
+        distiller: Tensor,
+        features: Sequence[Tensor],
+        attached: Sequence[Tensor],
+        is_of_all: bool = False,
     ) -> None:
         """Compare the pulls of two losses (scalars) at every spot, if it is time to, and set the weights.
 
@@ -73,17 +86,22 @@ class Balance(nn.Module):
             distiller: the distiller's, with its weight.
             features: the student's features, as the rest of the student sees them.
             attached: what :meth:`attach` made of them, as the distiller saw them.
+            is_of_all: whether every process has the distiller's loss of the whole batch, from gathered samples.
         """
         if not (self.training and torch.is_grad_enabled()):
             return
-        due, first = self.is_due, self._steps == 0
-        self._steps += 1
+        due, first = self.phase
+        self.advance()
         if not due:
             return
         precise = self.weights.dtype
-        squares = [*_squared_norms(reference, features, precise), *_squared_norms(distiller, attached, precise)]
-        # Each process has the mean loss of its own samples, whose share is their part in the whole batch's gradient.
-        norms = all_reduce_sum(torch.stack(squares) * shard_share() ** 2).sqrt().view(2, -1)
+        squares = [_squared_norms(reference, features, precise), _squared_norms(distiller, attached, precise)]
+        # Each process has the mean loss of its own samples, whose share is their part in the whole batch's gradient; or
+        # that of all samples, whose gradient is summed over the processes.
+        share, shard = shard_share(), current_shard()
+        shares = [share, 1 / shard.processes if is_of_all and shard.is_split else share]
+        parts = [torch.stack(each) * part**2 for each, part in zip(squares, shares, strict=True)]
+        norms = all_reduce_sum(torch.stack(parts)).sqrt()
         memory = 0.0 if first else MEMORY
         means = (memory * old + (1 - memory) * new for old, new in zip((self.reference, self.pull), norms, strict=True))
         with torch.no_grad():

@@ -35,7 +35,7 @@ from .training import Summary, distill, restore, train
 TEACHER, STUDENT = "resnet20", "resnet8"
 # The paper's objective lets the share of the teacher's path grow to 100 % within a thousand steps, because a trained
 # teacher's path has the lower training loss. A target share keeps the policy choosing: which 60 %, and where.
-POLICY = PolicyOptions(bias="scaled", target_share=0.6, target_weight=3.0)
+POLICY = PolicyOptions(schedule="published", bias="scaled", target_share=0.6, target_weight=3.0)
 
 
 def run_demo(options: DemoOptions, console: Console) -> None:

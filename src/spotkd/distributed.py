@@ -122,6 +122,11 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return x
 
 
+def current_shard() -> Shard:
+    """What this process computes of the batch."""
+    return _current.get()
+
+
 def shard_share() -> float:
     """The share of the batch that is this process's; 1 where it computes all of it."""
     shard = _current.get()

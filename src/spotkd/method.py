@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .balance import Balance
@@ -170,19 +169,17 @@ class SpotKD(RoutedMethod):
             distill = self.beta * at_spots.distiller.warmup_factor * on_features
         if self.balance is not None:
             reference = task + self._plain_kd(s[-1], t[-1], logit_mask) if self.balance.is_due else task
-            self.balance.measure(reference, kl if alone else distill, compared, attached)
+            is_of_all = self.gather and (at_logits if at_spots is None else at_spots).distiller.relational
+            self.balance.measure(reference, kl if alone else distill, compared, attached, is_of_all)
 
         route = task.new_zeros(()) if decisions.loss is None else decisions.loss
         balance = share = task.new_zeros(())
         if decisions.route is not None:
-            routed = self.on_labels(self.route(batch.images, t, decisions.route), batch)
-            routes = self.all_samples(decisions.route)
-            share = self.share_penalty(routes.mean(0))
-            if self.joint:
-                route = route + weight * routed
+            if self.held_out is not None:
+                routing, balance, share = self.losses_on_held_out(self.held_out)
             else:
-                route = route + self.gamma_weighted(routed, task.detach())
-                balance = F.relu(len(routes) / 2 - routes[:, -1].sum())
+                routing, balance, share = self.routing_losses(batch, t, decisions.route, task.detach())
+            route = route + routing
         return Losses(task, kl, distill, teacher, route, balance, share, s[-1].detach(), decisions.mask)
 
     def _plain_kd(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:

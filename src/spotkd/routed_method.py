@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .distributed import Shard, current_shard, use_shard
 from .errors import SpotkdError
 from .preparation import PreparedMethod
 from .routing import Decisions, Evidence, PolicyNetwork, PolicyPace, RoutingNetwork, Strategy
@@ -21,12 +24,21 @@ def _copied_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: x.detach().clone() for name, x in (*module.named_parameters(), *module.named_buffers())}
 
 
+class HeldOut(Protocol):
+    """Gives images that the student is not trained on, for the policy to learn from."""
+
+    def next_batch(self) -> tuple[Batch, Shard]:
+        """Some of them, and which samples of a batch of all processes they are."""
+
+
 class RoutedMethod(PreparedMethod):
     """A method with a strategy and, where that learns, a policy.
 
     Attributes:
         strategy: WHERE to distil.
         pace: when the policy learns, where that is not in every step.
+        held_out: where the policy learns from other images than the student, these: its whole objective is that on
+            them, and what it decides about the student's own has no part in it. None: the paper.
         gamma: class weight of the routing loss.
         share_cost, target_share, target_weight: optional terms on the shares, see :class:`~spotkd.SpotKD`.
         alpha, beta: weights of the logits' loss, and of the distiller's.
@@ -35,6 +47,7 @@ class RoutedMethod(PreparedMethod):
 
     strategy: Strategy
     pace: PolicyPace | None
+    held_out: HeldOut | None
     gamma: float
     share_cost: float
     target_share: float | None
@@ -46,7 +59,7 @@ class RoutedMethod(PreparedMethod):
     def build_strategy(self, s_shapes: Sequence[Shape], t_shapes: Sequence[Shape], policy_bias: float) -> None:
         """Make what the strategy has of its own and, where it learns, the policy and the routing network."""
         self.strategy.build(len(self.spot_names), s_shapes, t_shapes)
-        self.has_policy = self.strategy.learns
+        self.has_policy, self.held_out = self.strategy.learns, None
         if not self.has_policy:
             return
         normalise = self.pace is not None and self.pace.settling > 0
@@ -153,6 +166,42 @@ class RoutedMethod(PreparedMethod):
         else:  # the teacher's own pass was in train mode: nothing of it can be used again
             logits = self.routing(images, self.teacher_twin.refresh(), self.twin.refresh(), None, decisions)
         return logits
+
+    def routing_losses(
+        self, batch: Batch, teacher: Sequence[Tensor], route: Tensor, task: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of the routing network, the balance term and the terms on shares: scalars that train the policy.
+
+        Args:
+            batch: the samples that are routed.
+            teacher: all features of the teacher for them.
+            route: ``(B, K + 1)`` decisions, 1 for the teacher's path.
+            task: the student's cross entropy on them, without gradient.
+        """
+        routed = self.on_labels(self.route(batch.images, teacher, route), batch)
+        routes = self.all_samples(route)
+        share = self.share_penalty(routes.mean(0))
+        if self.joint:
+            return self.gamma * routed, task.new_zeros(()), share
+        return self.gamma_weighted(routed, task), F.relu(len(routes) / 2 - routes[:, -1].sum()), share
+
+    def losses_on_held_out(self, held_out: HeldOut) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`routing_losses`, on other images than the student's; there both networks are in eval mode.
+
+        Scaled as if these were as many of a process's samples as those of its training batch.
+        """
+        batch, shard = held_out.next_batch()
+        weight = shard.loss_weight / current_shard().loss_weight
+        with use_shard(shard):
+            with torch.no_grad():
+                teacher, student = self.teacher.features(batch.images), self.twin.refresh()
+                stages = len(self.student.stage_names)
+                embedding = student.run(batch.images, 0, stages - 1)
+                task = self.on_labels(student.run(embedding, stages - 1, stages), batch)
+            logits = self.policy(teacher[-2], embedding)
+            route = self.strategy.draw_route(logits if self.pace is None else self.pace.attach(logits))
+            routing, balance, share = self.routing_losses(batch, teacher, route, task)
+        return weight * routing, weight * balance, weight * share
 
     def gamma_weighted(self, routed: Tensor, student: Tensor) -> Tensor:
         """The gamma rule, decided once from the unscaled values (the author code tests the scaled value again)."""

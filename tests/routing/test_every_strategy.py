@@ -18,7 +18,15 @@ from tests.conftest import IMAGE_SHAPE, OPTIONS, TRAINING_LABELS, TinyNet, for_d
 from .test_strategies import make_evidence
 
 Pair = tuple[TinyNet, TinyNet]
-NAMES = [*STRATEGIES, "trust+balance", "random:0.3", "trust:labels=false+adaptive", "constant:2", "cohort+balance"]
+NAMES = [
+    *STRATEGIES,
+    "trust+balance",
+    "trust:graded=true",
+    "random:0.3",
+    "trust:labels=false+adaptive",
+    "constant:2",
+    "cohort+balance",
+]
 
 
 def build(pair: Pair, distiller: str, strategy: str | Strategy, seed: int = 1, **options: Any) -> SpotKD:

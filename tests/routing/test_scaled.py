@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from spotkd import SpotKD, create_model
+from spotkd.data import Loader
 from spotkd.models import save_weights
 from spotkd.options import DistillOptions, ModelOptions, PolicyOptions, learning_rate
 from spotkd.routing import PolicyPace, make_strategy, scaled_decay
 from spotkd.training.build import build_distillation, policy_decay
-from spotkd.training.policy import LARGEST_BIAS
+from spotkd.training.policy import LARGEST_BIAS, choose_pace
 from tests.conftest import TinyNet, few_glyphs
 
 from .test_every_strategy import build, take_step
@@ -74,19 +75,66 @@ def test_options_make_it(tmp_path: Path) -> None:
     options = DistillOptions(
         teacher=ModelOptions("resnet8", str(tmp_path / "teacher.safetensors")),
         strategy="adaptive",
-        policy=PolicyOptions(schedule="scaled", bias=10.0),
+        policy=PolicyOptions(bias=10.0),
         epochs=5,
         batch_size=47,
     )
     data = few_glyphs(188, 94)
     method = build_distillation(options, data, quiet=True)
     assert method.pace is not None
+    assert method.pace.settling == 2  # of 20 steps
     assert method.policy.normalise
     assert method.policy.linear.bias.view(-1, 2)[:, 0].mean().item() == pytest.approx(LARGEST_BIAS, abs=0.2)
     assert policy_decay(options, data) == scaled_decay(20, learning_rate(options.optim) / 2)
-    published = build_distillation(replace(options, policy=PolicyOptions(bias=10.0)), data, quiet=True)
+    published = build_distillation(
+        replace(options, policy=PolicyOptions(schedule="published", bias=10.0)), data, quiet=True
+    )
     assert published.pace is None
     assert published.policy.linear.bias.view(-1, 2)[:, 0].mean().item() == pytest.approx(10, abs=0.2)
+
+
+@pytest.mark.parametrize(("steps", "settling"), [(1, 1), (20, 2), (499, 50), (500, 50), (187_680, 50)])
+def test_the_start_is_a_tenth_of_a_short_run(steps: int, settling: int) -> None:
+    pace = choose_pace(True, 3, steps)
+    assert pace is not None
+    assert (pace.settling, pace.every) == (settling, 3)
+    assert choose_pace(False, 1, steps) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet56", "resnet110"])
+@pytest.mark.parametrize("bias", [0.0, 10.0])
+@pytest.mark.parametrize("epochs", [1, 30])
+def test_by_default_a_deep_student_leaves_the_policy_open(name: str, bias: float, epochs: int, tmp_path: Path) -> None:
+    """P(teacher) of every sample at every spot after the first steps of a run of 2 steps, or of 60."""
+    save_weights(create_model("resnet20", 94), tmp_path / "teacher.safetensors", {"model": "resnet20"})
+    options = DistillOptions(
+        teacher=ModelOptions("resnet20", str(tmp_path / "teacher.safetensors")),
+        student=ModelOptions(name),
+        distiller="at",
+        strategy="adaptive",
+        policy=PolicyOptions(bias=bias),
+        epochs=epochs,
+        batch_size=16,
+        fold=False,
+    )
+    data = few_glyphs(32, 94)
+    torch.manual_seed(0)
+    method = build_distillation(options, data, quiet=True).train()
+    optimizer = torch.optim.SGD(method.parameter_groups(0.05), momentum=0.9)
+    for step in range(min(2 * epochs, 9)):
+        batch = next(Loader(data, data.train, 16, training=True, seed=step).epoch(1))
+        optimizer.zero_grad()
+        method(batch).total.backward()
+        optimizer.step()
+        if step in (0, 1, 8):
+            for mode in (True, False):
+                method.train(mode)
+                with torch.no_grad():
+                    features = [network.features(batch.images) for network in (method.teacher, method.student)]
+                    found = method.teacher_probability(*features)
+                assert 0.01 <= found.min() <= found.max() <= 0.99, (step, mode)
+            method.train()
 
 
 @pytest.mark.parametrize("settling", [0, 2])

@@ -56,16 +56,17 @@ ROOT = Path(__file__).parents[2]
 HERE = "python:tests.training.distributed_runs."
 Case = dict[str, Any]
 
+PUBLISHED = PolicyOptions(schedule="published")
 # What each device computes of its own samples, with BatchNorm; and what is to equal the whole batch in one process.
 APART: dict[str, Case] = {
-    "at": {"distiller": "at", "policy": PolicyOptions(gamma=2.0, share_cost=0.1, target_share=0.4)},
+    "at": {"distiller": "at", "policy": replace(PUBLISHED, gamma=2.0, share_cost=0.1, target_share=0.4)},
     "sp": {"distiller": "sp"},
     "crd": {"distiller": "crd", "options": {"negatives": 8}},
     "ft": {"distiller": "ft"},
 }
 HELD_OUT = DataOptions(HERE + "data", val_share=0.3)  # leaves 45 images to train on
-SHAPED = PolicyOptions(gamma=2.0, share_cost=0.1, target_share=0.4, lr=0.5)
-PLAIN: Case = {"balance": "none", "optim": OptimOptions(lr=0.01, schedule="multistep")}
+SHAPED = replace(PUBLISHED, gamma=2.0, share_cost=0.1, target_share=0.4, lr=0.5)
+PLAIN: Case = {"balance": "none", "policy": PUBLISHED, "optim": OptimOptions(lr=0.01, schedule="multistep")}
 WHOLE: dict[str, Case] = {
     "at": {"distiller": "at", "policy": SHAPED},
     "at-dot": {"distiller": "at", "optim": OptimOptions(lr=0.01, schedule="multistep", dot_delta=0.075)},
@@ -83,6 +84,8 @@ WHOLE: dict[str, Case] = {
     "at-trust": {"distiller": "at", "strategy": "NotedTrust"},
     "sp-trust": {"distiller": "sp", "strategy": "NotedTrust"},
     "rkd-loss-top": {"distiller": "rkd", "strategy": "NotedLossTop"},
+    "at-scaled": {"distiller": "at", "policy": PolicyOptions(lr=0.5)},
+    "at-held-out": {"distiller": "at", "policy": replace(SHAPED, held_out=True), "data": HELD_OUT},
     "at-cohort": {"distiller": "at", "strategy": "NotedCohort", "epochs": 4, "data": HELD_OUT},
 }
 

@@ -25,7 +25,7 @@ from spotkd.cli import main
 from spotkd.distillers import AT
 from spotkd.errors import STOPPED, Stopped
 from spotkd.method import Method
-from spotkd.options import DistillOptions, ModelOptions, OptimOptions, TrainOptions, with_values
+from spotkd.options import DistillOptions, ModelOptions, OptimOptions, PolicyOptions, TrainOptions, with_values
 from spotkd.options.grammar import parse_interval
 from spotkd.runs import checkpoint
 from spotkd.runs.checkpoint import load_newest, read_checkpoint, write_checkpoint
@@ -91,6 +91,7 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     ("anti", {"distiller": "ab"}, 4),
     ("adaptive", {"distiller": "reviewkd", "precision": "bf16-mixed"}, 6),
     ("adaptive", {"optim": OptimOptions(dot_delta=0.075)}, 5),
+    ("adaptive", {"policy": PolicyOptions(held_out=True)}, 8),
     ("cohort", {}, 3),  # in the first epoch, whose samples are counted
     ("cohort+balance", {}, 12),  # in the last one, after weights were learnt
 ]
@@ -505,14 +506,13 @@ def test_steps_may_be_skipped(place: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_policy_that_no_longer_decides_is_reported_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = configured(place, place / "run", "at", quiet=False)
-    config = with_values(config, {"policy.bias": 50.0})
-    distill(config)
+    closed = {"policy.bias": 50.0, "policy.schedule": "published"}
+    distill(configured(place, place / "run", "at", quiet=False, **closed))
     lines = [line for line in capsys.readouterr().out.splitlines() if "no longer decides" in line]
     spots = "100 % of the samples at layer1, layer2, layer3 and logits"
     assert [line.partition(": it no longer")[0] for line in lines] == [f"note: in epoch 1 the policy distilled {spots}"]
     assert "--strategy always does the same for less; --policy.target_share" in lines[0]
-    distill(configured(place, place / "target", "at", quiet=False, **{"policy.bias": 50.0, "policy.target_share": 0.9}))
+    distill(configured(place, place / "target", "at", quiet=False, **closed, **{"policy.target_share": 0.9}))
     [line] = [line for line in capsys.readouterr().out.splitlines() if "no longer decides" in line]
     assert "target_share" not in line  # advice that is followed already
     distill(configured(place, place / "always", "at", quiet=False, strategy="always"))

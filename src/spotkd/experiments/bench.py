@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-import torch
-import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -19,17 +15,17 @@ from ..cores import available_cores
 from ..errors import SpotkdError, Stopped
 from ..escaping import escape_lines, escape_shell, escape_terminal
 from ..formatting import format_duration
-from ..options import BenchOptions, DistillOptions
+from ..options import BenchOptions, check_values
 from ..runtime.signals import StopRequest
-from ..runtime.workers import Supervisor
 from ..untrusted.names import looking
+from .engines import Engine, Job, make_engine
 from .estimate import machine_load
 from .grid import Grid, plan_folder
 from .plan import Cell, find_plan, read_plan, shipped_plans
 from .report import write_report
 
-_POLL_SECONDS = 0.1  # between two checks of the running processes
-_SAVE_SECONDS = 60.0  # that a run has to save its state
+_POLL_SECONDS = 0.1  # between two looks at the running cells
+_NAMED = 3  # running cells that are named beside the bar
 
 
 def list_plan(options: BenchOptions, console: Console) -> None:
@@ -78,14 +74,19 @@ def run_plan(options: BenchOptions, console: Console) -> int:
     """
     if options.plan is None:
         raise SpotkdError(f"plan is missing: name a YAML file or one of {', '.join(shipped_plans())}")
-    if options.jobs < 1:
-        raise SpotkdError(f"jobs is {options.jobs}: it must be at least 1")
+    check_values(options)
     name, path = find_plan(options.plan)
-    grid = Grid(read_plan(path), plan_folder(name, options.out), options.root)
+    grid = Grid(read_plan(path), plan_folder(name, options.out), options.root, elsewhere=options.engine != "local")
+
+    def tell(line: str) -> None:
+        console.print(escape_terminal(line), highlight=False, markup=False, soft_wrap=True)
+
+    runs = [grid.options(cell) for cell in grid.cells]
+    engine = make_engine(options.engine, options.jobs, options.cluster, runs, tell)
     grid.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(grid.folder / ".lock", timeout=0):
-            failed = Bench(grid, options.jobs, console).run()
+            failed = Bench(grid, engine, tell, console).run()
     except Timeout as error:
         raise SpotkdError(f"{grid.folder}: another 'spotkd bench' is running there") from error
     if any(grid.finished(cell) for cell in grid.cells):
@@ -123,25 +124,21 @@ def _command(plan: str, out: str | None) -> str:
 @dataclass
 class _RunningCell:
     cell: Cell
-    process: subprocess.Popen[bytes]
-    started: float
-    slot: int
-
-
-def worker_environment(slot: int, jobs: int) -> dict[str, str]:
-    """The environment of one of several workers: the cores shared out among the jobs, and the GPUs in turn."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(available_cores() // jobs, 1))}
-    gpus = torch.cuda.device_count()
-    if jobs > 1 and gpus > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
-    return environment
+    job: Job
 
 
 class Bench:
-    """Runs the unfinished cells of a grid, some side by side."""
+    """Runs the unfinished cells of a grid, some side by side.
 
-    def __init__(self, grid: Grid, jobs: int, console: Console) -> None:
-        self.grid, self.jobs, self.console = grid, jobs, console
+    Args:
+        grid: the plan with its folder.
+        engine: what trains the runs.
+        tell: is given a line for each cell that has ended.
+        console: shows the bar.
+    """
+
+    def __init__(self, grid: Grid, engine: Engine, tell: Callable[[str], None], console: Console) -> None:
+        self.grid, self.engine, self.tell, self.console = grid, engine, tell, console
         self.finished = [cell for cell in grid.cells if grid.finished(cell)]
         self.waiting = [cell for cell in grid.cells if cell not in set(self.finished)]
         self.failed: list[Cell] = []
@@ -150,62 +147,55 @@ class Bench:
 
     def run(self) -> list[Cell]:
         """Run them all; returns those that failed."""
-        total = len(self.grid.cells)
         if self.finished:
-            self._print(f"{len(self.finished)} of {total} runs are finished already")
+            self.tell(f"{len(self.finished)} of {len(self.grid.cells)} runs are finished already")
         if self.waiting:
-            self._print(f"{len(self.waiting)} runs, about {format_duration(self._seconds_left())} by a rough estimate")
-        with self._bar() as bar, Supervisor() as self.supervisor, StopRequest() as request:
-            task = bar.add_task("", total=total, completed=len(self.finished))
-            try:
-                while self.waiting or self.running:
-                    if request.received:
-                        raise Stopped(f"stopped by {request.received}; the same command resumes it")
-                    self._start_ready_cells()
-                    time.sleep(_POLL_SECONDS)
-                    for one in [one for one in self.running if one.process.poll() is not None]:
-                        self._finish(one)
-                    running = ", ".join(str(one.cell) for one in self.running)
-                    counted = len(self.finished) + len(self.failed)
-                    note = f"about {format_duration(self._seconds_left())} left  {running}"
-                    bar.update(task, completed=counted, description=f"{counted}/{total}", note=note)
-            finally:  # no process is left behind, and each may save its run
-                self.supervisor.stop(_SAVE_SECONDS)
+            with StopRequest() as request, self.engine:  # no run is left behind, and each may save its state
+                self._run_waiting(request)
         return self.failed
+
+    def _run_waiting(self, request: StopRequest) -> None:
+        total = len(self.grid.cells)
+        self.tell(f"{len(self.waiting)} runs, about {format_duration(self._seconds_left())} by a rough estimate")
+        with self._bar() as bar:
+            task = bar.add_task("", total=total, completed=len(self.finished), note="")
+            while self.waiting or self.running:
+                if request.received:
+                    raise Stopped(f"stopped by {request.received}; the same command resumes it")
+                self._start_ready_cells()
+                time.sleep(_POLL_SECONDS)
+                for one in [one for one in self.running if one.job.has_ended()]:
+                    self._finish(one)
+                counted = len(self.finished) + len(self.failed)
+                note = f"about {format_duration(self._seconds_left())} left  {self._describe_running()}"
+                bar.update(task, completed=counted, description=f"{counted}/{total}", note=note)
+
+    def _describe_running(self) -> str:
+        more = len(self.running) - _NAMED
+        return ", ".join(str(one.cell) for one in self.running[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
     def _start_ready_cells(self) -> None:
         for cell in list(self.waiting):
-            if len(self.running) == self.jobs:
+            if len(self.running) >= self.engine.slots:
                 return
             if cell.teacher_cell in self.failed:
                 self.waiting.remove(cell)
                 self._fail(cell, f"its teacher failed ({cell.teacher_cell})")
             elif cell.teacher_cell is None or cell.teacher_cell in self.finished:
                 self.waiting.remove(cell)
-                self._start(cell)
-
-    def _start(self, cell: Cell) -> None:
-        run, options = self.grid.run(cell), self.grid.options(cell)
-        run.request(yaml.safe_dump(asdict(options), sort_keys=False))
-        command = "distill" if isinstance(options, DistillOptions) else "train"
-        arguments = ["spotkd.training.worker", command, str(run.path)]
-        slot = min(set(range(self.jobs)) - {one.slot for one in self.running})
-        with run.log.open("wb") as log:
-            process = self.supervisor.start(arguments, worker_environment(slot, self.jobs), log, subprocess.STDOUT)
-        self.running.append(_RunningCell(cell, process, time.monotonic(), slot))
+                job = self.engine.start(self.grid.run(cell), self.grid.options(cell))
+                self.running.append(_RunningCell(cell, job))
 
     def _finish(self, one: _RunningCell) -> None:
         self.running.remove(one)
-        self.supervisor.forget(one.process)
-        spent = time.monotonic() - one.started
-        run = self.grid.run(one.cell)
-        if one.process.returncode == 0 and run.finished:
+        run, spent = one.job.run, one.job.seconds
+        if one.job.status == 0 and run.finished:
             self._spent += spent
             self._expected += self.grid.estimate(one.cell)
             self.finished.append(one.cell)
             self._print_progress(one.cell, f"test top-1 {run.result.scores.top1:.2f} %  in {format_duration(spent)}")
         else:
-            self._fail(one.cell, run.last_words() or f"ended with status {one.process.returncode}")
+            self._fail(one.cell, one.job.reason)
 
     def _fail(self, cell: Cell, reason: str) -> None:
         self.failed.append(cell)
@@ -215,7 +205,7 @@ class Bench:
     def _print_progress(self, cell: Cell, what: str) -> None:
         total, counted = len(self.grid.cells), len(self.finished) + len(self.failed)
         left = f", about {format_duration(self._seconds_left())} left" if self.waiting or self.running else ""
-        self._print(f"[{counted:{len(str(total))}}/{total}] {cell}: {what}{left}")
+        self.tell(f"[{counted:{len(str(total))}}/{total}] {cell}: {what}{left}")
 
     def _seconds_left(self) -> float:
         """Seconds until all is done: the estimates, corrected by what finished cells really took."""
@@ -223,11 +213,8 @@ class Bench:
         factor = self._spent / self._expected if self._expected else 1.0
         ahead *= factor
         for one in self.running:
-            ahead += max(self.grid.estimate(one.cell) * factor - (time.monotonic() - one.started), 0.0)
-        return ahead / self.jobs
-
-    def _print(self, line: str) -> None:
-        self.console.print(escape_terminal(line), highlight=False, markup=False, soft_wrap=True)
+            ahead += max(self.grid.estimate(one.cell) * factor - one.job.seconds, 0.0)
+        return ahead / max(self.engine.slots, 1)
 
     @contextmanager
     def _bar(self) -> Iterator[Progress]:

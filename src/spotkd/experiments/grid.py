@@ -25,11 +25,19 @@ def plan_folder(name: str, out: str | None) -> Path:
 
 @dataclass
 class Grid:
-    """A plan and its folder."""
+    """A plan and its folder.
+
+    Args:
+        plan: what is run.
+        folder: of the runs.
+        root: folder that holds the data sets' files; None for the plan's.
+        elsewhere: whether other machines than this one train the runs.
+    """
 
     plan: Plan
     folder: Path
     root: str | None = None
+    elsewhere: bool = False
     cells: list[Cell] = field(init=False)
     _estimates: dict[Cell, float] = field(default_factory=dict, init=False)
 
@@ -78,23 +86,34 @@ class Grid:
         if kind not in self._estimates:
             seconds = self.recorded.get(kind)
             if seconds is None:
-                seconds = self._correction * estimate_seconds(run_options(self.plan, cell))
+                seconds = self._correction * estimate_seconds(self._timed_options(cell))
             self._estimates[kind] = _STARTUP_SECONDS + seconds
         return self._estimates[kind]
 
     @cached_property
     def recorded(self) -> dict[Cell, float]:
-        """Mean seconds of the runs that were finished on this machine, by kind; the same one for every seed."""
+        """Mean seconds of the runs that were finished on this machine, by kind; the same one for every seed.
+
+        On any machine where others train the runs.
+        """
         found: dict[Cell, list[float]] = {}
         for cell in self.cells:
             if self.finished(cell):
-                summary, accelerator = self.run(cell).result, run_options(self.plan, cell).accelerator
-                if summary.machine == describe_machine(make_fabric(accelerator, "32").device):
+                summary = self.run(cell).result
+                if self.elsewhere or summary.machine == self._describe_machine(cell):
                     found.setdefault(replace(cell, seed=None), []).append(summary.seconds)
         return {kind: fmean(seconds) for kind, seconds in found.items()}
+
+    def _timed_options(self, cell: Cell) -> TrainOptions | DistillOptions:
+        """The options of a cell's run as this machine can time it: it may lack the accelerator that others have."""
+        options = run_options(self.plan, cell)
+        return with_values(options, {"accelerator": "auto"}) if self.elsewhere else options
+
+    def _describe_machine(self, cell: Cell) -> str:
+        return describe_machine(make_fabric(run_options(self.plan, cell).accelerator, "32").device)
 
     @cached_property
     def _correction(self) -> float:
         """How much longer finished runs took than timings made now say."""
-        pairs = [(seconds, estimate_seconds(run_options(self.plan, kind))) for kind, seconds in self.recorded.items()]
+        pairs = [(seconds, estimate_seconds(self._timed_options(kind))) for kind, seconds in self.recorded.items()]
         return median(took / expected for took, expected in pairs) if pairs else 1.0

@@ -5,6 +5,7 @@ from them. Nothing here imports anything heavy, so that ``spotkd --help`` answer
 """
 
 from .cache import CacheOptions
+from .cluster import ClusterOptions, EngineName
 from .commands import (
     BenchOptions,
     DemoOptions,
@@ -48,9 +49,11 @@ from .values import (
 __all__ = [
     "BenchOptions",
     "CacheOptions",
+    "ClusterOptions",
     "DataOptions",
     "DemoOptions",
     "DistillOptions",
+    "EngineName",
     "EvaluateOptions",
     "ExportOptions",
     "InspectOptions",

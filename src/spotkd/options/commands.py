@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .fields import option
+from .cluster import ClusterOptions, EngineName
+from .fields import option, section
 from .grammar import parse_duration
 from .run import Accelerator, DistillOptions, Precision
 
@@ -164,16 +165,22 @@ class BenchOptions:
     Args:
         plan: a shipped plan's name or a YAML file; unset with --dry-run lists all shipped plans.
         out: folder of the runs and the report; unset takes runs/bench/PLAN.
-        jobs: runs side by side; the processor's cores are shared out among them, and so are several GPUs.
+        jobs: runs side by side; the processor's cores are shared out among them, and so are several GPUs. Unset takes 1
+            with engine local, and as many as the cluster has room for with engine ray.
         dry_run: only list the runs with a rough estimate of their time.
         root: folder that holds the data sets' files; unset takes the plan's.
+        engine: local, processes of this machine; ray, the machines of a Ray cluster that share the folder of the runs
+            (pip install 'spotkd[cluster]').
+        cluster: the cluster of engine ray.
     """
 
     plan: str | None = None
     out: str | None = None
-    jobs: int = option(1, at_least=1)
+    jobs: int | None = option(None, at_least=1)
     dry_run: bool = False
     root: str | None = None
+    engine: EngineName = option("local", affects="place")
+    cluster: ClusterOptions = section(ClusterOptions)
 
 
 @dataclass(frozen=True)
@@ -187,20 +194,26 @@ class SearchOptions(DistillOptions):
     Args:
         budget: time for all runs together, as 20min, 1.5h or 90s; unset for no limit.
         runs: how many runs to try, pruned ones included; unset for no limit.
-        jobs: runs side by side; the processor's cores are shared out among them, and so are several GPUs.
+        jobs: runs side by side; the processor's cores are shared out among them, and so are several GPUs. Unset takes 1
+            with engine local, and as many as the cluster has room for with engine ray.
         sampler: tpe proposes what resembles the best runs so far; random draws.
         prune: stop runs that are behind others after as many epochs (Hyperband); never the first ones.
         distillers: which to try beside the one given, as at,kd.
         strategies: which to try beside the one given.
+        engine: local, processes of this machine; ray, the machines of a Ray cluster that share the folder of the runs
+            (pip install 'spotkd[cluster]').
+        cluster: the cluster of engine ray.
     """
 
     budget: str | None = option(None, affects="place", parse=parse_duration)
     runs: int | None = option(None, affects="place", at_least=1)
-    jobs: int = option(1, affects="place", at_least=1)
+    jobs: int | None = option(None, affects="place", at_least=1)
     sampler: Literal["tpe", "random"] = "tpe"
     prune: bool = True
     distillers: str = "kd,dkd,dist,at,fitnet,sp,rkd,pkt,reviewkd"
     strategies: str = "always,trust,adaptive"
+    engine: EngineName = option("local", affects="place")
+    cluster: ClusterOptions = section(ClusterOptions)
 
 
 SplitName = Literal["train", "val", "test"]

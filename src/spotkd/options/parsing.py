@@ -113,7 +113,12 @@ def check_options_file(kind: type, path: str | Path, *, follow: bool = True) -> 
 
 def complete_former(kind: type, content: Mapping[str, Any]) -> Mapping[str, Any]:
     """The options of a run of a former version, with what it did where a newer version has another default."""
-    return {"balance": "none", **content} if "balance" in get_type_hints(kind) else content
+    if "balance" not in get_type_hints(kind):
+        return content
+    policy = content.get("policy", {})
+    if isinstance(policy, Mapping):
+        policy = {"schedule": "published", **policy}
+    return {"balance": "none", **content, "policy": policy}
 
 
 def parse_options(kind: type[C], content: Mapping[str, Any], source: object) -> C:

@@ -135,12 +135,14 @@ class PolicyOptions:
     Args:
         lr: learning rate of the policy and the adapters; unset takes half of the student's.
         weight_decay: their weight decay.
-        schedule: published, or scaled to the length of this run: decay as strong over the run as the paper's, a bias of
-            at most 3, a start of 50 steps in which everybody is distilled and nothing is routed, so that statistics
-            settle, a bounded gradient after it, and embeddings of one length. It keeps the policy deciding in short
-            runs and with deep students.
+        schedule: scaled to the length of this run: decay as strong over the run as the paper's, a bias of at most 3, a
+            start of 50 steps (of a short run the first tenth) in which everybody is distilled and nothing is routed, so
+            that statistics settle, a bounded gradient after it, and embeddings of one length. It keeps the policy
+            deciding in short runs and with deep students. Or published, as recipes have it.
         every: the policy learns in every so many steps, and decides in all; 1 is the paper. More is an approximation
             that saves time.
+        held_out: the policy learns from validation images, which the student is never trained on, in place of its own
+            training images, on which a trained teacher is nearly always better; needs data.val_share. Not in the paper.
         bias: initial bias towards the teacher: a number (10 in the paper for pairs of one architecture, else 0), or
             "scaled" for the paper's 10 scaled down to the length of this run.
         gamma: the routing loss counts gamma times when above the student's and 1/gamma times when below; 1 is off.
@@ -152,8 +154,9 @@ class PolicyOptions:
 
     lr: float | None = option(None, affects="result", above=0)
     weight_decay: float = option(1e-3, affects="result", at_least=0)
-    schedule: Literal["published", "scaled"] = option("published", affects="result")
+    schedule: Literal["scaled", "published"] = option("scaled", affects="result")
     every: int = option(1, affects="result", at_least=1)
+    held_out: bool = option(False, affects="result")
     bias: float | Literal["scaled"] = option(0.0, affects="result")
     gamma: float = option(1.0, affects="result")
     share_cost: float = option(0.0, affects="result", at_least=0)
@@ -215,7 +218,8 @@ class RunOptions:
         channels_last: store feature maps channels last, which convolutions prefer.
         compile: compile the networks' passes with torch.compile. Each is compared with the plain pass before it is
             used, and its seconds and what it saves are printed; it pays in long runs. Needs a C++ compiler.
-        cuda_graphs: with compile, record each compiled pass as a CUDA graph, which is launched at once.
+        cuda_graphs: on one CUDA device, record the forward and backward pass of a step as a CUDA graph, which is
+            launched at once. Compared with the plain step before it is used.
         quiet: print only the result.
         logger: what shows the numbers as they come: tensorboard, csv, wandb, mlflow, or several as tensorboard,wandb;
             none for none. (The run folder's metrics.csv is there anyway.)

@@ -27,16 +27,17 @@ TEMPERATURE = 3.0
 
 @STRATEGIES.register("ea")
 class EA(Strategy):
-    """Weigh samples by the entropies of teacher and student, the same at every spot; weights may be above 1."""
+    """Weigh samples by the entropies of both, the same at every spot of a teacher; weights may be above 1."""
 
     def weigh(self, evidence: Evidence) -> Decisions:
         return Decisions(self.expected_weights(evidence))
 
     @torch.no_grad()
     def expected_weights(self, evidence: Evidence) -> Tensor:
-        student, teacher = (entropy(x[-1].float() / TEMPERATURE) for x in (evidence.student, evidence.teacher))
-        weights = (teacher + teacher * student / math.log(max(evidence.teacher[-1].shape[1], 2))) / 2
-        return weights[:, None].expand(evidence.policy_logits.shape[:-1]).to(evidence.policy_logits.dtype)
+        student, largest = entropy(evidence.student[-1].float() / TEMPERATURE), max(evidence.student[-1].shape[1], 2)
+        teachers = torch.stack([entropy(x.float() / TEMPERATURE) for x in evidence.each_teacher], dim=1)
+        weights = (teachers + teachers * student[:, None] / math.log(largest)) / 2
+        return evidence.spread(weights).to(evidence.policy_logits.dtype)
 
 
 def entropy(logits: Tensor) -> Tensor:

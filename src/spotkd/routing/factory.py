@@ -91,6 +91,10 @@ class Combined(Strategy):
         route = next((each.route for each in decisions if each.route is not None), None)
         return Decisions(mask, route, torch.stack(losses).sum() if losses else None)
 
+    def draw_route(self, logits: Tensor) -> Tensor:
+        learning = [part for part in self if part.learns]
+        return (learning or list(self))[0].draw_route(logits)
+
     def expected_weights(self, evidence: Evidence) -> Tensor:
         weights = torch.ones_like(evidence.policy_logits[..., 0])
         for part in self:

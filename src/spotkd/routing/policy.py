@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..distributed import all_reduce_sum, shard_share, uniform
+from ..distributed import all_reduce_sum, current_shard, uniform, use_shard
 
 PAPER_BIAS = 10.0
 # The paper's policy: lr 0.025, momentum 0.9, weight decay 1e-3, 240 epochs of 782 steps. Weight decay shrinks a bias by
@@ -130,11 +130,17 @@ class PolicyPace(nn.Module):
         self.settling, self.bound, self.every = settling, bound, every
         self._taken = 0
 
-    def advance(self) -> tuple[bool, bool]:
-        """Counts a step; whether it is still one of the start, and whether the policy learns in it."""
+    @property
+    def phase(self) -> tuple[bool, bool]:
+        """Whether the next step is still one of the start, and whether the policy learns in it."""
         after = self._taken - self.settling
-        self._taken += 1
         return after < 0, after >= 0 and after % self.every == 0
+
+    def advance(self) -> tuple[bool, bool]:
+        """Counts a step, and gives its phase."""
+        phase = self.phase
+        self._taken += 1
+        return phase
 
     def attach(self, logits: Tensor) -> Tensor:
         """The same logits, through which gradients flow back bounded."""
@@ -152,11 +158,13 @@ class PolicyPace(nn.Module):
 class _BoundGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
-        ctx.bound = bound
+        ctx.bound, ctx.shard = bound, current_shard()
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        # Each process has the mean loss of its own samples, whose share is their part in the batch's gradient.
-        norm = all_reduce_sum(grad.square().sum() * shard_share() ** 2).sqrt()
+        # The batch's gradient is the mean over the processes, each of which has nothing of the others' samples.
+        with use_shard(ctx.shard):
+            norm = all_reduce_sum(grad.square().sum()).sqrt()
+        norm = norm / (ctx.shard.processes if ctx.shard.is_split else 1)
         return grad * (ctx.bound / norm.clamp(min=1e-12)).clamp(max=1.0), None

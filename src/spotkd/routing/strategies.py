@@ -87,14 +87,19 @@ class Evidence(NamedTuple):
     teacher_of_column: Sequence[int] = ()
     look_ahead: Callable[[Tensor], Tensor] = torch.zeros_like
 
+    @property
+    def each_teacher(self) -> Sequence[Tensor]:
+        """The logits ``(B, classes)`` of every teacher by itself, one or several."""
+        return self.logits_of_teachers or self.teacher[-1:]
+
     def is_teacher_right(self) -> Tensor:
-        """Whether a column's teacher names the label: ``(B, 1)``, of several teachers ``(B, K + 1)``."""
-        logits = self.logits_of_teachers or self.teacher[-1:]
-        right = torch.stack([x.argmax(1) == self.labels for x in logits], dim=1)
-        return self.spread(right) if self.logits_of_teachers else right
+        """Whether a column's teacher names the label, ``(B, K + 1)``."""
+        return self.spread(torch.stack([x.argmax(1) == self.labels for x in self.each_teacher], dim=1))
 
     def spread(self, of_teachers: Tensor) -> Tensor:
-        """Values ``(B, teachers)`` of each of several teachers as those of its columns, ``(B, K + 1)``."""
+        """Values ``(B, teachers)`` of each teacher as those of its columns, ``(B, K + 1)``."""
+        if not self.teacher_of_column:
+            return of_teachers.expand(self.policy_logits.shape[:-1])
         return torch.stack([of_teachers[:, teacher] for teacher in self.teacher_of_column], dim=1)
 
     def require_losses(self) -> Tensor:
@@ -186,6 +191,20 @@ class Strategy(nn.Module):
     def weigh(self, evidence: Evidence) -> Decisions:
         """Decide for one batch from everything that is known of it; by default what :meth:`decide` says."""
         return self.decide(evidence.policy_logits)
+
+    def draw_route(self, logits: Tensor) -> Tensor:
+        """The route ``(B, K + 1)`` of samples that are not distilled, with gradients to the policy's ``(B, K + 1, 2)``.
+
+        What the strategy knows of the batches stays as it is.
+        """
+        was_training = self.training
+        try:
+            route = self.eval().decide(logits).route
+        finally:
+            self.train(was_training)
+        if route is None:
+            raise SpotkdError(f"strategy {type(self).__name__} routes nothing")
+        return route
 
     def teacher_probability(self, logits: Tensor) -> Tensor:
         """P(teacher) ``(B, K + 1)`` without the noise of a draw: ``sigmoid(l_0 - l_1)`` of the policy's logits.

@@ -5,6 +5,12 @@ distillation loss of that sample is extreme. So at each spot the logarithms of t
 a mixture of two normal distributions. Where the two are clearly apart, a sample is distilled with the probability that
 its loss belongs to the lower one; where they are not, everybody is, as by `always`. Where the labels are known, a
 teacher that is wrong about a sample is not asked about it at all. Of several teachers each is judged by itself.
+
+With `trust:graded=true` it is asked as far as its mistakes tell something. Who errs for want of skill mostly has the
+label near the top; where a teacher's output is that of another sample, the label lies anywhere. So the ranks of the
+labels in its mistakes are compared with chance, and a mistake has the weight 1 minus the local false discovery rate of
+its rank (in bins of 1, 2, 4, ... ranks over the mistakes among the last 4 096 samples; the share of chance is that of
+the worse half, Storey, "A direct approach to false discovery rates", 2002). Between two classes nothing is told.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from torch import Tensor
 
 from ..stages import Shape
 from .history import History
+from .mistakes import BINS, fit_beliefs, label_ranks, look_up_beliefs
 from .strategies import STRATEGIES, Decisions, Evidence, Strategy
 
 KEPT = 4096  # samples that the mixture describes
@@ -36,29 +43,44 @@ class Trust(Strategy):
 
     Args:
         labels: whether a sample about which the teacher is wrong is left out.
+        graded: leave it out as far as the rank that the teacher gives the label is one of chance, and no further.
     """
 
     needs_losses = True
     separation: Tensor
     components: Tensor
+    beliefs: Tensor
 
-    def __init__(self, labels: bool = True) -> None:
+    def __init__(self, labels: bool = True, graded: bool = False) -> None:
         super().__init__()
-        self.labels = bool(labels)
+        self.labels, self.graded = bool(labels), bool(graded)
 
     def build(self, spots: int, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
         self.history = History(KEPT, spots)
         self.register_buffer("separation", torch.zeros(spots))
         self.register_buffer("components", torch.zeros(6, spots))  # mean, deviation and share of either
+        if self.graded:
+            self.ranks = History(KEPT, spots)
+            self.register_buffer("beliefs", torch.zeros(BINS, spots))  # in mistakes of each bin of ranks
         self._steps = 0
 
     def weigh(self, evidence: Evidence) -> Decisions:
         if self.training:
             self.history.add(_logarithm(evidence.require_losses()))
-            if self._steps % EVERY == 0:
-                self._fit()
-            self._steps += 1
+            if self.graded:
+                self.ranks.add(_ranks(evidence))
+            if self.phase:
+                self._fit(evidence.teacher[-1].shape[1])
+            self.advance()
         return Decisions(self.expected_weights(evidence))
+
+    @property
+    def phase(self) -> bool:
+        """Whether the mixture is fitted in this step, see :class:`~spotkd.recording.Counter`."""
+        return self._steps % EVERY == 0
+
+    def advance(self) -> None:
+        self._steps += 1
 
     @torch.no_grad()
     def expected_weights(self, evidence: Evidence) -> Tensor:
@@ -66,14 +88,21 @@ class Trust(Strategy):
         weights = lower_posterior(_logarithm(losses), self.components)
         weights = torch.where(self.separation > SEPARATION, weights, 1.0)
         if self.labels:
-            weights = weights * evidence.is_teacher_right()
+            weights = weights * self._belief(evidence)
         return weights.to(losses.dtype)
+
+    def _belief(self, evidence: Evidence) -> Tensor:
+        """How far each column's teacher is believed for what it says about the label ``(B, K + 1)``."""
+        right = evidence.is_teacher_right()
+        if not self.graded:
+            return right
+        return torch.where(right, 1.0, look_up_beliefs(_ranks(evidence), self.beliefs))
 
     def measures(self) -> Mapping[str, Tensor]:
         return {"separation": self.separation}
 
     @torch.no_grad()
-    def _fit(self) -> None:
+    def _fit(self, classes: int) -> None:
         values = self.history.values
         components = fit_mixture(values)
         mean_1, deviation_1, _, mean_2, deviation_2, _ = components.unbind()
@@ -81,6 +110,8 @@ class Trust(Strategy):
         enough = values.isfinite().sum(0) >= FEWEST
         self.components.copy_(components)
         self.separation.copy_(torch.where(enough, separation, 0.0))
+        if self.graded:
+            self.beliefs.copy_(fit_beliefs(self.ranks.values, classes))
 
     def get_extra_state(self) -> Tensor:
         """The number of steps, so that a resumed run fits when it would have."""
@@ -88,6 +119,11 @@ class Trust(Strategy):
 
     def set_extra_state(self, state: Tensor) -> None:
         self._steps = int(state)
+
+
+def _ranks(evidence: Evidence) -> Tensor:
+    """The label's rank among the classes that a column's teacher did not name, ``(B, K + 1)``."""
+    return evidence.spread(torch.stack([label_ranks(x.float(), evidence.labels) for x in evidence.each_teacher], 1))
 
 
 def _logarithm(losses: Tensor) -> Tensor:

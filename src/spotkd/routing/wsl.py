@@ -26,16 +26,16 @@ from .strategies import STRATEGIES, Decisions, Evidence, Strategy
 
 @STRATEGIES.register("wsl")
 class WSL(Strategy):
-    """Weigh samples by how much worse than the teacher the student is at them, the same at every spot."""
+    """Weigh samples by how much worse than the teacher the student is at them, the same at every spot of a teacher."""
 
     def weigh(self, evidence: Evidence) -> Decisions:
         return Decisions(self.expected_weights(evidence))
 
     @torch.no_grad()
     def expected_weights(self, evidence: Evidence) -> Tensor:
-        student, teacher = (
-            F.cross_entropy(logits[-1].float(), evidence.labels, reduction="none")
-            for logits in (evidence.student, evidence.teacher)
+        student, *teachers = (
+            F.cross_entropy(logits.float(), evidence.labels, reduction="none")
+            for logits in (evidence.student[-1], *evidence.each_teacher)
         )
-        weights = 1 - torch.exp(-student / (teacher + 1e-7))
-        return weights[:, None].expand(evidence.policy_logits.shape[:-1]).to(evidence.policy_logits.dtype)
+        weights = torch.stack([1 - torch.exp(-student / (teacher + 1e-7)) for teacher in teachers], dim=1)
+        return evidence.spread(weights).to(evidence.policy_logits.dtype)

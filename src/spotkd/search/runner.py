@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.live import Live
 
 from ..errors import RunError, SpotkdError, Stopped
 from ..escaping import escape_terminal
-from ..experiments.bench import worker_environment
+from ..experiments.engines import Job, make_engine
 from ..formatting import format_duration
 from ..options import EvaluateOptions, ReportOptions, SearchOptions, check_values, with_values
 from ..options.grammar import parse_duration
@@ -27,7 +26,6 @@ from ..report.run_record import repeat_command
 from ..runs.folder import RunFolder
 from ..runs.layout import LOCK
 from ..runtime.signals import StopRequest
-from ..runtime.workers import Supervisor
 from ..training import evaluate_checkpoint
 from .leaderboard import leaderboard_table, write_leaderboard
 from .space import base_options, describe, fingerprint, make_space, trial_options
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.2  # between two looks at the running processes
 _NOTE_SECONDS = 5.0  # between two notes of the time spent, which is what a kill may forget
-_SAVE_SECONDS = 60.0  # that a run has to save its state
 
 
 def run_search(options: SearchOptions, console: Console) -> None:
@@ -68,10 +65,7 @@ def run_search(options: SearchOptions, console: Console) -> None:
 @dataclass
 class _RunningTrial:
     trial: optuna.Trial
-    run: RunFolder
-    process: subprocess.Popen[bytes]
-    started: float
-    slot: int
+    job: Job
     is_behind: bool = False
 
 
@@ -89,6 +83,7 @@ class Search:
         self.space, self.base = make_space(options), base_options(options)
         self.study = Study(folder, self.space, options.sampler, options.prune, options.seed)
         self.study.check_options(fingerprint(options, self.base, self.space))
+        self.engine = make_engine(options.engine, options.jobs, options.cluster, [self.base], self._print)
         self.running: list[_RunningTrial] = []
         self._earlier, self._started, self._noted = self.study.seconds, time.monotonic(), 0.0
 
@@ -109,31 +104,37 @@ class Search:
         if done or waiting:
             self._print(f"{done} runs are done already, {len(waiting)} are resumed")
         live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else nullcontext()
-        with live as table, Supervisor() as self.supervisor, StopRequest() as request:
-            try:
-                while True:
-                    if request.received:
-                        raise Stopped(f"stopped by {request.received}; the same command resumes it")
-                    self._fill(waiting)
-                    if not self.running:
-                        return
-                    time.sleep(_POLL_SECONDS)
-                    changed = [self._watch(one) for one in list(self.running)]
-                    self._note_time()
-                    if isinstance(table, Live) and any(changed):
-                        table.update(leaderboard_table(self.study, self.base), refresh=True)
-            finally:  # no process is left behind, and each may save its run
-                self.supervisor.stop(_SAVE_SECONDS)
-                self.study.seconds = self.seconds
+        if not waiting and not self._may_begin():
+            return
+        with live as table, StopRequest() as request, self._counting_time(), self.engine:
+            while True:
+                if request.received:
+                    raise Stopped(f"stopped by {request.received}; the same command resumes it")
+                self._fill(waiting)
+                if not self.running and not waiting and not self._may_begin():
+                    return
+                time.sleep(_POLL_SECONDS)
+                changed = [self._watch(one) for one in list(self.running)]
+                self._note_time()
+                if isinstance(table, Live) and any(changed):
+                    table.update(leaderboard_table(self.study, self.base), refresh=True)
+
+    @contextmanager
+    def _counting_time(self) -> Iterator[None]:
+        """Notes at the end how long was searched, also when the runs were given time to save."""
+        try:
+            yield
+        finally:
+            self.study.seconds = self.seconds
 
     def _fill(self, waiting: list[optuna.Trial]) -> None:
         """Start what there is room and time for; out of time, only the first runs go on."""
         if self.seconds >= self.budget:
             for one in self.running:
-                if one.trial.number >= len(self.space.first) and one.process.poll() is None:
-                    one.process.terminate()
+                if one.trial.number >= len(self.space.first):
+                    one.job.stop()
             waiting[:] = [trial for trial in waiting if trial.number < len(self.space.first)]
-        while len(self.running) < self.options.jobs:
+        while len(self.running) < self.engine.slots:
             if waiting:
                 self._start(waiting.pop(0))
             elif self._may_begin():
@@ -155,24 +156,17 @@ class Search:
         run = self.trial_folder(trial.number)
         choices = self.study.choose(trial)
         options = with_values(trial_options(self.base, choices), {"out": str(run.path)})
-        run.request(yaml.safe_dump(asdict(options), sort_keys=False))
-        slot = min(set(range(self.options.jobs)) - {one.slot for one in self.running})
-        with run.log.open("wb") as log:
-            arguments = ["spotkd.training.worker", "distill", str(run.path)]
-            environment = worker_environment(slot, self.options.jobs)
-            process = self.supervisor.start(arguments, environment, log, subprocess.STDOUT)
-        self.running.append(_RunningTrial(trial, run, process, time.monotonic(), slot))
+        self.running.append(_RunningTrial(trial, self.engine.start(run, options)))
 
     def _watch(self, one: _RunningTrial) -> bool:
         """Tell the study what a run has reached, stop it where it is behind; whether it has ended."""
-        ended = one.process.poll() is not None
+        ended = one.job.has_ended()
         if not one.is_behind:
-            one.is_behind = self.study.should_stop(one.trial, self._accuracies(one.run))
+            one.is_behind = self.study.should_stop(one.trial, self._accuracies(one.job.run))
             if one.is_behind and not ended:
-                one.process.terminate()
+                one.job.stop()
         if ended:
             self.running.remove(one)
-            self.supervisor.forget(one.process)
             self._finish(one)
         return ended
 
@@ -185,19 +179,19 @@ class Search:
             return []
 
     def _finish(self, one: _RunningTrial) -> None:
-        number, spent = one.trial.number, format_duration(time.monotonic() - one.started)
-        if one.run.finished:
-            accuracy = one.run.result.scores.top1
+        number, run, spent = one.trial.number, one.job.run, format_duration(one.job.seconds)
+        if run.finished:
+            accuracy = run.result.scores.top1
             self.study.finish(one.trial, accuracy)
             told = f"validation top-1 {accuracy:.2f} %"
         elif one.is_behind:
             self.study.stop(one.trial)
-            told = f"stopped after {len(self._accuracies(one.run))} epochs, behind the others"
+            told = f"stopped after {len(self._accuracies(run))} epochs, behind the others"
         elif self.seconds >= self.budget and number >= len(self.space.first):
             return  # out of time; a larger budget resumes it
         else:
-            reason = one.run.last_words() or f"ended with status {one.process.returncode}"
-            one.run.fail(reason)
+            reason = one.job.reason
+            run.fail(reason)
             self.study.fail(one.trial)
             told = f"failed: {reason}"
         best = next(iter(self.study.ranked), None)

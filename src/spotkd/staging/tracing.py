@@ -278,16 +278,11 @@ def describe_node(trace: Trace, node: fx.Node | None) -> object:
     if node is None:
         return None
     if node.op != "get_attr":
-        return (
-            node.op,
-            node.target,
-            str(
-                fx.node.map_aggregate(
-                    (node.args, node.kwargs),
-                    lambda given: trace.place.get(given, given) if isinstance(given, fx.Node) else given,
-                )
-            ),
-        )
+
+        def by_place(given: Any) -> Any:
+            return trace.place.get(given, given) if isinstance(given, fx.Node) else given
+
+        return node.op, node.target, str(fx.node.map_aggregate((node.args, node.kwargs), by_place))
     value: Any = trace.root
     for part in str(node.target).split("."):
         value = getattr(value, part)

@@ -39,6 +39,7 @@ from ..runtime.process_group import connect, launched_processes
 from ..runtime.random_state import seed_everything
 from ..spots import check_logits
 from ..stages import StagedModel
+from .held_out import check_policy_images
 from .loggers import check_installed
 from .policy import choose_bias, choose_decay, choose_pace
 from .prepare import PreparationPlan
@@ -104,8 +105,8 @@ def open_device(options: AnyRun) -> tuple[AnyRun, Device]:
         check_devices(options)
     fabric = connect(options.accelerator, options.precision)
     device = Device(fabric, choose_memory_format(options.channels_last))
-    if options.cuda_graphs and not (options.compile and fabric.device.type == "cuda"):
-        raise SpotkdError("cuda_graphs records what compile makes, on CUDA: set compile to true there, or leave it out")
+    if options.cuda_graphs and (fabric.device.type != "cuda" or fabric.world_size > 1):
+        raise SpotkdError("cuda_graphs records the steps of one CUDA device: leave it out elsewhere")
     return replace(options, quiet=options.quiet or not device.is_first), device
 
 
@@ -198,6 +199,8 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         more = [load_teacher(path, data, options.data.name, given) for path in parse_names(options.more_teachers) or ()]
     strategy, policy = make_strategy(options.strategy), options.policy
     check_held_out(options.strategy, strategy, data, options.select)
+    if policy.held_out:
+        check_policy_images(data, strategy.learns, strategy.trains_teacher)
     scaled = policy.schedule == "scaled"
     teachers = [teacher, *more]
     if options.fold and not strategy.trains_teacher:
@@ -226,7 +229,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
         policy_bias=choose_bias(
             policy.bias, scaled, _steps(options, data), _policy_lr(options), policy.weight_decay, options.optim.momentum
         ),
-        pace=choose_pace(scaled, policy.every),
+        pace=choose_pace(scaled, policy.every, _steps(options, data)),
         share_cost=policy.share_cost,
         target_share=policy.target_share,
         target_weight=policy.target_weight,

@@ -6,6 +6,7 @@ import math
 
 from ..routing import PolicyPace, scaled_bias, scaled_decay
 
+SETTLING = 50  # steps until running statistics are those of the data, of a run of ten times as many or more
 LARGEST_BIAS = 3.0  # of a scaled policy: P(teacher) is 0.95; more would decide the start
 
 
@@ -30,8 +31,8 @@ def choose_decay(weight_decay: float, scaled: bool, steps: int, lr: float, momen
     return scaled_decay(steps, lr, momentum) if scaled else weight_decay
 
 
-def choose_pace(scaled: bool, every: int) -> PolicyPace | None:
-    """When the policy learns; None for the paper: in every step, from the first one on."""
+def choose_pace(scaled: bool, every: int, steps: int) -> PolicyPace | None:
+    """When the policy learns in a run of so many steps; None for the paper: in every step, from the first one on."""
     if scaled:
-        return PolicyPace(every=every)
+        return PolicyPace(settling=min(SETTLING, -(-steps // 10)), every=every)
     return PolicyPace(settling=0, bound=math.inf, every=every) if every > 1 else None
