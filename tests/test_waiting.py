@@ -46,3 +46,11 @@ def test_a_terminal_gets_a_bar_that_leaves_nothing(monkeypatch: pytest.MonkeyPat
     assert list(waiting.shown("abc", "runs/a: batches", 3)) == ["a", "b", "c"]
     assert "runs/a: batches" in terminal.getvalue()
     assert terminal.getvalue().endswith("\x1b[2K")
+
+
+def test_items_may_count_for_several(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    monkeypatch.setattr(waiting, "time", clock)
+    for _ in waiting.shown([64, 64, 36], "decoding", 164, weigh=int):
+        clock.now += 4
+    assert capsys.readouterr().err == "decoding: 64 of 164, about 0:06 left\n"

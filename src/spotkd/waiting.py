@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from .escaping import escape_terminal
@@ -14,13 +14,16 @@ Item = TypeVar("Item")
 _SOON, _LATER = 2.0, 60.0  # seconds to the first line where there is no bar, and to the next
 
 
-def shown(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
+def shown(
+    items: Iterable[Item], title: str, total: int, weigh: Callable[[Item], int] = lambda item: 1
+) -> Iterator[Item]:
     """The items themselves, one by one, while how many are done is shown; nothing is left of a bar in the end.
 
     Args:
         items: what is worked on.
         title: what is done, and to what.
-        total: how many items there are.
+        total: how many items there are, each as many as ``weigh`` says.
+        weigh: what an item counts.
     """
     from rich.console import Console  # slow to import, and needed by few commands
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -31,14 +34,15 @@ def shown(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
     text = TextColumn("{task.description}", markup=False)
     bar = Progress(text, *columns, console=console, transient=True, disable=not moves)
     started = time.monotonic()
-    due = started + _SOON
+    due, done = started + _SOON, 0
     with bar:
         task = bar.add_task(escape_terminal(title), total=total)
-        for done, item in enumerate(items):
+        for item in items:
             now = time.monotonic()
             if not moves and done and now > due:
                 due = now + _LATER
                 left = format_duration((now - started) / done * (total - done))
                 sys.stderr.write(f"{escape_terminal(title)}: {done} of {total}, about {left} left\n")
             yield item
-            bar.advance(task)
+            done += weigh(item)
+            bar.update(task, completed=done)

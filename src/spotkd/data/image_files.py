@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps, features
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from ..cores import available_cores
 from ..untrusted.images import WHITE, decode_and_use, ignore_warnings, measure_white, read_image_file, read_image_size
+from ..waiting import shown
 
 EXTENSIONS = frozenset(
     ["jpg", "jpeg", "jpe", "jfif", "png", "bmp", "dib", "webp", "tif", "tiff", "gif", "ppm", "pgm", "pbm"]
@@ -139,7 +138,7 @@ def decode_images(pictures: ImageFiles, numbers: Sequence[int], size: tuple[int,
 def visit_images(
     pictures: ImageFiles, numbers: Sequence[int], size: tuple[int, int], title: str, use: Callable[[int, Pixels], None]
 ) -> None:
-    """Decode pictures one after the other, in several threads and with a bar in a terminal.
+    """Decode pictures one after the other, in several threads, and show how far it is.
 
     A picture of another size is brought to it by :func:`resize_to_cover`.
 
@@ -160,11 +159,6 @@ def visit_images(
             use(place, np.asarray(decode_and_use(*pictures[number], partial(resize_to_cover, size=size), white)))
         return len(numbers[start : start + _BLOCK])
 
-    console = Console(stderr=True)
-    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-    text = TextColumn("{task.description}", markup=False)
-    bar = Progress(text, *columns, console=console, transient=True, disable=not console.is_terminal)
-    with ignore_warnings(), bar, ThreadPoolExecutor(min(_THREADS, available_cores())) as threads:
-        task = bar.add_task(title, total=len(numbers))
-        for done in threads.map(visit, range(0, len(numbers), _BLOCK)):
-            bar.advance(task, done)
+    with ignore_warnings(), ThreadPoolExecutor(min(_THREADS, available_cores())) as threads:
+        for _ in shown(threads.map(visit, range(0, len(numbers), _BLOCK)), title, len(numbers), weigh=int):
+            pass
