@@ -182,7 +182,6 @@ def test_a_search_killed_in_the_middle_goes_on(bright: Path, capfd: pytest.Captu
     assert "another seed" in capfd.readouterr().err
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("distiller", ["kd", "dkd", "dist", "at"])
 def test_only_a_distiller_with_a_weight_gets_one(distiller: str) -> None:
     class Chooser:
@@ -195,7 +194,8 @@ def test_only_a_distiller_with_a_weight_gets_one(distiller: str) -> None:
     choices = Space([distiller], ["always"]).choose(Chooser())
     assert ("weight" in choices) == (distiller == "at")
     assert (trial_options(DistillOptions(), choices).beta is not None) == (distiller == "at")
-=======
+
+
 @pytest.mark.process
 @pytest.mark.slow
 def test_runs_side_by_side_here_and_on_a_cluster(bright: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -213,4 +213,3 @@ def test_runs_side_by_side_here_and_on_a_cluster(bright: Path, capfd: pytest.Cap
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert Path("there/leaderboard.md").read_bytes() == Path("here/leaderboard.md").read_bytes()
->>>>>>> origin/w1
