@@ -224,7 +224,7 @@ def test_variables_are_looked_up_in_each_run(step: Any, where: Any, monkeypatch:
     torch.testing.assert_close(staged(x), net(x))
     before = staged(x)
     if isinstance(where[0], dict):
-        monkeypatch.setitem(*where, 0.9)
+        monkeypatch.setitem(where[0], where[1], 0.9)
     else:
         monkeypatch.setattr(where[0], where[1], 0.9)
     torch.testing.assert_close(staged(x), net(x))

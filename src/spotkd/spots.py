@@ -25,7 +25,8 @@ def check_pair(
     """
     if len(image_shape) != 3:
         raise SpotkdError(f"image_shape is {tuple(image_shape)}: give (C, H, W) of one image, such as (3, 32, 32)")
-    for which, network in (("student", student), ("teacher", teacher)):
+    given: list[tuple[str, object]] = [("student", student), ("teacher", teacher)]
+    for which, network in given:
         if not isinstance(network, StagedModel):
             kind = type(network).__name__
             raise SpotkdError(
@@ -33,8 +34,8 @@ def check_pair(
             )
     for each in teachers_of(teacher) if isinstance(teacher, Committee) else ():
         check_pair(student, each, image_shape)
-    for which, network in (("student", student), ("teacher", teacher)):
-        check_logits(network, which, image_shape)
+    for which, one in (("student", student), ("teacher", teacher)):
+        check_logits(one, which, image_shape)
     if {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:
         raise SpotkdError("teacher and student share parameters: they must be two networks, the teacher is frozen")
     of_student, of_teacher = feature_shapes(student, image_shape), feature_shapes(teacher, image_shape)
