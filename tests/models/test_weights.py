@@ -299,6 +299,35 @@ def test_two_networks_in_one_file(state: State, tmp_path: Path, capsys: pytest.C
     assert "left out: student.conv1.weight" in capsys.readouterr().err
 
 
+OPTIMIZER = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"params": [0]}]}
+
+
+@pytest.mark.parametrize("keys", [("my_net",), ("result", "best", "generator")])
+def test_weights_under_a_key_of_ones_own(keys: tuple[str, ...], state: State, tmp_path: Path) -> None:
+    content: Any = state
+    for key in reversed(keys):
+        content = {"epoch": 3, "optimizer": OPTIMIZER, key: content}
+    torch.save(content, tmp_path / "x.pt")
+    assert_same(create_model("resnet8", 10, tmp_path / "x.pt").state_dict(), state)
+
+
+def test_several_networks_under_keys_of_ones_own(
+    state: State, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = {key: value + 1 for key, value in state.items()}
+    torch.save({"first_net": state, "second_net": changed}, tmp_path / "x.pt")
+    with pytest.raises(SpotkdError, match="holds several networks, first_net, second_net: choose one by"):
+        create_model("resnet8", 10, tmp_path / "x.pt")
+    assert_same(create_model("resnet8", 10, tmp_path / "x.pt", checkpoint_key="second_net").state_dict(), changed)
+    torch.save({"my_net": state, "my_net_ema": changed}, tmp_path / "x.pt")
+    assert_same(create_model("resnet8", 10, tmp_path / "x.pt").state_dict(), state)
+    assert "also holds averaged (EMA) weights, my_net_ema" in capsys.readouterr().err
+    assert_same(create_model("resnet8", 10, tmp_path / "x.pt", checkpoint_key="ema").state_dict(), changed)
+    torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "x.pt")
+    with pytest.raises(SpotkdError, match="it has 'epoch', 'lr'"):
+        create_model("resnet8", 10, tmp_path / "x.pt")
+
+
 def test_a_classifier_of_another_size(state: State, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.pt"
     torch.save(state, path)

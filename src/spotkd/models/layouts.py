@@ -56,10 +56,13 @@ def find_state(content: object, path: Path, key: str | None = None) -> Found:
         chosen = raw if raw or key == "raw" else averaged
     else:
         chosen = [place for place in places if place == key or place.startswith(f"{key}.")]
+    if key is None and len(chosen) > 1 and not any(part in WRAPPERS for part in chosen[0].split(".")) and chosen[0]:
+        raise SpotkdError(f"{path}: holds several networks, {', '.join(chosen[:4])}: choose one by checkpoint_key")
     if not chosen and (key is None or not places):
+        keys = ", ".join(map(repr, list(content)[:6])) if isinstance(content, Mapping) and content else ""
         raise SpotkdError(
-            f"{path}: holds no state dict (neither bare nor under a key {' or '.join(WRAPPERS[:4])}); "
-            "save the network's state_dict() instead"
+            f"{path}: holds no state dict (neither bare nor under a key such as {' or '.join(WRAPPERS[:3])}"
+            f"{f'; it has {keys}' if keys else ''}); save the network's state_dict() instead"
         )
     if not chosen:
         if key not in (None, "raw") and any(
@@ -73,7 +76,7 @@ def find_state(content: object, path: Path, key: str | None = None) -> Found:
 
 
 def _is_averaged(place: str) -> bool:
-    return any(part in AVERAGED for part in place.split("."))
+    return any(part in AVERAGED or "ema" in part.lower().split("_") for part in place.split("."))
 
 
 def _find_places(content: object, place: str = "", depth: int = 0) -> Iterable[tuple[str, State]]:
@@ -86,6 +89,10 @@ def _find_places(content: object, place: str = "", depth: int = 0) -> Iterable[t
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if tensors and (not known or any(name.endswith("weight") for name in tensors)):
         yield place, tensors
+    elif not known:  # under a key of the user's own
+        for key, value in content.items():
+            inner = dict(_find_places(value, f"{place}.{key}".lstrip("."), depth + 1))
+            yield from ((where, state) for where, state in inner.items() if any(n.endswith("weight") for n in state))
 
 
 @dataclass(frozen=True)
