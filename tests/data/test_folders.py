@@ -306,6 +306,18 @@ def test_no_folder(tmp_path: Path) -> None:
     fails(tmp_path, rf"^{tmp_path}: no class folders in it, and two classes are the least; FOLDER/train/CLASS/1\.jpg")
 
 
+def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "pictures.zip").write_bytes(b"PK")
+    fails(tmp_path / "pictures.zip", r"pictures\.zip: is a file; unpack it")
+
+
+def test_splits_of_unknown_names_are_asked_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path, ("fit", "check"))
+    assert open_folder(tmp_path).classes == ("check", "fit")
+    told = "".join(capsys.readouterr())
+    assert "check, fit are taken as classes, and all hold ant, bee, cat: if those are the classes, call the" in told
+
+
 def test_one_class(tmp_path: Path) -> None:
     write_folder(tmp_path, ("",), ("ant",))
     fails(tmp_path, rf"^{tmp_path}: only one class folder \(ant\) in it")

@@ -26,6 +26,7 @@ _SPLIT_NAMES = {  # how folders that hold a split are called, whatever their cas
     "test": ("test", "testing", "tst", "holdout", "heldout"),
 }
 _CONTENT_NAMES = ("dataset", "set", "data", "images", "imgs", "pictures", "split")
+_MOST_SPLITS = 3
 _MOST_FOLDERS = 20_000  # below a class folder, of a set that somebody else's file names
 _BY_SYSTEMS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "lost+found")
 _EXPECTED_LAYOUT = "FOLDER/train/CLASS/1.jpg with FOLDER/val/CLASS/2.jpg, or FOLDER/CLASS/1.jpg, is expected"
@@ -38,6 +39,8 @@ def _load_folder(path: str, spec: DataSpec) -> Dataset:
     reject_unused(spec, "image_size", "test_share", "white")
     folder = Path(path).expanduser()
     if not path or not folder.is_dir():
+        if folder.is_file():
+            raise SpotkdError(f"{spec.name}: is a file; unpack it, if it is an archive, and name the folder")
         raise SpotkdError(f"{spec.name}: no such folder, seen from {Path.cwd()}")
     left_out = LeftOut(folder)
     if (inside := _enter_only_folder(folder)) != folder:
@@ -48,7 +51,8 @@ def _load_folder(path: str, spec: DataSpec) -> Dataset:
     are_classes = places and not any(_list_subfolders(place) for place in places.values())
     if not places or (are_classes and (others or list(places) == ["train"])):  # classes called train or test
         train, classes = _read_split(folder, left_out)
-        left_out.tell(f"no train/ and no test/: {spec.test_share or 0.2:.0%} of each class are held out as test images")
+        held_out = f"{spec.test_share or 0.2:.0%} of each class are held out as test images"
+        left_out.tell(f"no train/ and no test/: {held_out}{_ask_about_splits(folder)}")
         return build_dataset(spec, classes, train, None, None)
     if "train" not in places:
         name = next(iter(places.values())).name
@@ -64,6 +68,20 @@ def _load_folder(path: str, spec: DataSpec) -> Dataset:
         taken.append(f"{places['val'].name}/ for the test images")
     left_out.tell(f"takes {', '.join(taken)}" if taken else "")
     return build_dataset(spec, classes, splits["train"], splits.get("test"), splits.get("val"))
+
+
+def _ask_about_splits(folder: Path) -> str:
+    """A question, where the folders taken as classes all hold the same folders, and may be splits of other names."""
+    classes = [place for place in _list_subfolders(folder) if place.name not in _BY_SYSTEMS]
+    inner = [sorted(place.name for place in _list_subfolders(each)) for each in classes]
+    if not 2 <= len(classes) <= _MOST_SPLITS or len(inner[0]) < 2 or any(names != inner[0] for names in inner):
+        return ""
+    taken, held = (
+        f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}" for names in ([c.name for c in classes], inner[0])
+    )
+    return (
+        f"; {taken} are taken as classes, and all hold {held}: if those are the classes, call the outer ones train, val"
+    )
 
 
 @DATASETS.register("imagenet")
