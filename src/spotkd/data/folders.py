@@ -76,12 +76,9 @@ def _ask_about_splits(folder: Path) -> str:
     inner = [sorted(place.name for place in _list_subfolders(each)) for each in classes]
     if not 2 <= len(classes) <= _MOST_SPLITS or len(inner[0]) < 2 or any(names != inner[0] for names in inner):
         return ""
-    taken, held = (
-        f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}" for names in ([c.name for c in classes], inner[0])
-    )
-    return (
-        f"; {taken} are taken as classes, and all hold {held}: if those are the classes, call the outer ones train, val"
-    )
+    taken, held = ", ".join(place.name for place in classes), ", ".join(inner[0][:3]) + ", ..." * (len(inner[0]) > 3)
+    advice = "if those are the classes, call the outer ones train, val"
+    return f"; {taken} are taken as classes, and all hold {held}: {advice}"
 
 
 @DATASETS.register("imagenet")
