@@ -69,6 +69,8 @@ def page_lines(
     students = sum(1 for key in results.rows if key[2])
     yield "<!-- made by benchmarks/study.py --page from benchmarks/results/study: change that -->\n"
     yield "# The study: where to distil, under hazards\n"
+    yield "Which strategy helps, where the teacher errs and where it does not; made again, figures included, by\n"
+    yield "```\npython benchmarks/study.py --out benchmarks/results/study --page docs/study.md\n```\n"
     yield _paragraph(f"""
         {students} students so far, on {", ".join(results.sets)}, with {", ".join(results.distillers)}. Each is compared
         with the student of `{BASE}` (the published weight of the distiller, every sample at every spot) of the same

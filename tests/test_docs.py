@@ -7,10 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from tools.build_docs import pages
 
 from spotkd import DISTILLERS, STRATEGIES, Batch, SpotKD, Strategy
@@ -24,6 +27,41 @@ SECTIONS = ("Idea", "Formula", "Constants", "Spots", "Cost", "Paper and author c
 @pytest.mark.parametrize("page", pages(), ids=lambda path: path.name)
 def test_pages_are_what_the_docstrings_say(page: Path) -> None:
     assert page.read_text(encoding="utf-8") == pages()[page], "run: python tools/build_docs.py"
+
+
+def pages_to_begin_with() -> list[Path]:
+    """Tutorials, guides, explanations and the pages of the reference that are about one thing; not lists of words."""
+    nav = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), SiteLoader)["nav"]
+    groups = {title: pages for group in nav for title, pages in group.items()}
+
+    def leaves(entry: Any) -> Iterator[str]:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            for inner in entry.values() if isinstance(entry, dict) else entry:
+                yield from leaves(inner)
+
+    chosen = [
+        name for title in ("Tutorials", "How-to guides", "Reference", "Explanation") for name in leaves(groups[title])
+    ]
+    left = ("reference/", "distillers/", "glossary", "notebooks/")
+    return [ROOT / "docs" / name for name in chosen if not name.startswith(left) or name == "distillers/README.md"]
+
+
+class SiteLoader(yaml.SafeLoader):
+    """Reads the site's settings, whose tags name Python functions, without them."""
+
+
+SiteLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+
+
+@pytest.mark.parametrize("page", pages_to_begin_with(), ids=lambda path: path.name)
+def test_a_page_begins_with_what_it_is_for_and_something_to_run(page: Path) -> None:
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line and not line.startswith("<!--")]
+    assert lines[0].startswith("# ")
+    assert any(line.startswith(("```", "    ")) for line in lines[1:14]), "a command or code within its first lines"
+    if page.name not in ("performance.md", "several-devices.md", "recipes.md", "commands.md"):  # the command, then why
+        assert not lines[1].startswith(("```", "    ", "|", "#"))
 
 
 def test_no_page_is_left_over() -> None:

@@ -28,6 +28,12 @@ from spotkd.cli.lists import LISTS
 from spotkd.distillers import LogitDistiller, accepted_features, option_names
 
 DOCS = Path(__file__).parents[1] / "docs"
+CHOOSE_STRATEGY = """Where a distiller acts is one option of `spotkd distill`; names combine, and some take a value:
+
+```
+spotkd distill --teacher runs/teacher --student resnet8 --distiller at --strategy trust+balance
+spotkd distill --teacher runs/teacher --student resnet8 --distiller at --strategy random:0.3
+```"""
 NOTE = "<!-- made by tools/build_docs.py from the docstrings: change those -->\n"
 
 
@@ -76,6 +82,13 @@ def distiller_index() -> str:
     return f"""{NOTE}
 # Distillers: what to distil
 
+What a student may copy from its teacher: logits, maps, embeddings or relations of samples.
+
+```
+spotkd distillers
+spotkd distill --teacher runs/teacher --student resnet8 --distiller sp
+```
+
 {chr(10).join(rows)}
 
 Every one works with every [strategy](../strategies.md), which decides for each sample at which of the distiller's spots
@@ -96,7 +109,7 @@ stages by name instead: `--spots layer1:layer2,layer3:layer4`.
 
 def strategies_page() -> str:
     """All strategies."""
-    parts = [f"{NOTE}\n# Strategies: where to distil", inspect.getdoc(strategies) or ""]
+    parts = [f"{NOTE}\n# Strategies: where to distil", CHOOSE_STRATEGY, inspect.getdoc(strategies) or ""]
     for name in STRATEGIES:
         kind: Any = STRATEGIES[name]
         text, _, arguments = (inspect.getdoc(kind) or "").partition("\n\nArgs:\n")
