@@ -69,3 +69,17 @@ def memory_of(name: str) -> float:
     """What this script, called once more with ``--memory name``, prints by ``print_peak``."""
     command = [sys.executable, *sys.argv, "--memory", name]
     return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def start_of_peak(device: str) -> int | None:
+    """Bytes that are allocated on a GPU now, from where :func:`peak_since` counts; None on other devices."""
+    if device != "cuda":
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def peak_since(held: int) -> float:
+    """MiB by which the highest allocation exceeds ``held`` bytes."""
+    return (torch.cuda.max_memory_allocated() - held) / 2**20

@@ -4,6 +4,7 @@
     python benchmarks/step.py --pair vgg13 MobileNetV2 --only at sp --rounds 3
     python benchmarks/step.py --device cuda --precision bf16-mixed
     python benchmarks/step.py --compile                              # (a) and (c) with --compile true
+    python benchmarks/step.py --device cuda --cuda-graphs            # (a) and (c) with --cuda_graphs true
     python benchmarks/step.py --switches --only at sp                # (c) without each of its fast paths
     python benchmarks/step.py --profile --only at sp                 # where (c)'s time goes
 
@@ -16,7 +17,8 @@ All three live in one process and take their steps in turn, so that a drift of t
 medians over the rounds, with minimum and maximum. Arithmetic is torch's count of convolutions and matrix products, two
 operations a multiplication; the machine's peak is that of a square matrix product or of a convolution of 64 channels,
 whichever is higher (the library for products may not know the processor), measured in the same run and precision.
-Memory: the highest resident set of a process of its own that takes three steps of (c) (on CUDA the highest allocation).
+Memory: the highest resident set of a process of its own that takes three steps of (c); on CUDA what building (c) and
+its first steps add to what is allocated.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -36,13 +38,25 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import CLASSES, SHAPE, a_batch, in_turn, memory_of, print_peak, ratios, timed
-from spotkd import Batch, SpotKD, create_model, fold_batchnorm
+from common import (
+    CLASSES,
+    SHAPE,
+    a_batch,
+    in_turn,
+    memory_of,
+    peak_since,
+    print_peak,
+    ratios,
+    start_of_peak,
+    timed,
+)
+from spotkd import Batch, Losses, SpotKD, create_model, fold_batchnorm
 from spotkd.compiling import compile_method
 from spotkd.distillers.at import at_loss
 from spotkd.distillers.base import match_sizes
 from spotkd.distillers.nst import nst_loss
 from spotkd.distillers.vid import vid_loss
+from spotkd.recording import WARM_UP, RecordedSteps
 
 SAMPLES = 50_000  # in the training set, for memories
 KINDS = {  # of operations, by name
@@ -64,6 +78,7 @@ class Paths:
     channels_last: bool = True
     fused: bool = False
     compile: bool = False
+    cuda_graphs: bool = False
     keep: bool = False  # the teacher's outputs, as in an epoch that looks them up
 
     @property
@@ -77,6 +92,9 @@ SWITCHES = {
     "without channels last": Paths(channels_last=False),
     "with a fused optimizer": Paths(fused=True),
     "compiled": Paths(compile=True),
+    "recorded as a CUDA graph": Paths(cuda_graphs=True),
+    "recorded, with a fused optimizer": Paths(cuda_graphs=True, fused=True),
+    "recorded and compiled": Paths(cuda_graphs=True, compile=True),
     "with the teacher's outputs kept": Paths(keep=True),
 }
 
@@ -101,22 +119,28 @@ def shipped(
     optimizer = torch.optim.SGD(method.parameter_groups(lr=1e-4), momentum=0.9, fused=paths.fused)
     batch = Batch(batch.images.contiguous(memory_format=paths.layout), batch.labels, batch.indices)
 
+    log = partial(print, file=sys.stderr)
     if programs is not None and paths.compile:
-        graphs = batch.images.device.type == "cuda"
-        size, log = len(batch.images), partial(print, file=sys.stderr)
-        programs.enter_context(compile_method(method, size, log, graphs))
+        programs.enter_context(compile_method(method, len(batch.images), log))
     if paths.keep:
         method.cache_teacher(SAMPLES, limit=math.inf)
 
-    def step() -> Tensor:
+    def compute(batch: Batch, weight: float) -> Losses:
         with autocast(precision, batch.images.device.type):
-            total: Tensor = method(batch).total
+            losses: Losses = method(batch)
         optimizer.zero_grad()
-        torch.autograd.backward(total)
-        optimizer.step()
-        return total.detach()
+        torch.autograd.backward(losses.total * weight)
+        return losses
 
-    step()  # the first step of a run does more: what is measured is one of a later epoch
+    take = RecordedSteps(method, compute, log) if paths.cuda_graphs else compute
+
+    def step() -> Tensor:
+        losses = take(batch, 1.0)
+        optimizer.step()
+        return losses.total.detach()
+
+    for _ in range(WARM_UP):  # the first steps of a run do more: what is measured is one of a later epoch
+        step()
     method.start_epoch(2, 2)
     if method.teacher_cache is not None:
         method.teacher_cache.complete = True  # for this batch it is
@@ -218,8 +242,10 @@ def operations(step: Step) -> int:
 def compare(arguments: argparse.Namespace, batch: Batch, stack: ExitStack) -> None:
     """The table of (a), (b) and (c)."""
     device, precision = arguments.device, arguments.precision
-    ours = Paths(compile=arguments.compile)
+    ours = Paths(compile=arguments.compile, cuda_graphs=arguments.cuda_graphs)
     kd = shipped(method_of("kd", arguments, ours, "always"), batch, precision, ours, stack)
+    counted = replace(ours, cuda_graphs=False)
+    counted_kd = shipped(method_of("kd", arguments, counted, "always"), batch, precision, counted)
     before = Batch(batch.images.contiguous(), batch.labels, batch.indices)
     product, convolution = peaks(precision, device)
     highest = max(product, convolution)
@@ -230,15 +256,19 @@ def compare(arguments: argparse.Namespace, batch: Batch, stack: ExitStack) -> No
     )
     for name in arguments.only:
         with ExitStack() as programs:  # torch keeps few of one function, and at the end forgets them all
+            held = start_of_peak(device)
             fast = shipped(method_of(name, arguments, ours), batch, precision, ours, programs)
+            memory = memory_of(name) if held is None else peak_since(held)
             steps = {"a": kd, "b": plain(method_of(name, arguments, NONE), name, before), "c": fast}
             times = in_turn(steps, arguments.rounds, device)
         a, b, c = (statistics.median(times[key]) for key in "abc")
+        if ours.cuda_graphs:  # a replay shows no operations
+            steps |= {"a": counted_kd, "c": shipped(method_of(name, arguments, counted), batch, precision, counted)}
         flops = {key: operations(step) for key, step in steps.items()}
         print(
-            f"| {name} | {a:.0f} | {b:.0f} | {c:.0f} | {1e3 * arguments.batch / c:.0f} | {ratios(times, 'c', 'a')} "
+            f"| {name} | {a:.3g} | {b:.3g} | {c:.3g} | {1e3 * arguments.batch / c:.0f} | {ratios(times, 'c', 'a')} "
             f"| {ratios(times, 'c', 'b')} | {', '.join(f'{flops[key] / 1e9:.1f}' for key in 'abc')} "
-            f"| {1e3 * flops['c'] / c / highest:.0%} | {memory_of(name):.0f} |",
+            f"| {1e3 * flops['c'] / c / highest:.0%} | {memory:.0f} |",
             flush=True,
         )
 
@@ -247,7 +277,8 @@ def switches(arguments: argparse.Namespace, batch: Batch, stack: ExitStack) -> N
     """What each fast path is worth: the step without it, or with one that is not shipped, over the shipped step."""
     print("| distiller | switch | ms | over the shipped step |\n|---|---|---|---|")
     for name in arguments.only:
-        variants = {"shipped": SHIPPED} | SWITCHES
+        on_gpu = arguments.device == "cuda"
+        variants = {"shipped": SHIPPED} | {key: x for key, x in SWITCHES.items() if on_gpu or not x.cuda_graphs}
         steps = {
             key: shipped(method_of(name, arguments, paths), batch, arguments.precision, paths, stack)
             for key, paths in variants.items()
@@ -255,7 +286,7 @@ def switches(arguments: argparse.Namespace, batch: Batch, stack: ExitStack) -> N
         times = in_turn(steps, arguments.rounds, arguments.device)
         for key in variants:
             middle = statistics.median(times[key])
-            print(f"| {name} | {key} | {middle:.0f} | {ratios(times, key, 'shipped')} |", flush=True)
+            print(f"| {name} | {key} | {middle:.3g} | {ratios(times, key, 'shipped')} |", flush=True)
 
 
 def profiles(arguments: argparse.Namespace, batch: Batch, stack: ExitStack) -> None:
@@ -277,7 +308,7 @@ def profiles(arguments: argparse.Namespace, batch: Batch, stack: ExitStack) -> N
         }
         sums = [sum(times.get(f"aten::{kind}", 0) for kind in names) for names in KINDS.values()]
         whole = sum(times.values())
-        print(f"| {name} | {' | '.join(f'{value:.0f}' for value in (whole, *sums, whole - sum(sums)))} |", flush=True)
+        print(f"| {name} | {' | '.join(f'{value:.3g}' for value in (whole, *sums, whole - sum(sums)))} |", flush=True)
 
 
 def main() -> None:
@@ -288,7 +319,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="(a) and (c) compiled, on CUDA with CUDA graphs")
+    parser.add_argument("--compile", action="store_true", help="(a) and (c) compiled")
+    parser.add_argument("--cuda-graphs", action="store_true", help="(a) and (c) recorded as CUDA graphs")
     parser.add_argument("--switches", action="store_true", help="compare (c) with itself, a fast path less or more")
     parser.add_argument("--profile", action="store_true", help="milliseconds of (c) by kind of operation")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
@@ -302,7 +334,8 @@ def main() -> None:
         return
     print(
         f"{' to '.join(arguments.pair)}, batch {arguments.batch}, {arguments.device}, {arguments.precision}"
-        f"{', compiled' * arguments.compile}, torch {torch.__version__}, {arguments.rounds} rounds."
+        f"{', compiled' * arguments.compile}{', CUDA graphs' * arguments.cuda_graphs}, "
+        f"torch {torch.__version__}, {arguments.rounds} rounds."
     )
     with ExitStack() as stack:
         table = switches if arguments.switches else profiles if arguments.profile else compare

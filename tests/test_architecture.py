@@ -23,7 +23,7 @@ LAYERS = [  # from the ground up; modules on one layer do not know each other
     {"preparation"},
     {"routed_method"},
     {"method", "recipes"},
-    {"compiling"},
+    {"compiling", "recording"},
     {"training"},
     {"analysis", "profiling"},
     {"experiments", "report"},

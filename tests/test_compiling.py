@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from spotkd import Batch, SpotKD, SpotkdError, Supervised
+from spotkd import Batch, SpotKD, Supervised
 from spotkd.compiling import compile_method
-from spotkd.options import TrainOptions
-from spotkd.training.jobs import train
 
 from .conftest import IMAGE_SHAPE, TinyNet
 from .test_fast_paths import SIZE, Run, Step
@@ -170,13 +168,6 @@ def test_what_is_compiled(distiller: str, pair: tuple[TinyNet, TinyNet]) -> None
     assert adaptive.compilable_calls() == [(pair[0], name), (pair[1], name), (adaptive.routing, "forward")]
     assert fixed.compilable_calls() == [(pair[0], name), (pair[1], name)]
     assert Supervised(pair[1]).compilable_calls() == [(pair[1], "forward")]
-
-
-def test_cuda_graphs_need_what_they_record() -> None:
-    for compile_too in (False, True):
-        config = TrainOptions(compile=compile_too, cuda_graphs=True, accelerator="cpu")
-        with pytest.raises(SpotkdError, match="cuda_graphs records what compile makes"):
-            train(config)
 
 
 @pytest.mark.process

@@ -61,6 +61,14 @@ class Balance(nn.Module):
         """Whether :meth:`measure` measures in this step; its reference is not looked at in others."""
         return self.training and torch.is_grad_enabled() and self._steps % EVERY == 0
 
+    @property
+    def phase(self) -> tuple[bool, bool]:
+        """Whether it measures in this step, and whether for the first time; see :class:`~.recording.Counter`."""
+        return self.is_due, self._steps == 0
+
+    def advance(self) -> None:
+        self._steps += 1
+
     def measure(
         self,
         reference: Tensor,
@@ -82,8 +90,8 @@ class Balance(nn.Module):
         """
         if not (self.training and torch.is_grad_enabled()):
             return
-        due, first = self.is_due, self._steps == 0
-        self._steps += 1
+        due, first = self.phase
+        self.advance()
         if not due:
             return
         precise = self.weights.dtype

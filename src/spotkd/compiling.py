@@ -31,7 +31,7 @@ _ROUNDS = 5  # of which the fastest is reported
 
 
 @contextmanager
-def compile_method(method: Method, size: int, log: Callable[[str], None], cuda_graphs: bool = False) -> Iterator[None]:
+def compile_method(method: Method, size: int, log: Callable[[str], None]) -> Iterator[None]:
     """While it lasts, training batches of ``size`` images go through compiled passes.
 
     Each is compiled at its first such batch and then compared with the plain pass in float64, in its outputs and in the
@@ -43,11 +43,8 @@ def compile_method(method: Method, size: int, log: Callable[[str], None], cuda_g
         method: whose passes; they are restored at the end.
         size: images in a full batch, of this process.
         log: is called with a line for each pass: how long compiling took, and after how many steps that is paid back.
-        cuda_graphs: on CUDA, also record each program as a graph, which is launched at once.
     """
     options: dict[str, Any] = {"fallback_random": True}  # a network's own random numbers stay what they are
-    if cuda_graphs:
-        options["triton.cudagraphs"] = True
     calls = [
         (owner, name, _CompiledCall(owner, name, method, size, options, log))
         for owner, name in method.compilable_calls()
@@ -170,7 +167,7 @@ class _Outcome(NamedTuple):
 
 
 def _copies(tensors: Sequence[Tensor | None]) -> list[Tensor]:
-    """In float32; the next run may write where these lie (CUDA graphs)."""
+    """In float32, so that nothing that follows changes them."""
     return [tensor.detach().to(torch.float32, copy=True) for tensor in tensors if tensor is not None]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -40,11 +39,15 @@ class Batch(NamedTuple):
         return self.labels if self.labels.dim() == 1 else self.labels.argmax(1)
 
 
-@dataclass(frozen=True)
 class Rectified:
-    """A stage that ends in a ReLU, written so that its pre-activations can be read: ``relu(body(x))``."""
+    """A stage that ends in a ReLU, written so that its pre-activations can be read: ``relu(body(x))``.
 
-    body: Callable[[Tensor], Tensor]
+    Args:
+        body: the stage without its ReLU.
+    """
+
+    def __init__(self, body: Callable[[Tensor], Tensor]) -> None:  # as a dataclass torch 2.11 would not compile it
+        self.body = body
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x))

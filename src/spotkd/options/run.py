@@ -218,7 +218,8 @@ class RunOptions:
         channels_last: store feature maps channels last, which convolutions prefer.
         compile: compile the networks' passes with torch.compile. Each is compared with the plain pass before it is
             used, and its seconds and what it saves are printed; it pays in long runs. Needs a C++ compiler.
-        cuda_graphs: with compile, record each compiled pass as a CUDA graph, which is launched at once.
+        cuda_graphs: on one CUDA device, record the forward and backward pass of a step as a CUDA graph, which is
+            launched at once. Compared with the plain step before it is used.
         quiet: print only the result.
         logger: what shows the numbers as they come: tensorboard, csv, wandb, mlflow, or several as tensorboard,wandb;
             none for none. (The run folder's metrics.csv is there anyway.)

@@ -19,10 +19,11 @@ class History(nn.Module):
     """
 
     values: Tensor
+    _next: Tensor  # the row that is overwritten next; on the device, so that a step is the same whatever it is
 
     def __init__(self, samples: int, columns: int) -> None:
         super().__init__()
-        self._next = 0  # the row that is overwritten next; known without asking the device
+        self.register_buffer("_next", torch.tensor(0), persistent=False)
         self.register_buffer("values", torch.full((samples, columns), torch.nan))
 
     @torch.no_grad()
@@ -31,7 +32,7 @@ class History(nn.Module):
         rows = all_gather(rows.detach()).to(self.values.dtype)[: len(self.values)]
         places = (self._next + torch.arange(len(rows), device=rows.device)) % len(self.values)
         self.values.index_copy_(0, places, torch.where(rows.isfinite(), rows, torch.nan))
-        self._next = (self._next + len(rows)) % len(self.values)
+        self._next.add_(len(rows)).remainder_(len(self.values))
 
     def quantile(self, share: float) -> Tensor:
         """The value ``(columns,)`` below which so large a share of what is kept lies."""
@@ -40,7 +41,7 @@ class History(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Where the next row goes."""
-        return torch.tensor(self._next)
+        return self._next.cpu().clone()
 
     def set_extra_state(self, state: Any) -> None:
-        self._next = int(state)
+        self._next.fill_(int(state))

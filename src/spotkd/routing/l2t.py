@@ -52,13 +52,21 @@ class L2T(Strategy):
         mask = weights.detach()
         if not (self.training and torch.is_grad_enabled()):
             return Decisions(mask)
-        due = self._steps % EVERY == 0
-        self._steps += 1
+        due = self.phase
+        self.advance()
         if not due:
             return Decisions(mask)
         derivative = evidence.look_ahead(mask)
         size = derivative.abs().mean()
         return Decisions(mask, loss=(weights * (derivative / torch.where(size > 0, size, 1.0))).mean())
+
+    @property
+    def phase(self) -> bool:
+        """Whether this step looks ahead, see :class:`~spotkd.recording.Counter`."""
+        return self._steps % EVERY == 0
+
+    def advance(self) -> None:
+        self._steps += 1
 
     @torch.no_grad()
     def expected_weights(self, evidence: Evidence) -> Tensor:

@@ -130,11 +130,17 @@ class PolicyPace(nn.Module):
         self.settling, self.bound, self.every = settling, bound, every
         self._taken = 0
 
-    def advance(self) -> tuple[bool, bool]:
-        """Counts a step; whether it is still one of the start, and whether the policy learns in it."""
+    @property
+    def phase(self) -> tuple[bool, bool]:
+        """Whether the next step is still one of the start, and whether the policy learns in it."""
         after = self._taken - self.settling
-        self._taken += 1
         return after < 0, after >= 0 and after % self.every == 0
+
+    def advance(self) -> tuple[bool, bool]:
+        """Counts a step, and gives its phase."""
+        phase = self.phase
+        self._taken += 1
+        return phase
 
     def attach(self, logits: Tensor) -> Tensor:
         """The same logits, through which gradients flow back bounded."""

@@ -69,10 +69,18 @@ class Trust(Strategy):
             self.history.add(_logarithm(evidence.require_losses()))
             if self.graded:
                 self.ranks.add(_ranks(evidence))
-            if self._steps % EVERY == 0:
+            if self.phase:
                 self._fit(evidence.teacher[-1].shape[1])
-            self._steps += 1
+            self.advance()
         return Decisions(self.expected_weights(evidence))
+
+    @property
+    def phase(self) -> bool:
+        """Whether the mixture is fitted in this step, see :class:`~spotkd.recording.Counter`."""
+        return self._steps % EVERY == 0
+
+    def advance(self) -> None:
+        self._steps += 1
 
     @torch.no_grad()
     def expected_weights(self, evidence: Evidence) -> Tensor:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from ..runtime.device import Device
 from ..runtime.sharding import shard_network
 from .build import policy_decay
 from .decision_log import WATCHED_IMAGES, DecisionLog
+from .gradients import Gradients, RecordedGradients
 from .guard import Guard
 from .held_out import HeldOutBatches
 from .hooks import Hook, Start
@@ -199,7 +201,7 @@ def assemble(
     if options.sync_batchnorm and device.fabric.world_size > 1:
         method = nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
     method.label_smoothing = options.label_smoothing
-    optimizer, schedule = _optimizer(options, method, data)
+    optimizer, schedule = _optimizer(options, method, data, device)
     method.to(memory_format=device.memory_format)  # type: ignore[call-overload]
     if isinstance(options, DistillOptions) and isinstance(method, SpotKD) and options.shard_teacher:
         shard_network(method.teacher, device.fabric.device, device.fabric.world_size)
@@ -218,10 +220,16 @@ def assemble(
         method.held_out = HeldOutBatches(Loader(data, data.val, options.batch_size, training=True, **common))
     model = trained_model(options).name
     hooks = _hooks(options, method, images, optimizer.param_groups, device, run)
-    return Session(model, method, trained, images, optimizer, schedule, selection, device, run, hooks)
+    gradients: Any = Gradients
+    if options.cuda_graphs:
+        note = next(hook for hook in hooks if isinstance(hook, Progress)).note
+        gradients = partial(RecordedGradients, method=method, log=note)
+    return Session(model, method, trained, images, optimizer, schedule, selection, device, run, hooks, gradients)
 
 
-def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dataset) -> tuple[Any, Schedule]:
+def _optimizer(
+    options: TrainOptions | DistillOptions, method: Method, data: Dataset, device: Device
+) -> tuple[Any, Schedule]:
     optim, epochs = options.optim, epochs_for(options, len(data.train))
     policy = {}
     if isinstance(options, DistillOptions):
@@ -238,6 +246,7 @@ def _optimizer(options: TrainOptions | DistillOptions, method: Method, data: Dat
         warmup=warmup(optim, epochs),
         clip=optim.clip,
         dot_delta=optim.dot_delta,
+        fused=device.fabric.device.type == "cuda",
         **policy,  # type: ignore[arg-type]  # of DistillOptions' own types
     )
     return optimizer, Schedule(epochs, rates)
@@ -300,7 +309,7 @@ def _hooks(
     hooks += [progress, _notes(options, method, progress)]
     if options.compile:
         shard = train.shard(1, 0)  # what this process has of a full batch
-        hooks.append(Compiled(method, shard.stop - shard.start, progress, options.cuda_graphs))
+        hooks.append(Compiled(method, shard.stop - shard.start, progress))
     return hooks
 
 
@@ -329,8 +338,8 @@ def _decision_log(
 class Compiled(Hook):
     """The networks' passes as programs of ``torch.compile`` while the training lasts, see :mod:`spotkd.compiling`."""
 
-    def __init__(self, method: Method, size: int, progress: Progress, cuda_graphs: bool) -> None:
-        self._programs = compile_method(method, size, progress.note, cuda_graphs)
+    def __init__(self, method: Method, size: int, progress: Progress) -> None:
+        self._programs = compile_method(method, size, progress.note)
 
     def on_start(self, start: Start) -> None:
         self._programs.__enter__()

@@ -105,8 +105,8 @@ def open_device(options: AnyRun) -> tuple[AnyRun, Device]:
         check_devices(options)
     fabric = connect(options.accelerator, options.precision)
     device = Device(fabric, choose_memory_format(options.channels_last))
-    if options.cuda_graphs and not (options.compile and fabric.device.type == "cuda"):
-        raise SpotkdError("cuda_graphs records what compile makes, on CUDA: set compile to true there, or leave it out")
+    if options.cuda_graphs and (fabric.device.type != "cuda" or fabric.world_size > 1):
+        raise SpotkdError("cuda_graphs records the steps of one CUDA device: leave it out elsewhere")
     return replace(options, quiet=options.quiet or not device.is_first), device
 
 
@@ -200,7 +200,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
     strategy, policy = make_strategy(options.strategy), options.policy
     check_held_out(options.strategy, strategy, data, options.select)
     if policy.held_out:
-        check_policy_images(data, strategy.learns, strategy.trains_teacher)
+        check_policy_images(data, strategy.learns, strategy.trains_teacher, options.cuda_graphs)
     scaled = policy.schedule == "scaled"
     teachers = [teacher, *more]
     if options.fold and not strategy.trains_teacher:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 
-from torch import nn
 from torch.optim import Optimizer
 
 from ..distributed import use_shard
 from ..runs.summary import Scores, Summary
 from ..runtime.collectives import average_gradients, average_statistics
 from ..runtime.device import describe_machine
-from .dot import DOT
 from .evaluation import evaluate
+from .gradients import Gradients
 from .hooks import Epoch, Hooks, Start, Step
 from .means import shares_of
 from .session import Session
@@ -29,6 +28,7 @@ def fit(session: Session) -> Summary:
         Stopped: a signal asked for it; the state is saved.
     """
     forward, optimizer = session.device.fabric.setup(session.method, session.optimizer)
+    gradients = session.make_gradients(forward, session.optimizer, session.device.fabric)
     training, hooks = Training(session, optimizer), Hooks(session.hooks)
     session.run.begin()
     at, epochs, scores = training.position, session.schedule.epochs, None
@@ -38,27 +38,25 @@ def fit(session: Session) -> Summary:
                 break
             forward.train()
             session.method.start_epoch(epoch, epochs)
-            _train_epoch(forward, optimizer, session, training, hooks)
+            gradients.start_epoch()
+            _train_epoch(gradients, optimizer, session, training, hooks)
             scores = _finish_epoch(session, training, hooks)
             session.run.checkpoint(training.state_dict(hooks.before_save()))
         return _summarise(session, training, scores)
 
 
-def _train_epoch(forward: nn.Module, optimizer: Optimizer, session: Session, training: Training, hooks: Hooks) -> None:
+def _train_epoch(
+    gradients: Gradients, optimizer: Optimizer, session: Session, training: Training, hooks: Hooks
+) -> None:
     """The steps of an epoch; of one that was interrupted, those that are left."""
-    at, loader, fabric = training.position, session.data.train, session.device.fabric
+    at, loader = training.position, session.data.train
     epoch, started = at.epochs + 1, time.perf_counter() - at.spent
     if not at.steps:
         at.rates = [group["lr"] for group in optimizer.param_groups]
     for batch in loader.epoch(epoch, skip=at.steps):
         hooks.before_step()
         with use_shard(loader.shard(epoch, at.steps)) as shard:
-            losses = forward(batch)
-            optimizer.zero_grad()
-            if isinstance(session.optimizer, DOT):
-                session.optimizer.backward(losses, fabric.backward, shard.loss_weight)
-            else:
-                fabric.backward(losses.total * shard.loss_weight)
+            losses = gradients(batch, shard.loss_weight)
         average_gradients(session.method.parameters())
         if hooks.allows_step(Step(epoch, at.steps + 1, losses, batch)):
             optimizer.step()

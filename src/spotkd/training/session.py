@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lightning_fabric import Fabric
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -12,6 +14,7 @@ from ..data import Dataset, Loader
 from ..losses import Method
 from ..runs.writer import RunWriter
 from ..runtime.device import Device
+from .gradients import Gradients
 from .hooks import Hook
 from .select import Selection
 from .trained import TrainedNetwork
@@ -64,6 +67,8 @@ class Session:
         device: where and how it computes.
         run: the folder that it is written to.
         hooks: what watches it.
+        make_gradients: makes what computes losses and gradients, from the method as Fabric wraps it, the optimizer and
+            Fabric.
     """
 
     model: str
@@ -76,3 +81,4 @@ class Session:
     device: Device
     run: RunWriter
     hooks: Sequence[Hook] = ()
+    make_gradients: Callable[[nn.Module, Optimizer, Fabric], Gradients] = Gradients
