@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -42,30 +42,41 @@ def write_page(folder: Path, path: Path, missing: Sequence[str] = ()) -> None:
     """Write the page of a study's folder, and its figures into ``assets/`` beside the page.
 
     Args:
-        folder: has ``results.csv`` and, from ``strategy_costs.py``, ``costs.csv``; from ``--plan trust``
-            ``trust.csv``, where that was run.
+        folder: has ``results.csv`` and, from ``strategy_costs.py``, ``costs.csv`` and ``costs-rkd.csv``; from
+            ``--plan trust`` ``trust.csv``. Where one is not there, the page says nothing of it.
         path: of the page.
         missing: the set of each cell that has no row yet.
     """
     results = Results(read_rows(folder / "results.csv"), read_rows(folder / "costs.csv"))
+    relational = {row["strategy"]: row["cost"] for row in read_rows(folder / "costs-rkd.csv")}
     figures = path.parent / "assets"
     figures.mkdir(parents=True, exist_ok=True)
     for name in results.sets:
         draw_forest(results, name, figures / f"study-forest-{name}.svg")
         draw_doses(results, name, figures / f"study-dose-{name}.svg")
-    path.write_text(
-        "\n".join(
-            page_lines(results, missing, (figures / "study-refused.png").exists(), read_rows(folder / "trust.csv"))
-        )
-        + "\n",
-        encoding="utf-8",
-    )
+    pictures = (figures / "study-refused.png").exists()
+    lines = page_lines(results, missing, pictures, read_rows(folder / "trust.csv"), relational)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def page_lines(
-    results: Results, missing: Sequence[str] = (), pictures: bool = False, trust: Sequence[Row] = ()
+    results: Results,
+    missing: Sequence[str] = (),
+    pictures: bool = False,
+    trust: Sequence[Row] = (),
+    of_rkd: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """The page in Markdown; ``pictures`` says whether there are any of what was refused, ``trust`` are its own rows."""
+    """The page in Markdown.
+
+    Args:
+        results: the students of the main plan, and costs.
+        missing: the set of each cell that has no row yet.
+        pictures: whether there are any of what was refused.
+        trust: rows of the plan ``trust``.
+        of_rkd: costs of a step with RKD, by strategy.
+    """
+    costs = [f"`{name}` {cost}" for name, cost in (of_rkd or {}).items() if name != BASE]
+    relational = f"With RKD, whose loss relates samples: {', '.join(costs)}." if costs else ""
     students = sum(1 for key in results.rows if key[2])
     yield "<!-- made by benchmarks/study.py --page from benchmarks/results/study: change that -->\n"
     yield "# The study: where to distil, under hazards\n"
@@ -95,9 +106,11 @@ def page_lines(
         yield "![Refused pictures](assets/study-refused.png)\n"
     yield "## What a step costs\n"
     yield from _table(["strategy", "step, over `always`"], [[f"`{s}`", f"{c:.2f}"] for s, c in results.costs.items()])
-    yield _paragraph("""
+    yield _paragraph(f"""
         Processor time on one thread, the median of rounds in which all take turns: AT, resnet20 → resnet8, 16 pixels,
-        batch 64, `benchmarks/strategy_costs.py`. `adaptive` is what is called `published` above.
+        batch 64, `benchmarks/strategy_costs.py`. `adaptive` is what is called `published` above; `confidence` has two
+        teachers and is measured by `always` of both, whose row is measured by that of one; `semckd` is a distiller with
+        weights of its own. {relational}
     """)
     yield "## How it was made\n"
     yield _paragraph("""

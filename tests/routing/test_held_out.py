@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,8 @@ def test_what_does_not_fit_is_refused(strategy: str, val: bool, message: str | N
     data = few_glyphs(188, 94)
     if val:
         data = data.hold_out(0.5)
+        with pytest.raises(SpotkdError, match="leave cuda_graphs out" if message is None else message):
+            build_distillation(replace(options, cuda_graphs=True), data, quiet=True)
     if message is None:
         assert build_distillation(options, data, quiet=True).held_out is None  # until the session is assembled
     else:

@@ -132,8 +132,8 @@ def _logarithm(losses: Tensor) -> Tensor:
 
 
 def _densities(x: Tensor, components: Tensor) -> Tensor:
-    """Logarithms ``(2, N, K)`` of share times density of either component at ``x`` ``(N, K)``."""
-    mean, deviation, share = components.view(2, 3, 1, -1).unbind(1)
+    """Logarithms ``(2, ...)`` of share times density of either component ``(6, ...)`` at ``x``, which broadcast."""
+    mean, deviation, share = components.view(2, 3, *components.shape[1:]).unbind(1)
     return share.log() - deviation.log() - ((x - mean) / deviation).square() / 2
 
 
@@ -143,20 +143,22 @@ def fit_mixture(x: Tensor, rounds: int = ROUNDS) -> Tensor:
     Returns:
         ``(6, K)``: mean, deviation and share of the lower component, then those of the upper one.
     """
+    x = x.T.contiguous()  # sums over samples that lie side by side take half the time
     known = x.isfinite()
-    count = known.sum(0).clamp(min=1)
-    x = torch.where(known, x, 0.0)
-    centre = x.sum(0) / count
-    spread = ((known * (x - centre).square()).sum(0) / count).sqrt().clamp(min=_NARROWEST)
+    count = known.sum(1).clamp(min=1)
     seen = torch.where(known, x, torch.nan)
-    low, high = (seen.nanquantile(share, dim=0).nan_to_num() for share in (0.2, 0.8))
+    x = torch.where(known, x, 0.0)
+    centre = x.sum(1) / count
+    spread = ((known * (x - centre[:, None]).square()).sum(1) / count).sqrt().clamp(min=_NARROWEST)
+    shares = torch.linspace(0.2, 0.8, 2, dtype=x.dtype, device=x.device)
+    low, high = seen.nanquantile(shares, dim=1).nan_to_num()
     half = torch.full_like(low, 0.5)
     components = torch.stack([low, spread, half, high, spread, half])
     for _ in range(rounds):
-        belongs = torch.softmax(_densities(x, components), dim=0) * known
-        weight = belongs.sum(1).clamp(min=1e-6)
-        mean = (belongs * x).sum(1) / weight
-        variance = (belongs * (x - mean[:, None]).square()).sum(1) / weight
+        belongs = torch.softmax(_densities(x, components[..., None]), dim=0) * known
+        weight = belongs.sum(2).clamp(min=1e-6)
+        mean = (belongs * x).sum(2) / weight
+        variance = (belongs * (x - mean[..., None]).square()).sum(2) / weight
         deviation = variance.sqrt().clamp(min=_NARROWEST)
         components = torch.stack([mean, deviation, weight / weight.sum(0)], dim=1).flatten(0, 1)
     swapped = torch.cat([components[3:], components[:3]])
@@ -168,5 +170,5 @@ def lower_posterior(x: Tensor, components: Tensor) -> Tensor:
 
     Between the two means the posterior falls, whatever the deviations are, so the whole never rises with ``x``.
     """
-    posterior = torch.softmax(_densities(x, components), dim=0)[0]
+    posterior = torch.softmax(_densities(x, components[:, None]), dim=0)[0]
     return torch.where(x <= components[0], 1.0, torch.where(x >= components[3], 0.0, posterior))

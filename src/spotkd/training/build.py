@@ -200,7 +200,7 @@ def build_distillation(options: DistillOptions, data: Dataset, quiet: bool) -> S
     strategy, policy = make_strategy(options.strategy), options.policy
     check_held_out(options.strategy, strategy, data, options.select)
     if policy.held_out:
-        check_policy_images(data, strategy.learns, strategy.trains_teacher)
+        check_policy_images(data, strategy.learns, strategy.trains_teacher, options.cuda_graphs)
     scaled = policy.schedule == "scaled"
     teachers = [teacher, *more]
     if options.fold and not strategy.trains_teacher:

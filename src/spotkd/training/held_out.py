@@ -46,13 +46,14 @@ class HeldOutBatches(nn.Module):
         self._taken, self._batches = int(state), iter(())
 
 
-def check_policy_images(data: Dataset, learns: bool, trains_teacher: bool) -> None:
+def check_policy_images(data: Dataset, learns: bool, trains_teacher: bool, records: bool = False) -> None:
     """A policy can learn from validation images only where there are any, and where it is all that learns from them.
 
     Args:
         data: the data set.
         learns: whether the strategy has a policy.
         trains_teacher: whether it trains the teacher.
+        records: whether steps are recorded, which would then learn from the same images every time.
 
     Raises:
         SpotkdError: what does not fit.
@@ -61,5 +62,7 @@ def check_policy_images(data: Dataset, learns: bool, trains_teacher: bool) -> No
         raise SpotkdError("policy.held_out has no effect: this strategy has no policy")
     if trains_teacher:
         raise SpotkdError("policy.held_out: this strategy trains the teacher along; take one that does not")
+    if records:
+        raise SpotkdError("policy.held_out: a recorded step cannot take other images every time; leave cuda_graphs out")
     if data.val is None:
         raise SpotkdError(f"policy.held_out: {data.name} has no validation images; hold some out: --data.val_share 0.1")
