@@ -178,3 +178,90 @@ def test_the_error_shows_stages_by_hand_that_stay_random(tmp_path: Path, monkeyp
     plain.load_state_dict(student.state_dict())
     images = torch.randn(2, *SMALL)
     assert torch.equal(student(images), plain(images))
+
+
+# Variables of files and classes
+
+FACTOR, PLAN, SEEN = 0.5, {"blocks": [0, 2]}, {"count": 0}
+
+
+class Settings:
+    factor = 0.5
+
+
+def halve(x: Tensor) -> Tensor:
+    return FACTOR * x
+
+
+def scale_by_a_variable(net: Any, x: Tensor) -> Tensor:
+    return x + FACTOR * net.blocks[0](x)
+
+
+def scale_in_a_function(net: Any, x: Tensor) -> Tensor:
+    return halve(net.blocks[0](x))
+
+
+def scale_by_a_class(net: Any, x: Tensor) -> Tensor:
+    return x * Settings.factor
+
+
+def count_in_a_variable(net: Any, x: Tensor) -> Tensor:
+    SEEN["count"] += 1
+    return x * (1 + SEEN["count"] / 10)
+
+
+@pytest.mark.parametrize(
+    ("step", "where"),
+    [
+        (scale_by_a_variable, (globals(), "FACTOR")),
+        (scale_in_a_function, (globals(), "FACTOR")),
+        (scale_by_a_class, (Settings, "factor")),
+    ],
+)
+def test_variables_are_looked_up_in_each_run(step: Any, where: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = make(step)
+    staged, x = copy.deepcopy(stage(net, ["stem"], image_shape=SMALL)), torch.randn(4, *SMALL)
+    torch.testing.assert_close(staged(x), net(x))
+    before = staged(x)
+    if isinstance(where[0], dict):
+        monkeypatch.setitem(*where, 0.9)
+    else:
+        monkeypatch.setattr(*where, 0.9)
+    torch.testing.assert_close(staged(x), net(x))
+    assert not torch.allclose(staged(x), before)
+
+
+def test_a_variable_that_the_forward_sets_is_refused() -> None:
+    with pytest.raises(SpotkdError, match=r"sets 'tests.test_frozen_forwards.SEEN' \(\('count', \d\), now"):
+        stage(make(count_in_a_variable), ["stem"], image_shape=SMALL)
+
+
+def stochastic_depth(net: Any, x: Tensor) -> Tensor:
+    """As many write it: noise of the batch's size, made by the forward itself."""
+    if net.training:
+        kept = (torch.rand(x.shape[0], 1, 1, 1, device=x.device) < net.rate).to(x.dtype)
+        return x + kept / net.rate * net.blocks[0](x)
+    return x + net.blocks[0](x) + torch.zeros(x.size(0), 6, 1, 1)
+
+
+def test_noise_of_the_batchs_size_stays_random() -> None:
+    net = make(stochastic_depth)
+    staged, x = stage(net, ["stem"], image_shape=SMALL), torch.randn(8, *SMALL)
+    for training in (True, False):
+        staged.train(training)
+        found = []
+        for network in (staged, net, net):
+            torch.manual_seed(len(found) // 2)  # the same for the first two
+            found.append(network(x))
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[1], found[2]) is not training
+    assert torch.rand.__name__ == "rand"
+    assert not hasattr(torch.rand, "__wrapped__")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+def test_a_scripted_part_is_called_as_it_is() -> None:
+    net = make(lambda net, x: net.blocks[0](x))
+    net.blocks[0] = torch.jit.script(net.blocks[0])
+    staged, x = stage(net, ["stem"], image_shape=SMALL), torch.randn(4, *SMALL)
+    torch.testing.assert_close(staged(x), net(x))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import linecache
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ _NUMBERS = (bool, int, float, str, type(None))
 _STANDARD = str(Path(os.__file__).parent) + os.sep
 _LIBRARIES = tuple(str(Path(str(file)).parent) + os.sep for file in (torch.__file__, np.__file__, __file__))
 _OF_MODULES = frozenset(dir(nn.Module()))  # names that every module has
-Reads = dict[str, dict[str, Any]]  # by the path of a module: the attributes that its forward read, and their values
+Reads = dict[Any, dict[str, Any]]  # by a module's path, or a Scope: the names that a forward read, and their values
 
 
 class UntraceableForwardError(SpotkdError):
@@ -162,14 +163,77 @@ def find_caller() -> str:
     return _describe_line(frame) if frame is not None else "a line that could not be found"
 
 
+class Scope:
+    """The variables of a file or of a class, where a forward reads numbers that are nobody's attribute.
+
+    Args:
+        label: how messages name it.
+        variables: by name.
+    """
+
+    def __init__(self, label: str, variables: Mapping[str, Any]) -> None:
+        self.label, self.variables = label, variables
+
+    def __deepcopy__(self, _: Any) -> Scope:
+        return self
+
+
+def read_globals(modules: Iterable[nn.Module]) -> Reads:
+    """Numbers and texts in variables of files and classes that the forwards of these modules read, or functions that
+    they call; of a library's code nothing.
+    """
+    reads: Reads = {}
+    scopes: dict[int, Scope] = {}
+    waiting: list[tuple[Any, type]] = [(getattr(type(module), "forward", None), type(module)) for module in modules]
+    seen = set()
+    while waiting:
+        function, kind = waiting.pop()
+        function = inspect.unwrap(function) if callable(function) else function
+        if not isinstance(function, FunctionType) or (function, kind) in seen or _is_of_library(function.__code__):
+            continue
+        seen.add((function, kind))
+        names = _names_in(function.__code__)
+        held = [value for name in names if (value := function.__globals__.get(name)) is not None]
+        files = [value for value in held if isinstance(value, ModuleType) and not _is_library_module(value)]
+        classes = [value for value in held if isinstance(value, type) and value.__module__ == function.__module__]
+        holders = [(function.__module__, function.__globals__), *((file.__name__, vars(file)) for file in files)]
+        for label, variables in [*holders, *((each.__name__, vars(each)) for each in classes)]:
+            for name in names & variables.keys():
+                value = variables[name]
+                kept = None if isinstance(value, ModuleType) else snapshot(value)
+                if kept is not None and not name.startswith("__"):
+                    scope = scopes.setdefault(id(variables), Scope(label, variables))
+                    reads.setdefault(scope, {})[name] = kept
+                waiting.append((value, kind))
+        waiting += [(getattr(kind, name, None), kind) for name in names]
+    return reads
+
+
+def _names_in(code: CodeType) -> set[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_names_in, inner))
+
+
+def _is_of_library(code: CodeType) -> bool:
+    file = code.co_filename
+    return file.startswith((_STANDARD, *_LIBRARIES, "<")) or "site-packages" in file
+
+
+def _is_library_module(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is None or file.startswith((_STANDARD, *_LIBRARIES)) or "site-packages" in file
+
+
 @contextmanager
-def record_reads(root: nn.Module, reads: Reads) -> Iterator[None]:
-    """Enter in ``reads`` what is read inside of numbers and texts (also in lists and settings) kept in attributes.
+def record_reads(root: nn.Module, traced: Iterable[nn.Module], reads: Reads) -> Iterator[None]:
+    """Enter in ``reads`` what is read inside of numbers and texts (also in lists and settings) kept in attributes, and
+    what the ``traced`` modules read in variables of their files and classes.
 
     Raises:
         UntraceableForwardError: the forward sets an attribute that it reads.
     """
     paths = {id(module): path for path, module in root.named_modules()}
+    reads |= read_globals(traced)
 
     def read(self: nn.Module, name: str) -> Any:
         value = object.__getattribute__(self, name)
@@ -208,13 +272,14 @@ def snapshot(value: Any) -> tuple[Any, ...] | None:
 
 
 def changed_read(root: nn.Module, reads: Reads) -> str | None:
-    """The first attribute of ``reads`` that is not any more what it was, with both values."""
-    for path, attributes in reads.items():
-        module = root.get_submodule(path)
-        for name, kept in attributes.items():
-            now = snapshot(getattr(module, name, None))
+    """The first name of ``reads`` whose value is not any more what it was, with both values."""
+    for path, names in reads.items():
+        module = None if isinstance(path, Scope) else root.get_submodule(path)
+        for name, kept in names.items():
+            now = snapshot(path.variables.get(name) if module is None else getattr(module, name, None))
             if now != kept:
-                label = f"{path}.{name}" if path else name
+                place = path.label if module is None else path
+                label = f"{place}.{name}" if place else name
                 return f"'{label}' ({_show(kept)}, now {_show(now)})"
     return None
 

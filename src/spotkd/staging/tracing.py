@@ -6,8 +6,10 @@ inside blocks is untouched.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise, zip_longest
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor, fx, nn
 from ..errors import SpotkdError, one_line
 from ..registry import unknown_name
 from ..stages import Shape
+from .factories import recorded_factories
 from .frozen import Reads, UntraceableForwardError, find_caller, keep_generators, record_reads, refuse_random
 
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)  # torch's own that compute nothing
@@ -46,8 +49,10 @@ class Trace(fx.Tracer):
         self.reads: Reads = {}  # numbers and texts in attributes that the graph depends on
         set_mode(root, training)
         try:
-            with torch.enable_grad(), refuse_random(root, lambda: self.trace(root)), record_reads(root, self.reads):
-                self.trace(root)
+            traced = [root, *(root.get_submodule(path) for path in opened)]
+            make_graph = partial(self._make_graph, root)
+            with torch.enable_grad(), refuse_random(root, make_graph), record_reads(root, traced, self.reads):
+                make_graph()
         except SpotkdError:
             raise
         except Exception as error:
@@ -69,11 +74,16 @@ class Trace(fx.Tracer):
             if not self.input_dependent.isdisjoint(node.all_input_nodes):
                 self.input_dependent.add(node)
 
+    def _make_graph(self, root: nn.Module) -> None:
+        with recorded_factories():
+            self.trace(root)
+
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         return root_fn, [self.root, self.create_proxy("placeholder", "x", (), {})]  # all else keeps its default
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m).forward is not nn.Sequential.forward and module_qualified_name not in self.opened
+        forward = inspect.getattr_static(type(m), "forward", None)  # of a scripted one the attribute is an error
+        return forward is not nn.Sequential.forward and module_qualified_name not in self.opened
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         path = self.path_of_module(m)
