@@ -24,7 +24,7 @@ from spotkd.report.compare import Comparison
 from spotkd.report.verdict import describe, is_comparable, judge, paired_interval
 from spotkd.runs.folder import RunFolder
 from spotkd.training.build import data_spec
-from spotkd.training.controls import control_options
+from spotkd.training.controls import control_options, differences_to_control
 
 from ..conftest import in_memory
 from ..hostile_runs import copied
@@ -124,6 +124,15 @@ def test_the_command_of_a_missing_control_makes_it(runs: Path) -> None:
 def test_runs_that_are_named_are_compared_once(runs: Path) -> None:
     lines = list(judge(runs / "sakd", [str(runs / "kd"), str(runs / "teacher")]))
     assert [line.count(" points") for line in lines] == [1, 1, 0]
+
+
+def test_a_policys_options_are_no_difference_where_there_is_no_policy() -> None:
+    """Runs of former versions say ``published``, which is the default no more."""
+    mine = DistillOptions(distiller="at", strategy="adaptive", student=ModelOptions("resnet8"))
+    wanted = control_options(mine)["at at every spot"]
+    former = replace(wanted, policy=PolicyOptions(schedule="published"))
+    assert differences_to_control(wanted, former) == []
+    assert differences_to_control(wanted, replace(former, seed=7, epochs=3)) == ["epochs", "seed"]
 
 
 def test_a_run_that_trains_other_networks_is_no_control(runs: Path) -> None:

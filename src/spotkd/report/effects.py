@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..formatting import format_signed
-from ..options.values import result_differences
 from ..statistics import mean_interval
-from ..training.controls import control_options
+from ..training.controls import control_options, differences_to_control
 from .compare import Comparison
 from .groups import Group
 from .run_record import RunRecord
@@ -99,7 +98,7 @@ def find_controls(group: Group, groups: Sequence[Group]) -> Iterator[Control]:
                 continue
             if not is_comparable(options, theirs):
                 continue
-            differs = [name for name in result_differences(wanted, theirs) if name != "seed"]
+            differs = [name for name in differences_to_control(wanted, theirs) if name != "seed"]
             if len(differs) <= _MOST_DIFFERENCES and not {"strategy", "distiller"} & set(differs):
                 found.append((differs, other))
         if found:

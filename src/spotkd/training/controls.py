@@ -38,6 +38,11 @@ def control_options(options: DistillOptions) -> dict[str, TrainOptions | Distill
     return found
 
 
+def differences_to_control(wanted: RunOptions, options: RunOptions) -> list[str]:
+    """Names of the options in which a run differs from a control; those of a policy, which no control has, are none."""
+    return [name for name in result_differences(wanted, options) if not name.startswith("policy.")]
+
+
 def find_control(run: RunFolder, wanted: RunOptions) -> RunFolder | None:
     """The finished run beside another one that has these options; of several, the one most alike."""
     found: list[tuple[int, RunFolder]] = []
@@ -49,7 +54,7 @@ def find_control(run: RunFolder, wanted: RunOptions) -> RunFolder | None:
             options = beside.options
         except (SpotkdError, OSError):  # of another version, damaged, or not for our eyes: no control
             continue
-        differences = result_differences(wanted, options)
+        differences = differences_to_control(wanted, options)
         if isinstance(options, type(wanted)) and set(differences) <= set(_ALIKE):
             found.append((len(differences), RunFolder(run.path.parent / path.name)))
     return min(found, key=lambda pair: pair[0], default=(0, None))[1]
