@@ -120,7 +120,8 @@ def read(command: str, arguments: Sequence[str], recipe: str | None = None) -> A
         if given.get("resume") not in (None, "auto"):  # the run's own options hold, but for those given here
             _check_resumed(command, given)
             # Data were fetched when the run began; a stranger's folder fetches nothing.
-            former = ["--balance=none"] if command == "distill" else []  # before there was such an option
+            # What runs did before there was such an option, or with its former default.
+            former = ["--balance=none", "--policy.schedule=published"] if command == "distill" else []
             spelled = [*former, "--config", f"{given['resume']}/config.yaml", "--data.download=false", *spelled]
             given["recipe"] = None
         recipe = recipe or given.get("recipe")

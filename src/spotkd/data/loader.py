@@ -44,6 +44,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 def pick_images(split: Split, indices: Sequence[int]) -> Iterator[Tensor]:
     """The images ``(C, H, W)`` uint8 of those numbers, which rise; a stream is gone through for them."""
+    if not indices:
+        return
     if split.labels is not None:
         for images, _, _ in split.subset(torch.tensor(indices, dtype=torch.int64)).batches(EpochSpec(64)):
             yield from images
