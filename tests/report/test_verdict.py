@@ -130,6 +130,7 @@ def test_a_policys_options_are_no_difference_where_there_is_no_policy() -> None:
     """Runs of former versions say ``published``, which is the default no more."""
     mine = DistillOptions(distiller="at", strategy="adaptive", student=ModelOptions("resnet8"))
     wanted = control_options(mine)["at at every spot"]
+    assert isinstance(wanted, DistillOptions)
     former = replace(wanted, policy=PolicyOptions(schedule="published"))
     assert differences_to_control(wanted, former) == []
     assert differences_to_control(wanted, replace(former, seed=7, epochs=3)) == ["epochs", "seed"]
